@@ -1,0 +1,33 @@
+-- Removes everything that Rowcast made in this database. The roles are the cluster's: they go when
+-- no other database needs them any more.
+begin;
+do $$
+declare
+  trigger record;
+begin
+  if to_regnamespace('rowcast') is null then
+    return;
+  end if;
+  for trigger in
+    select t.tgname, t.tgrelid::regclass as rel from pg_trigger t
+    where t.tgname in ('!rowcast', '!rowcast_truncate') and t.tgparentid = 0
+  loop
+    execute format('drop trigger if exists %I on %s', trigger.tgname, trigger.rel);
+  end loop;
+  drop schema rowcast cascade;
+end
+$$;
+do $$
+declare
+  unwanted text;
+begin
+  foreach unwanted in array array['rowcast_trigger', 'rowcast_owner'] loop
+    begin
+      execute format('drop role if exists %I', unwanted);
+    exception when dependent_objects_still_exist or insufficient_privilege then
+      raise notice 'role % stays: another database uses it, or this login may not drop it', unwanted;
+    end;
+  end loop;
+end
+$$;
+commit;

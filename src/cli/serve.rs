@@ -1,0 +1,308 @@
+//! `rowcast serve`: settings, build, say every address, start, wait for a reason to stop, drain.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tracing_subscriber::EnvFilter;
+
+use super::{Told, database, tables};
+use crate::backoff::Backoff;
+use crate::config::{Config, LogFormat};
+use crate::doorbell::Doorbell;
+use crate::feed::{self, Feed};
+use crate::health::Health;
+use crate::http::api::Api;
+use crate::http::assets::Assets;
+use crate::http::body;
+use crate::http::cors::Origins;
+use crate::http::problem;
+use crate::http::route::Router;
+use crate::http::rows::Rows;
+use crate::http::server::{self, Incident, Limits, Observer, Server};
+use crate::metrics::{Metrics, Reason};
+use crate::postgres::connect::Target;
+use crate::postgres::embedded::{Cluster, Options};
+use crate::postgres::pool;
+use crate::rows::execute;
+use crate::schema::catalog::Handle;
+use crate::schema::upkeep;
+use crate::shutdown::Shutdown;
+use crate::subscription;
+use crate::view::snapshot;
+
+/// A named database may be started beside us; it is waited for this long.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(30);
+/// Streams end spread over at most this period.
+const GRACE: Duration = Duration::from_secs(10);
+/// Connections for snapshots and for reading the log, apart from those for requests, so that slow
+/// requests do not hold up screens.
+const STREAM_POOL: usize = 4;
+
+const DEMO: &str = include_str!("../../sql/demo.sql");
+
+pub(super) async fn run(config: Config) -> anyhow::Result<()> {
+    log(config.log_format);
+    // Signals are taken from here on, so that an early Ctrl-C ends the private database too.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let origins = Origins::new(&config.allow_origin).map_err(|error| {
+        Told::new(
+            "an allowed origin is not an origin",
+            error,
+            "--allow-origin https://board.example.com",
+        )
+    })?;
+    let listener = server::listen(config.listen).map_err(|error| {
+        Told::new(
+            format!("{} cannot be served on", config.listen),
+            error,
+            "another --listen, e.g. 127.0.0.1:0 for any free port",
+        )
+    })?;
+    let address = listener.local_addr()?;
+    let (target, cluster) = database(&config).await?;
+    let rings = prepare(&config, &target, cluster.is_some()).await?;
+
+    let relay = Relay::build(&config, target.clone(), origins, rings, cluster.is_some());
+    let shutdown = relay.shutdown.clone();
+    let health = Arc::clone(&relay.health);
+    let mut tasks = relay.start(&config, listener);
+
+    say(&health, address, &target, cluster.is_some()).await;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    health.set_draining();
+    shutdown.begin(GRACE);
+    tokio::select! {
+        () = async { while tasks.join_next().await.is_some() {} } => {}
+        // A second signal: at once.
+        _ = terminate.recv() => tasks.abort_all(),
+        _ = interrupt.recv() => tasks.abort_all(),
+    }
+    if let Some(cluster) = cluster {
+        cluster.stop().await;
+    }
+    Ok(())
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .init(),
+    }
+}
+
+/// The named database, or a private one.
+async fn database(config: &Config) -> anyhow::Result<(Target, Option<Cluster>)> {
+    if let Some(target) = database::given(config)? {
+        return Ok((target, None));
+    }
+    let options = Options {
+        data_dir: database::data_dir(config),
+        durable: true,
+        extra_settings: Vec::new(),
+        max_connections: 50,
+        pg_bin: config.pg_bin.clone(),
+    };
+    let cluster = Cluster::start(options)
+        .await
+        .map_err(|error| Told(error.told()))?;
+    let client = database::connect(&cluster.target("postgres")).await?;
+    let there = client
+        .query_opt(
+            "select from pg_database where datname = $1",
+            &[&database::PRIVATE],
+        )
+        .await?;
+    if there.is_none() {
+        client
+            .batch_execute(&format!("create database {}", database::PRIVATE))
+            .await?;
+    }
+    Ok((cluster.target(database::PRIVATE), Some(cluster)))
+}
+
+/// Installs what is missing; returns whether writers ring.
+async fn prepare(config: &Config, target: &Target, demo: bool) -> anyhow::Result<bool> {
+    let begun = Instant::now();
+    let mut backoff = Backoff::new();
+    let (client, connection) = loop {
+        match target.connect("rowcast install").await {
+            Ok(connected) => break connected,
+            // A server that refuses has answered; one that is not there may be starting.
+            Err(error)
+                if error
+                    .code()
+                    .is_some_and(|code| !code.code().starts_with("57P"))
+                    || begun.elapsed() > DATABASE_PATIENCE =>
+            {
+                return Err(database::unreachable(target, &error).into());
+            }
+            Err(_starting) => tokio::time::sleep(backoff.delay()).await,
+        }
+    };
+    let driver = tokio::spawn(connection);
+    let rings = tables::install(&client, target, config.bell).await?;
+    if demo {
+        client.batch_execute(DEMO).await?;
+    }
+    driver.abort();
+    Ok(rings)
+}
+
+/// Everything that runs. Building starts nothing.
+struct Relay {
+    shutdown: Shutdown,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    target: Target,
+    feed: Arc<Feed>,
+    doorbell: Doorbell,
+    router: Router<Api>,
+}
+
+impl Relay {
+    fn build(config: &Config, target: Target, origins: Origins, rings: bool, board: bool) -> Self {
+        let shutdown = Shutdown::new();
+        let health = Arc::new(Health::new());
+        let metrics = Arc::new(Metrics::new());
+        let requests = pool::pool(&target, "rowcast", config.pool.max(1));
+        let streams = pool::pool(&target, "rowcast streams", STREAM_POOL);
+        let catalog = Arc::new(Handle::new(streams.clone(), config.schema.clone()));
+        let bell = Arc::new(Notify::new());
+        let feed = Arc::new(Feed::new(feed::Parts {
+            target: target.clone(),
+            catalog: Arc::clone(&catalog),
+            bell: Arc::clone(&bell),
+            rings,
+            health: Arc::clone(&health),
+            metrics: Arc::clone(&metrics),
+        }));
+        let listening = watch::Sender::new(BTreeSet::new());
+        let heard = listening.subscribe();
+        let notes = Arc::clone(&feed);
+        let doorbell = Doorbell {
+            target: target.clone(),
+            bell,
+            wanted: feed.wanted(),
+            listening,
+            on_notify: Arc::new(move |channel, payload| notes.notify(channel, payload)),
+            health: Arc::clone(&health),
+            metrics: Arc::clone(&metrics),
+        };
+        let api = Api {
+            rows: Arc::new(Rows {
+                pool: requests,
+                catalog: Arc::clone(&catalog),
+                limits: execute::Limits::default(),
+            }),
+            streams: subscription::Parts {
+                feed: Arc::clone(&feed),
+                pool: streams,
+                catalog,
+                health: Arc::clone(&health),
+                metrics: Arc::clone(&metrics),
+                shutdown: shutdown.clone(),
+                snapshots: snapshot::Limits::default(),
+                explain: problem::explain,
+            },
+            listening: heard,
+        };
+        let router = Router {
+            api,
+            assets: Assets::new(board),
+            origins,
+            body_limit: body::LIMIT,
+            health: Arc::clone(&health),
+            metrics: Arc::clone(&metrics),
+        };
+        Self {
+            shutdown,
+            health,
+            metrics,
+            target,
+            feed,
+            doorbell,
+            router,
+        }
+    }
+
+    /// Starts every task; they end by the stop signal.
+    fn start(self, config: &Config, listener: TcpListener) -> JoinSet<()> {
+        let Self {
+            shutdown,
+            metrics,
+            target,
+            feed,
+            doorbell,
+            router,
+            ..
+        } = self;
+        let observer: Observer = Arc::new(move |incident| {
+            if let Incident::Stalled { events: true } = incident {
+                metrics
+                    .dropped_subscribers
+                    .get_or_create(&Reason { reason: "stalled" })
+                    .inc();
+            }
+        });
+        let server = Server::new(
+            vec![listener],
+            shutdown.clone(),
+            Limits::default(),
+            observer,
+            router.into_handler(),
+        );
+        let mut tasks = JoinSet::new();
+        let stop = shutdown.clone();
+        tasks.spawn(async move { feed.run(stop).await });
+        tasks.spawn(doorbell.run(shutdown.clone()));
+        tasks.spawn(upkeep::run(target, config.retention, shutdown.clone()));
+        tasks.spawn(async move {
+            let drained = server.run().await;
+            if drained.cut > 0 {
+                tracing::warn!(
+                    cut = drained.cut,
+                    "connections were cut at the end of the grace period"
+                );
+            }
+        });
+        tasks
+    }
+}
+
+/// Says every address, once the relay is ready to be used.
+async fn say(health: &Health, address: SocketAddr, target: &Target, board: bool) {
+    let begun = Instant::now();
+    let mut fresh = health.watch_fresh();
+    let _ready = tokio::time::timeout(DATABASE_PATIENCE, fresh.wait_for(|fresh| *fresh)).await;
+    tracing::info!(milliseconds = begun.elapsed().as_millis(), "ready");
+    let page = if board {
+        format!("page  http://{address}/\n")
+    } else {
+        String::new()
+    };
+    let psql = target.psql_line();
+    // Whoever started us may have stopped listening; that is no reason not to serve.
+    let _unread = write!(
+        std::io::stdout(),
+        "{page}api   http://{address}/rest/v1/\npsql  {psql}\n"
+    );
+}

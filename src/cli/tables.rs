@@ -1,0 +1,120 @@
+//! `rowcast watch`, `unwatch`, `watched`, `uninstall`.
+
+use tokio_postgres::Client;
+
+use super::{Told, chain, database};
+use crate::config::{Bell, Config};
+use crate::postgres::connect::Target;
+use crate::schema::migrate::{self, MigrateError};
+use crate::schema::watch;
+
+pub(super) async fn watch(config: &Config, tables: &[String]) -> anyhow::Result<()> {
+    let client = installed(config).await?;
+    for table in tables {
+        watch::watch(&client, table)
+            .await
+            .map_err(|error| refused("watched", table, &error))?;
+        println!("watching {table}");
+    }
+    Ok(())
+}
+
+pub(super) async fn unwatch(config: &Config, tables: &[String]) -> anyhow::Result<()> {
+    let client = installed(config).await?;
+    for table in tables {
+        watch::unwatch(&client, table)
+            .await
+            .map_err(|error| refused("unwatched", table, &error))?;
+        println!("not watching {table}");
+    }
+    Ok(())
+}
+
+pub(super) async fn watched(config: &Config) -> anyhow::Result<()> {
+    let client = installed(config).await?;
+    let tables = watch::watched(&client).await?;
+    if tables.is_empty() {
+        println!("no table is watched; try: rowcast watch TABLE");
+    }
+    for (table, captured) in tables {
+        let state = if captured {
+            ""
+        } else {
+            "  (triggers missing or disabled)"
+        };
+        println!("{table}{state}");
+    }
+    Ok(())
+}
+
+pub(super) async fn uninstall(config: &Config) -> anyhow::Result<()> {
+    let (target, _) = database::running(config)?;
+    let client = database::connect(&target).await?;
+    migrate::uninstall(&client).await.map_err(|error| {
+        Told::new(
+            "Rowcast could not be removed",
+            chain(&error),
+            "stop the relays, and run it as the login that installed it",
+        )
+    })?;
+    println!("removed from {target}");
+    Ok(())
+}
+
+async fn installed(config: &Config) -> anyhow::Result<Client> {
+    let (target, _) = database::running(config)?;
+    let client = database::connect(&target).await?;
+    install(&client, &target, config.bell).await?;
+    Ok(client)
+}
+
+/// Installs the schema, and returns whether writers ring.
+pub(super) async fn install(client: &Client, target: &Target, bell: Bell) -> anyhow::Result<bool> {
+    let prepared = client
+        .query_one(
+            "select current_setting('max_prepared_transactions')::int",
+            &[],
+        )
+        .await?;
+    let rings = match bell {
+        Bell::Always => true,
+        Bell::Off => false,
+        Bell::Auto => prepared.get::<_, i32>(0) == 0,
+    };
+    match migrate::migrate(client, rings).await {
+        Ok(migrate::Installed::Newer(version)) => {
+            tracing::warn!(
+                version,
+                "a later version of Rowcast has been installed in this database"
+            );
+        }
+        Ok(_) => {}
+        Err(MigrateError::Forbidden(error)) => {
+            let advice = format!(
+                "rowcast sql | {}   # as a superuser, or as a login with CREATEROLE that may create schemas",
+                target.psql_line()
+            );
+            return Err(Told::new(
+                "this login may not install the schema rowcast",
+                chain(&error),
+                advice,
+            )
+            .into());
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(rings)
+}
+
+fn refused(what: &str, table: &str, error: &tokio_postgres::Error) -> Told {
+    let (found, advice) = match error.as_db_error() {
+        Some(error) => (
+            error.message().to_owned(),
+            error
+                .hint()
+                .map_or_else(|| "rowcast psql -c '\\dt *.*'".to_owned(), str::to_owned),
+        ),
+        None => (chain(error), "rowcast psql".to_owned()),
+    };
+    Told::new(format!("table \"{table}\" cannot be {what}"), found, advice)
+}

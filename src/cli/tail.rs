@@ -1,0 +1,257 @@
+//! `rowcast tail`: a stream in the terminal, one line a change.
+//!
+//! It resumes by itself from the last id, like a browser, and says so on the error output.
+
+use std::io::Write;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+use super::{Told, chain};
+use crate::config::Config;
+
+/// Longer than two heartbeats: a connection that is this quiet is dead.
+const SILENCE: Duration = Duration::from_secs(12);
+
+pub(super) async fn run(config: &Config, stream: &str, url: Option<String>) -> anyhow::Result<()> {
+    let base = url.unwrap_or_else(|| format!("http://{}", config.listen));
+    let uri: Uri = address(&base, stream).parse().map_err(|error| {
+        Told::new(
+            format!("\"{stream}\" is not a stream"),
+            error,
+            "rowcast tail 'tasks?board_id=eq.7', or rowcast tail channels/lobby",
+        )
+    })?;
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let mut follower = Follower {
+        id: None,
+        retry: Duration::from_secs(1),
+    };
+    let mut lost = false;
+    loop {
+        let mut request = Request::get(uri.clone()).header("accept", "text/event-stream");
+        if let Some(id) = &follower.id {
+            request = request.header("last-event-id", id);
+        }
+        let ended = match client.request(request.body(Empty::<Bytes>::new())?).await {
+            Ok(response) if response.status() == StatusCode::OK => {
+                if std::mem::take(&mut lost) {
+                    eprintln!("-- connected again");
+                }
+                follower.follow(response.into_body()).await
+            }
+            Ok(response) => {
+                let status = response.status();
+                let body = response.into_body().collect().await?.to_bytes();
+                return Err(refused(stream, status, &body).into());
+            }
+            Err(error) => chain(&error),
+        };
+        if !std::mem::replace(&mut lost, true) {
+            eprintln!("-- {ended}; trying again");
+        }
+        tokio::time::sleep(follower.retry).await;
+    }
+}
+
+/// A path as it is; `channels/…` a channel; anything else a table with its filters.
+fn address(base: &str, stream: &str) -> String {
+    let base = base.trim_end_matches('/');
+    if stream.starts_with('/') {
+        format!("{base}{stream}")
+    } else if stream.starts_with("channels/") {
+        format!("{base}/{stream}")
+    } else {
+        format!("{base}/rest/v1/{stream}")
+    }
+}
+
+fn refused(stream: &str, status: StatusCode, body: &[u8]) -> Told {
+    let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |member: &str| problem[member].as_str().map(str::to_owned);
+    Told::new(
+        format!(
+            "\"{stream}\" cannot be followed: {}",
+            text("message").unwrap_or_else(|| status.to_string())
+        ),
+        text("details").unwrap_or_else(|| status.to_string()),
+        text("hint").unwrap_or_else(|| "rowcast watched".to_owned()),
+    )
+}
+
+struct Follower {
+    id: Option<String>,
+    retry: Duration,
+}
+
+impl Follower {
+    /// Prints events until the stream ends; returns why it did.
+    async fn follow(&mut self, mut body: hyper::body::Incoming) -> String {
+        let mut parser = Parser::default();
+        loop {
+            match tokio::time::timeout(SILENCE, body.frame()).await {
+                Err(_silent) => return "nothing was heard for 12 s".into(),
+                Ok(None) => return "the stream ended".into(),
+                Ok(Some(Err(error))) => return chain(&error),
+                Ok(Some(Ok(frame))) => {
+                    let Ok(data) = frame.into_data() else {
+                        continue;
+                    };
+                    for event in parser.push(&data) {
+                        self.take(&event);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, event: &Event) {
+        if let Some(retry) = event.retry {
+            self.retry = Duration::from_millis(retry);
+        }
+        if let Some(id) = &event.id {
+            self.id = Some(id.clone());
+        }
+        let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
+        match event.name.as_str() {
+            "data" => data
+                .as_array()
+                .into_iter()
+                .flatten()
+                .for_each(|element| say(element)),
+            "control" => {
+                if let Some(message) = data["error"]["message"].as_str() {
+                    let hint = data["error"]["hint"].as_str().unwrap_or_default();
+                    eprintln!("-- {message}. {hint}");
+                } else if data["upToDate"] == false {
+                    eprintln!("-- the relay has lost the database; what is shown may be behind");
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Prints an element; ends when nobody reads any more, as `tail -f | head` expects.
+fn say(element: &Value) {
+    if writeln!(std::io::stdout(), "{}", line(element)).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// An element for a person: time, what, where, which, and the row.
+fn line(element: &Value) -> String {
+    let headers = &element["headers"];
+    if let Some(control) = headers["control"].as_str() {
+        return format!("-- {control}");
+    }
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let time = text(&headers["timestamp"]);
+    let time = time.get(11..19).unwrap_or("        ");
+    let value = match &element["value"] {
+        Value::Null if headers["too_large"] == true => "(too large)".to_owned(),
+        Value::Null => String::new(),
+        value => value.to_string(),
+    };
+    let parts = [
+        time.to_owned(),
+        text(&headers["operation"]),
+        text(&element["type"]),
+        text(&element["key"]),
+        value,
+    ];
+    let shown: Vec<&str> = parts
+        .iter()
+        .map(String::as_str)
+        .filter(|part| !part.is_empty())
+        .collect();
+    shown.join("  ")
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Event {
+    name: String,
+    id: Option<String>,
+    retry: Option<u64>,
+    data: String,
+}
+
+/// Bytes to events. Our server ends every line with a line feed.
+#[derive(Default)]
+struct Parser {
+    rest: Vec<u8>,
+    event: Event,
+}
+
+impl Parser {
+    fn push(&mut self, bytes: &[u8]) -> Vec<Event> {
+        self.rest.extend_from_slice(bytes);
+        let mut events = Vec::new();
+        let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else {
+            return events;
+        };
+        let lines = self.rest.drain(..=end).collect::<Vec<u8>>();
+        for line in String::from_utf8_lossy(&lines).split_terminator('\n') {
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "event" => value.clone_into(&mut self.event.name),
+                "id" => self.event.id = Some(value.to_owned()),
+                "retry" => self.event.retry = value.parse().ok(),
+                "data" => {
+                    self.event.data.push_str(value);
+                    self.event.data.push('\n');
+                }
+                "" if line.is_empty() => {
+                    let event = std::mem::take(&mut self.event);
+                    if !event.data.is_empty() {
+                        events.push(event);
+                    }
+                }
+                _ => {}
+            }
+        }
+        events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_survive_any_cut() {
+        let stream = b":\nretry: 5\nevent: data\nid: a.b.1\ndata: [\ndata: {\"x\":\"\xc3\xa9\"}\ndata: ]\n\nevent: control\nid: a\ndata: {}\n\n";
+        for cut in 0..stream.len() {
+            let mut parser = Parser::default();
+            let mut events = parser.push(&stream[..cut]);
+            events.extend(parser.push(&stream[cut..]));
+            assert_eq!(events.len(), 2, "{cut}");
+            assert_eq!(events[0].data, "[\n{\"x\":\"é\"}\n]\n");
+            assert_eq!(
+                (events[0].id.as_deref(), events[0].retry),
+                (Some("a.b.1"), Some(5))
+            );
+        }
+    }
+
+    #[test]
+    fn a_change_is_one_line() {
+        let element = serde_json::json!({"type":"public.t","key":"7","value":{"id":7},
+            "headers":{"operation":"update","txid":"1","timestamp":"2026-11-23T12:00:01.5Z"}});
+        assert_eq!(line(&element), "12:00:01  update  public.t  7  {\"id\":7}");
+        assert_eq!(
+            address("http://h:1/", "tasks?a=eq.1"),
+            "http://h:1/rest/v1/tasks?a=eq.1"
+        );
+        assert_eq!(
+            address("http://h:1", "channels/lobby"),
+            "http://h:1/channels/lobby"
+        );
+    }
+}

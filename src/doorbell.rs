@@ -1,0 +1,199 @@
+//! LISTEN: "look again", without data.
+//!
+//! Notices only that something was committed. Equal notices inside one transaction arrive once, and
+//! none arrive while we are away; the log makes up for both, so nothing here may be trusted to
+//! count. Bare NOTIFYs on channels that somebody subscribes to are handed on as they come.
+//!
+//! The connection is its own, never pooled and never inside a transaction block: a listener that
+//! sits in one holds up the notification queue of the whole cluster.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::poll_fn;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_postgres::{AsyncMessage, Client, Notification};
+use tracing::{info, warn};
+
+use crate::backoff::Backoff;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::postgres::connect::{ConnectError, Connection, Target};
+use crate::postgres::quote;
+use crate::shutdown::Shutdown;
+
+/// The channel of the bell.
+pub const CHANNEL: &str = "rowcast";
+/// A silent connection is proved alive this often, by a notification to itself.
+const CANARY: Duration = Duration::from_secs(5);
+/// How long the proof may take.
+const CANARY_DEADLINE: Duration = Duration::from_secs(5);
+/// Notifications waiting to be handed on. Bare NOTIFYs beyond it are dropped: they are live only,
+/// and a listener that stops reading would hold up the whole cluster.
+const WAITING: usize = 1024;
+
+/// Hands on a bare NOTIFY: channel and payload.
+pub type OnNotify = Arc<dyn Fn(&str, &str) + Send + Sync>;
+
+/// The listener.
+pub struct Doorbell {
+    /// Where to listen. Must be the server itself: LISTEN does not pass transaction poolers.
+    pub target: Target,
+    /// Rung for every notice.
+    pub bell: Arc<Notify>,
+    /// Channels to listen on besides.
+    pub wanted: watch::Receiver<Vec<String>>,
+    /// Channels listened on.
+    pub listening: watch::Sender<BTreeSet<String>>,
+    /// Receives bare NOTIFYs.
+    pub on_notify: OnNotify,
+    /// Told whether the connection is up.
+    pub health: Arc<Health>,
+    /// Told what it does.
+    pub metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum DoorbellError {
+    #[error("the database cannot be reached")]
+    Connect(#[from] ConnectError),
+    #[error("the listening connection failed")]
+    Query(#[from] tokio_postgres::Error),
+    #[error("the listening connection was closed")]
+    Closed,
+    #[error("a notification to ourselves did not come back in time")]
+    Silent,
+}
+
+impl Doorbell {
+    /// Listens until the stop signal.
+    pub async fn run(mut self, shutdown: Shutdown) {
+        let mut backoff = Backoff::new();
+        loop {
+            let error = tokio::select! {
+                () = async { shutdown.begun().await; } => return,
+                Err(error) = self.session(&mut backoff) => error,
+            };
+            self.health.set_listener(false);
+            self.metrics.listener_connected.set(0);
+            self.metrics.listener_reconnects.inc();
+            self.listening.send_replace(BTreeSet::new());
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            warn!(%error, cause, "the doorbell is silent");
+            tokio::time::sleep(backoff.delay()).await;
+        }
+    }
+
+    async fn session(
+        &mut self,
+        backoff: &mut Backoff,
+    ) -> Result<std::convert::Infallible, DoorbellError> {
+        let (client, connection) = self.target.connect("rowcast doorbell").await?;
+        let (notices, mut incoming) = mpsc::channel(WAITING);
+        let reader = tokio::spawn(read(connection, notices));
+        let _stop_reader = Stop(reader.abort_handle());
+        client
+            .batch_execute(&format!("listen {}", quote::identifier(CHANNEL)))
+            .await?;
+        let own = client
+            .query_one("select pg_backend_pid()", &[])
+            .await?
+            .get::<_, i32>(0)
+            .to_string();
+        self.health.set_listener(true);
+        self.metrics.listener_connected.set(1);
+        info!("listening");
+        backoff.reset();
+        // Whatever was committed while nobody listened.
+        self.bell.notify_one();
+        self.wanted.mark_changed();
+        let mut canary = tokio::time::interval(CANARY);
+        let mut silent_since = None::<tokio::time::Instant>;
+        loop {
+            let deadline = silent_since.map(|since| since + CANARY_DEADLINE);
+            tokio::select! {
+                notice = incoming.recv() => {
+                    let notice: Notification = notice.ok_or(DoorbellError::Closed)?;
+                    silent_since = None;
+                    match notice.channel() {
+                        CHANNEL if notice.payload() == own => {}
+                        CHANNEL => self.bell.notify_one(),
+                        channel => (self.on_notify)(channel, notice.payload()),
+                    }
+                }
+                changed = self.wanted.changed() => {
+                    changed.map_err(|_| DoorbellError::Closed)?;
+                    self.listen(&client).await?;
+                }
+                _tick = canary.tick() => {
+                    silent_since.get_or_insert_with(tokio::time::Instant::now);
+                    let asked = tokio::time::timeout(CANARY_DEADLINE, self.sing(&client, &own)).await;
+                    asked.map_err(|_| DoorbellError::Silent)??;
+                }
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(|| tokio::time::Instant::now() + CANARY)),
+                    if deadline.is_some() => return Err(DoorbellError::Silent),
+            }
+        }
+    }
+
+    /// Listens on what is wanted and no longer on what is not.
+    async fn listen(&mut self, client: &Client) -> Result<(), DoorbellError> {
+        let wanted: BTreeSet<String> = self.wanted.borrow_and_update().iter().cloned().collect();
+        let listening = self.listening.borrow().clone();
+        for channel in wanted.difference(&listening) {
+            client
+                .batch_execute(&format!("listen {}", quote::identifier(channel)))
+                .await?;
+        }
+        for channel in listening.difference(&wanted) {
+            client
+                .batch_execute(&format!("unlisten {}", quote::identifier(channel)))
+                .await?;
+        }
+        self.listening.send_replace(wanted);
+        Ok(())
+    }
+
+    /// Notifies ourselves. Asking for the queue's usage also moves its tail, which cures a queue
+    /// that stays full after the listener that filled it is gone (measured).
+    async fn sing(&self, client: &Client, own: &str) -> Result<(), tokio_postgres::Error> {
+        let sql = "select pg_notification_queue_usage(), pg_notify($1, $2)";
+        let row = client.query_one(sql, &[&CHANNEL, &own]).await?;
+        let usage: f64 = row.get(0);
+        self.metrics.notify_queue_usage.set(usage);
+        if usage > 0.01 {
+            warn!(
+                usage,
+                "the notification queue fills: some session LISTENs inside a transaction or does not read"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Drives the connection and hands its notifications on. It never waits for who takes them.
+async fn read(mut connection: Connection, notices: mpsc::Sender<Notification>) {
+    loop {
+        match poll_fn(|context| connection.poll_message(context)).await {
+            Some(Ok(AsyncMessage::Notification(notice))) => match notices.try_send(notice) {
+                Ok(()) => {}
+                // Full: the bell among those that wait will be heard, and notes are live only.
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    warn!("a burst of notifications was cut")
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => return,
+            },
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return,
+        }
+    }
+}
+
+struct Stop(tokio::task::AbortHandle);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

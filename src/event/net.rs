@@ -1,0 +1,300 @@
+//! From the entries of one transaction to one change a key.
+//!
+//! The entries of a key are steps from one image to another. Their order in the log is not always
+//! the order in which they happened: a nested trigger logs before the row that fired it, and
+//! `update t set id = id + 1` logs 1→2 while the old 2 is still there (measured). So images are
+//! chained by content. Each image that a step leaves behind is consumed by the step that starts
+//! from it; what no step consumed is the state after, what no step produced is the state before.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Change, Entry, Image, State};
+
+/// An image lacks a column of the key: the table's definition changed, the images are worthless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("row image does not hold the primary key")]
+pub struct Keyless;
+
+/// One entry, as far as it concerns one key.
+struct Touch<'a> {
+    entry: &'a Entry,
+    old: Option<&'a Arc<str>>,
+    new: Option<&'a Arc<str>>,
+    /// The entry moved a row from one key to another.
+    moved: bool,
+}
+
+/// The net changes of `entries`, the inserts, updates and deletes of one transaction on one table
+/// in the order of their ids; `key` names the columns of the primary key. States that the log does
+/// not tell are [`State::Unknown`].
+///
+/// # Errors
+/// [`Keyless`].
+pub fn net(entries: &[&Entry], key: &[String]) -> Result<Vec<Change>, Keyless> {
+    let key_of = |image: &Option<Arc<str>>| match image {
+        None => Ok(None),
+        Some(text) => match Image::parse(text).ok().and_then(|image| image.key(key)) {
+            None => Err(Keyless),
+            some => Ok(some),
+        },
+    };
+    let mut touches: HashMap<String, Vec<Touch<'_>>> = HashMap::new();
+    for entry in entries {
+        let (old_key, new_key) = (key_of(&entry.old)?, key_of(&entry.new)?);
+        let moved = old_key.is_some() && new_key.is_some() && old_key != new_key;
+        let (old, new) = (entry.old.as_ref(), entry.new.as_ref());
+        let mut touch = |key: String, old, new| {
+            let touch = Touch {
+                entry,
+                old,
+                new,
+                moved,
+            };
+            touches.entry(key).or_default().push(touch);
+        };
+        match (old_key, new_key) {
+            (Some(old_key), Some(new_key)) if moved => {
+                touch(old_key, old, None);
+                touch(new_key, None, new);
+            }
+            (Some(key), _) | (None, Some(key)) => touch(key, old, new),
+            (None, None) => return Err(Keyless),
+        }
+    }
+    let mut changes = Vec::with_capacity(touches.len());
+    for (text, touches) in touches {
+        let (before, after) = ends(&touches, key).ok_or(Keyless)?;
+        let last = touches.last().map(|touch| touch.entry).ok_or(Keyless)?;
+        let change = Change {
+            key: text.into(),
+            before,
+            after,
+            at: last.at,
+        };
+        changes.push((last.id, change));
+    }
+    changes.sort_by_key(|(id, _)| *id);
+    Ok(changes.into_iter().map(|(_, change)| change).collect())
+}
+
+/// The states before and after all touches of one key.
+fn ends(touches: &[Touch<'_>], key: &[String]) -> Option<(State, State)> {
+    let unknown = || {
+        let image = touches.iter().find_map(|touch| touch.new.or(touch.old))?;
+        let columns = key.iter().map(|column| (column.as_str(), column.as_str()));
+        let lookup = Image::parse(image).ok()?.project(columns)?;
+        Some(State::Unknown(lookup.into()))
+    };
+    let row =
+        |image: Option<&Arc<str>>| image.map_or(State::Absent, |text| State::Row(text.clone()));
+    if let [touch] = touches {
+        return if touch.entry.truncated {
+            let side =
+                |image: Option<_>| image.map_or(Some(State::Absent), |_: &Arc<str>| unknown());
+            Some((side(touch.old)?, side(touch.new)?))
+        } else {
+            Some((row(touch.old), row(touch.new)))
+        };
+    }
+    if touches.iter().any(|touch| touch.entry.truncated) {
+        return Some((unknown()?, unknown()?));
+    }
+    // The images as a sum: +1 for each that a step produced, -1 for each that a step consumed.
+    let mut sum: HashMap<&str, i32> = HashMap::new();
+    for touch in touches {
+        if let Some(new) = touch.new {
+            *sum.entry(new).or_default() += 1;
+        }
+        if let Some(old) = touch.old {
+            *sum.entry(old).or_default() -= 1;
+        }
+    }
+    let of_sign = |sign: i32| -> Vec<(&str, i32)> {
+        let signed = sum.iter().filter(|(_, count)| count.signum() == sign);
+        signed.map(|(text, count)| (*text, *count)).collect()
+    };
+    let as_row = |found: &[(&str, i32)]| {
+        found
+            .first()
+            .map_or(State::Absent, |(text, _)| State::Row((*text).into()))
+    };
+    let (produced, consumed) = (of_sign(1), of_sign(-1));
+    match (produced.as_slice(), consumed.as_slice()) {
+        // It ended as it began; or began and ended without a row. Only the order tells, and only
+        // where the log has it right: no nested trigger, no row that came from another key.
+        ([], []) => {
+            let in_order = touches
+                .iter()
+                .all(|touch| touch.entry.depth <= 1 && !touch.moved);
+            let chained = touches.windows(2).all(|pair| pair[0].new == pair[1].old);
+            if in_order && chained {
+                Some((row(touches[0].old), row(touches[touches.len() - 1].new)))
+            } else {
+                Some((unknown()?, unknown()?))
+            }
+        }
+        ([] | [(_, 1)], [] | [(_, -1)]) => Some((as_row(&consumed), as_row(&produced))),
+        // A chain with a hole, as after DDL inside the transaction.
+        _ => Some((unknown()?, unknown()?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::super::Operation;
+    use super::*;
+
+    fn entry(id: i64, depth: i32, old: Option<&str>, new: Option<&str>) -> Entry {
+        Entry {
+            id,
+            rel: 1,
+            operation: Operation::Update,
+            depth,
+            channel: None,
+            old: old.map(Into::into),
+            new: new.map(Into::into),
+            truncated: false,
+            at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn image(key: u32, value: u32) -> String {
+        format!("{{\"id\":{key},\"v\":{value}}}")
+    }
+
+    fn netted(entries: &[Entry]) -> HashMap<String, (State, State)> {
+        let entries: Vec<&Entry> = entries.iter().collect();
+        let changes = net(&entries, &["id".to_owned()]).unwrap();
+        changes
+            .into_iter()
+            .map(|change| (change.key.to_string(), (change.before, change.after)))
+            .collect()
+    }
+
+    fn row(key: u32, value: u32) -> State {
+        State::Row(image(key, value).into())
+    }
+
+    #[test]
+    fn shifting_all_keys_keeps_every_row() {
+        let shift = |id: i64, from: u32| {
+            entry(
+                id,
+                1,
+                Some(&image(from, from)),
+                Some(&image(from + 1, from)),
+            )
+        };
+        let net = netted(&[shift(1, 1), shift(2, 2), shift(3, 3)]);
+        assert_eq!(net["1"], (row(1, 1), State::Absent));
+        assert_eq!(net["2"], (row(2, 2), row(2, 1)));
+        assert_eq!(net["3"], (row(3, 3), row(3, 2)));
+        assert_eq!(net["4"], (State::Absent, row(4, 3)));
+    }
+
+    #[test]
+    fn a_nested_trigger_that_logs_first_is_put_in_order() {
+        let net = netted(&[
+            entry(1, 2, Some(&image(1, 1)), Some(&image(1, 11))),
+            entry(2, 1, Some(&image(1, 0)), Some(&image(1, 1))),
+        ]);
+        assert_eq!(net["1"], (row(1, 0), row(1, 11)));
+    }
+
+    #[test]
+    fn a_row_that_came_and_went_leaves_nothing() {
+        let net = netted(&[
+            entry(1, 1, None, Some(&image(1, 1))),
+            entry(2, 1, Some(&image(1, 1)), None),
+        ]);
+        assert_eq!(net["1"], (State::Absent, State::Absent));
+    }
+
+    #[test]
+    fn what_the_order_cannot_tell_is_unknown() {
+        // True history: 0 -> 1, then a nested 1 -> 0. Logged the other way round.
+        let net = netted(&[
+            entry(1, 2, Some(&image(1, 1)), Some(&image(1, 0))),
+            entry(2, 1, Some(&image(1, 0)), Some(&image(1, 1))),
+        ]);
+        let unknown = State::Unknown("{\"id\":1}".into());
+        assert_eq!(net["1"], (unknown.clone(), unknown));
+    }
+
+    #[test]
+    fn a_truncated_entry_is_read_again_by_its_key() {
+        let mut wide = entry(1, 1, Some("{\"id\" : 4}"), Some("{\"id\" : 5}"));
+        wide.truncated = true;
+        let net = netted(&[wide]);
+        assert_eq!(
+            net["4"],
+            (State::Unknown("{\"id\":4}".into()), State::Absent)
+        );
+        assert_eq!(
+            net["5"],
+            (State::Absent, State::Unknown("{\"id\":5}".into()))
+        );
+    }
+
+    #[test]
+    fn an_image_without_its_key_is_an_error() {
+        let entry = entry(1, 1, None, Some("{\"renamed\":1}"));
+        assert_eq!(net(&[&entry], &["id".to_owned()]), Err(Keyless));
+    }
+
+    proptest! {
+        /// Random histories on four keys, logged in any order: every state that is told is right.
+        #[test]
+        fn whatever_is_told_is_true(
+            begin in prop::collection::hash_map(0u32..4, 0u32..3, 0..4),
+            steps in prop::collection::vec((0u32..4, 0u32..4, 0u32..3, 0u8..4), 1..12),
+            shuffle in any::<Option<u64>>(),
+        ) {
+            let mut table = begin.clone();
+            let mut entries = Vec::new();
+            for (key, other, value, kind) in steps {
+                let id = entries.len().try_into().unwrap();
+                let old = table.get(&key).map(|value| image(key, *value));
+                let target = if kind == 3 { other } else { key };
+                match (kind, &old) {
+                    (0, None) => {
+                        table.insert(key, value);
+                        entries.push(entry(id, 1, None, Some(&image(key, value))));
+                    }
+                    (1, Some(old)) => {
+                        table.remove(&key);
+                        entries.push(entry(id, 1, Some(old), None));
+                    }
+                    (2 | 3, Some(old)) if target == key || !table.contains_key(&target) => {
+                        table.remove(&key);
+                        table.insert(target, value);
+                        entries.push(entry(id, 1, Some(old), Some(&image(target, value))));
+                    }
+                    _ => {}
+                }
+            }
+            if let Some(seed) = shuffle {
+                fastrand::Rng::with_seed(seed).shuffle(&mut entries);
+                for entry in &mut entries {
+                    entry.depth = 2;
+                }
+            }
+            for (key, (before, after)) in netted(&entries) {
+                let key: u32 = key.parse().unwrap();
+                let truth = |table: &std::collections::HashMap<u32, u32>| {
+                    table.get(&key).map_or(State::Absent, |value| row(key, *value))
+                };
+                if !matches!(before, State::Unknown(_)) {
+                    prop_assert_eq!(before, truth(&begin));
+                }
+                if !matches!(after, State::Unknown(_)) {
+                    prop_assert_eq!(after, truth(&table));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The edge of the relay: requests in, responses and event streams out.
+//!
+//! `server` accepts, `route` chooses, each other file answers one family of URLs. Statuses are known
+//! to `problem` for the rooms' errors and to `refusal` for what the edge refuses by itself. Nothing
+//! here decides what a row or a view is.
+
+pub mod api;
+pub mod assets;
+pub mod body;
+pub mod channels;
+pub mod cors;
+pub mod deadline;
+pub mod exchange;
+pub mod ops;
+pub mod problem;
+pub mod refusal;
+pub mod route;
+pub mod rows;
+pub mod server;
+pub mod stream;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+
+/// What any body can fail with; the connection is closed then.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+/// The one body type of responses.
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+/// A response of ours.
+pub type Response = hyper::Response<Body>;
+/// A request as hyper hands it over.
+pub type Request = hyper::Request<hyper::body::Incoming>;

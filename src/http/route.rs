@@ -1,0 +1,552 @@
+//! Which room answers a request.
+//!
+//! [`Route::of`] is pure and decides on the path alone; whatever comes later judges the resolved
+//! route and never the path again, so that no second spelling of a path can have a second answer.
+//! [`Router`] then does, in this order: measure, judge the origin, refuse what the edge refuses,
+//! read the body, hand over to [`Api`], and add the headers that every response carries. It does not
+//! know what a row or a view is.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
+use percent_encoding::percent_decode_str;
+
+use super::assets::{self, Assets, File};
+use super::cors::{self, Origin, Origins};
+use super::refusal::{Refusal, Shape};
+use super::{Request, Response, body, exchange, ops};
+use crate::health::Health;
+use crate::metrics::Metrics;
+
+/// What a path means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `/rest/v1` and `/rest/v1/`: what the API offers.
+    RowsRoot,
+    /// `/rest/v1/{table}`.
+    Rows {
+        /// The name, decoded; any text but for slashes, controls and dots alone.
+        table: String,
+    },
+    /// `/channels/{name}`.
+    Channel {
+        /// The name, decoded like a table's.
+        name: String,
+    },
+    /// A file of the board or the client library.
+    Asset(&'static File),
+    /// `/livez` and `/healthz`.
+    Livez,
+    /// `/readyz`.
+    Readyz,
+    /// `/metrics`.
+    Metrics,
+    /// Nothing. Tells whose clients are answered.
+    NotFound(Shape),
+}
+
+impl Route {
+    /// Resolves a path as it stands in the request. The fixed words are known in one spelling only;
+    /// a name is percent-decoded once.
+    #[must_use]
+    pub fn of(path: &str) -> Self {
+        match path {
+            "/livez" | "/healthz" => return Self::Livez,
+            "/readyz" => return Self::Readyz,
+            "/metrics" => return Self::Metrics,
+            "/rest/v1" | "/rest/v1/" => return Self::RowsRoot,
+            _ => {}
+        }
+        if let Some(segment) = path.strip_prefix("/rest/v1/") {
+            return name(segment).map_or(Self::NotFound(Shape::Api), |table| Self::Rows { table });
+        }
+        if let Some(segment) = path.strip_prefix("/channels/") {
+            return name(segment).map_or(Self::NotFound(Shape::Api), |name| Self::Channel { name });
+        }
+        File::at(path).map_or(Self::NotFound(Shape::Problem), Self::Asset)
+    }
+
+    /// The route without its names: a bounded label.
+    #[must_use]
+    pub fn pattern(&self) -> &'static str {
+        match self {
+            Self::RowsRoot => "/rest/v1/",
+            Self::Rows { .. } => "/rest/v1/{table}",
+            Self::Channel { .. } => "/channels/{name}",
+            Self::Asset(file) => file.path(),
+            Self::Livez => "/livez",
+            Self::Readyz => "/readyz",
+            Self::Metrics => "/metrics",
+            Self::NotFound(_) => "_OTHER",
+        }
+    }
+
+    /// The methods that the route answers, as `Allow` lists them.
+    #[must_use]
+    pub fn methods(&self) -> &'static str {
+        match self {
+            Self::Rows { .. } => "GET, HEAD, POST, PATCH, PUT, DELETE, OPTIONS",
+            Self::Channel { .. } => "GET, POST, OPTIONS",
+            Self::RowsRoot => "GET, HEAD, OPTIONS",
+            Self::Asset(_) => assets::METHODS,
+            Self::Livez | Self::Readyz | Self::Metrics => ops::METHODS,
+            Self::NotFound(_) => "OPTIONS",
+        }
+    }
+
+    fn answers(&self, method: &Method) -> bool {
+        self.methods()
+            .split(", ")
+            .any(|name| name == method.as_str())
+    }
+
+    /// In which words the route refuses.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        match self {
+            Self::RowsRoot | Self::Rows { .. } | Self::Channel { .. } => Shape::Api,
+            Self::NotFound(shape) => *shape,
+            Self::Asset(_) | Self::Livez | Self::Readyz | Self::Metrics => Shape::Problem,
+        }
+    }
+}
+
+/// One path segment as a name. Refused are what is not one segment, what another program in the
+/// path might read as several, and what is not text.
+fn name(segment: &str) -> Option<String> {
+    if !is_encoded_well(segment) {
+        return None;
+    }
+    let name = percent_decode_str(segment).decode_utf8().ok()?;
+    let means_a_folder = matches!(&*name, "" | "." | "..");
+    let splits = name.contains(['/', '\\']) || name.contains(char::is_control);
+    (!means_a_folder && !splits).then(|| name.into_owned())
+}
+
+/// Whether every `%` is followed by two hexadecimal digits; the decoder would leave others alone.
+fn is_encoded_well(segment: &str) -> bool {
+    segment.split('%').skip(1).all(|after| {
+        let digits = after.as_bytes();
+        digits.len() >= 2 && digits[..2].iter().all(u8::is_ascii_hexdigit)
+    })
+}
+
+/// Whether a reader wants events: `text/event-stream` is asked for by name and nothing is preferred
+/// to it. Among equals the first counts. A wildcard is not a wish: `curl` wants the rows once.
+#[must_use]
+pub fn wants_events(headers: &HeaderMap) -> bool {
+    let mut best: Option<(f32, bool)> = None;
+    for range in headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+    {
+        let mut parameters = range.split(';').map(str::trim);
+        let events = parameters
+            .next()
+            .is_some_and(|kind| kind.eq_ignore_ascii_case("text/event-stream"));
+        let quality = parameters
+            .find_map(|parameter| parameter.strip_prefix("q="))
+            .map_or(1.0, |quality| quality.parse().unwrap_or(0.0));
+        if quality > best.map_or(0.0, |(best, _)| best) {
+            best = Some((quality, events));
+        }
+    }
+    best.is_some_and(|(_, events)| events)
+}
+
+/// What answers the API's own paths. The origin has been judged, the method is one of the route's,
+/// and the body is whole and within its limit.
+pub trait Api: Send + Sync + 'static {
+    /// `GET` and `HEAD /rest/v1/`.
+    fn root(&self, parts: &Parts) -> impl Future<Output = Response> + Send;
+
+    /// `GET /rest/v1/{table}` of a reader that wants events.
+    fn watch(&self, parts: &Parts, table: &str) -> impl Future<Output = Response> + Send;
+
+    /// Any other request for `/rest/v1/{table}`.
+    fn rows(
+        &self,
+        parts: &Parts,
+        table: &str,
+        body: Bytes,
+    ) -> impl Future<Output = Response> + Send;
+
+    /// `GET /channels/{name}`.
+    fn subscribe(&self, parts: &Parts, channel: &str) -> impl Future<Output = Response> + Send;
+
+    /// `POST /channels/{name}`.
+    fn publish(
+        &self,
+        parts: &Parts,
+        channel: &str,
+        body: Bytes,
+    ) -> impl Future<Output = Response> + Send;
+}
+
+/// Longest path and query, in bytes.
+pub const URI_LIMIT: usize = 8 * 1024;
+
+/// Everything that a request can reach.
+#[derive(Debug)]
+pub struct Router<A> {
+    /// The API's own paths.
+    pub api: A,
+    /// The board and the client library.
+    pub assets: Assets,
+    /// Whose pages may write and watch.
+    pub origins: Origins,
+    /// Largest request body, in bytes; [`body::LIMIT`] unless the settings say otherwise.
+    pub body_limit: usize,
+    /// What `/readyz` tells.
+    pub health: Arc<Health>,
+    /// What `/metrics` tells, and where requests are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl<A: Api> Router<A> {
+    /// The router as a function that [`super::server::Server`] takes.
+    pub fn into_handler(
+        self,
+    ) -> impl Fn(Request) -> BoxFuture<'static, Response> + Clone + Send + Sync + 'static {
+        let router = Arc::new(self);
+        move |request| {
+            let router = Arc::clone(&router);
+            async move { router.handle(request).await }.boxed()
+        }
+    }
+
+    /// Answers a request.
+    pub async fn handle(&self, request: Request) -> Response {
+        let route = Route::of(request.uri().path());
+        exchange::run(&self.metrics, route.pattern(), request, |request| {
+            self.answer(route, request)
+        })
+        .await
+    }
+
+    async fn answer(&self, route: Route, request: Request) -> Response {
+        let (parts, incoming) = request.into_parts();
+        let origin = self.origins.judge(&parts);
+        let mut response = match refuse(&route, &parts, &origin) {
+            Some(refusal) => refusal.respond(route.shape()),
+            None if parts.method == Method::OPTIONS => options(&route, &parts, &origin),
+            None => self
+                .dispatch_guarded(&route, &parts, incoming)
+                .await
+                .unwrap_or_else(|refusal| refusal.respond(route.shape())),
+        };
+        if parts.method == Method::HEAD {
+            keep_head(&mut response);
+        }
+        response
+            .headers_mut()
+            .entry(CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
+        cors::apply(&mut response, &origin);
+        response
+    }
+
+    /// Turns a panic of whoever answers into a response: the connection, and on HTTP/2 its other
+    /// exchanges, can go on.
+    async fn dispatch_guarded(
+        &self,
+        route: &Route,
+        parts: &Parts,
+        incoming: hyper::body::Incoming,
+    ) -> Result<Response, Refusal> {
+        // What the panic left half done is dropped with the future.
+        AssertUnwindSafe(self.dispatch(route, parts, incoming))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_panic| {
+                tracing::error!("the code that answers has panicked");
+                Err(Refusal::Panicked)
+            })
+    }
+
+    async fn dispatch(
+        &self,
+        route: &Route,
+        parts: &Parts,
+        incoming: hyper::body::Incoming,
+    ) -> Result<Response, Refusal> {
+        let read = body::read(incoming, self.body_limit, body::WITHIN);
+        let response = match route {
+            Route::RowsRoot => self.api.root(parts).await,
+            Route::Rows { table } if watches(route, parts) => self.api.watch(parts, table).await,
+            Route::Rows { table } => self.api.rows(parts, table, read.await?).await,
+            Route::Channel { name } if watches(route, parts) => {
+                self.api.subscribe(parts, name).await
+            }
+            Route::Channel { name } => self.api.publish(parts, name, read.await?).await,
+            Route::Asset(file) => self.assets.respond(parts, file),
+            Route::Livez => ops::livez(),
+            Route::Readyz => ops::readyz(&self.health),
+            Route::Metrics => ops::metrics(&self.metrics),
+            Route::NotFound(_) => return Err(Refusal::NotFound),
+        };
+        Ok(response)
+    }
+}
+
+/// Whether the answer would be an event stream. A channel has nothing else to read.
+fn watches(route: &Route, parts: &Parts) -> bool {
+    parts.method == Method::GET
+        && match route {
+            Route::Rows { .. } => wants_events(&parts.headers),
+            Route::Channel { .. } => true,
+            _ => false,
+        }
+}
+
+/// What is refused before anything is read or asked.
+fn refuse(route: &Route, parts: &Parts, origin: &Origin) -> Option<Refusal> {
+    let length = parts
+        .uri
+        .path_and_query()
+        .map_or(0, |path| path.as_str().len());
+    if length > URI_LIMIT {
+        return Some(Refusal::UriTooLong(URI_LIMIT));
+    }
+    let harmless = matches!(parts.method, Method::GET | Method::HEAD) && !watches(route, parts);
+    if *origin == Origin::Foreign && !harmless {
+        return Some(Refusal::ForeignOrigin);
+    }
+    if matches!(route, Route::NotFound(_)) {
+        return Some(Refusal::NotFound);
+    }
+    (!route.answers(&parts.method)).then(|| Refusal::Method(route.methods()))
+}
+
+/// The answer to `OPTIONS`, which a browser asks before a request that is not simple.
+fn options(route: &Route, parts: &Parts, origin: &Origin) -> Response {
+    if cors::is_preflight(parts) {
+        return cors::preflight(origin);
+    }
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(route.methods()));
+    response
+}
+
+/// Answers `HEAD` with the headers of `GET`: the length stays, the bytes go.
+fn keep_head(response: &mut Response) {
+    use hyper::body::Body;
+
+    let length = response.body().size_hint().exact();
+    let bodied = !matches!(
+        response.status(),
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    if let Some(length) = length.filter(|_| bodied) {
+        response
+            .headers_mut()
+            .entry(CONTENT_LENGTH)
+            .or_insert(HeaderValue::from(length));
+    }
+    *response.body_mut() = body::empty();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(table: &str) -> Route {
+        Route::Rows {
+            table: table.into(),
+        }
+    }
+
+    #[test]
+    fn each_path_has_one_meaning() {
+        assert_eq!(Route::of("/rest/v1"), Route::RowsRoot);
+        assert_eq!(Route::of("/rest/v1/"), Route::RowsRoot);
+        assert_eq!(Route::of("/rest/v1/tasks"), rows("tasks"));
+        assert_eq!(
+            Route::of("/channels/lobby"),
+            Route::Channel {
+                name: "lobby".into()
+            }
+        );
+        assert_eq!(Route::of("/livez"), Route::Livez);
+        assert_eq!(Route::of("/healthz"), Route::Livez);
+        assert_eq!(Route::of("/readyz"), Route::Readyz);
+        assert_eq!(Route::of("/metrics"), Route::Metrics);
+        assert!(matches!(Route::of("/"), Route::Asset(file) if file.path() == "/"));
+        assert!(matches!(Route::of("/rowcast.js"), Route::Asset(_)));
+    }
+
+    #[test]
+    fn a_name_is_decoded_once() {
+        for (path, table) in [
+            ("/rest/v1/%74asks", "tasks"),
+            ("/rest/v1/%74%61%73%6b%73", "tasks"),
+            ("/rest/v1/%74%61%73%6B%73", "tasks"),
+            ("/rest/v1/my%20table", "my table"),
+            ("/rest/v1/a+b", "a+b"),
+            ("/rest/v1/caf%C3%A9", "café"),
+            ("/rest/v1/Tasks", "Tasks"),
+            ("/rest/v1/%2574asks", "%74asks"),
+            ("/rest/v1/%252e%252e", "%2e%2e"),
+            ("/rest/v1/...", "..."),
+            ("/rest/v1/tasks;a=b", "tasks;a=b"),
+            ("/rest/v1/public.tasks", "public.tasks"),
+            ("/rest/v1/%22x%22", "\"x\""),
+        ] {
+            assert_eq!(Route::of(path), rows(table), "{path}");
+        }
+    }
+
+    #[test]
+    fn any_other_spelling_is_nothing() {
+        for path in [
+            "/rest/v1/tasks/",
+            "/rest/v1//tasks",
+            "/rest/v1//",
+            "/rest//v1/tasks",
+            "//rest/v1/tasks",
+            "///",
+            "//",
+            "/rest/v1/tasks/7",
+            "/rest/v1/tasks%2f",
+            "/rest/v1/tasks%2F7",
+            "/rest/v1/%2ftasks",
+            "/rest/v1/a%5Cb",
+            "/rest/v1/a\\b",
+            "/rest/v1/.",
+            "/rest/v1/..",
+            "/rest/v1/../v1/tasks",
+            "/rest/v1/./tasks",
+            "/rest/v1/%2e",
+            "/rest/v1/%2e%2e",
+            "/rest/v1/%2E.",
+            "/rest/v1/%2e%2e%2ftasks",
+            "/rest/v1/..%2ftasks",
+            "/rest/v1/..;/tasks",
+            "/rest/v1/%00",
+            "/rest/v1/tasks%00",
+            "/rest/v1/tasks%0a",
+            "/rest/v1/tasks%0d%0aX: y",
+            "/rest/v1/tasks%7f",
+            "/rest/v1/tasks%C2%85",
+            "/rest/v1/%",
+            "/rest/v1/tasks%",
+            "/rest/v1/tasks%7",
+            "/rest/v1/tasks%zz",
+            "/rest/v1/%+74asks",
+            "/rest/v1/%ff",
+            "/rest/v1/%c0%af",
+            "/rest/v1/%c0%ae%c0%ae",
+            "/rest/v1/%u0074asks",
+            "/rest%2fv1%2ftasks",
+            "/rest%2fv1/tasks",
+            "/%72est/v1/tasks",
+            "/rest/%761/tasks",
+            "/REST/v1/tasks",
+            "/Rest/V1/tasks",
+            "/rest/v2/tasks",
+            "/rest/tasks",
+            "/rest",
+            "/rest/",
+            "/tasks",
+            "rest/v1/tasks",
+            "/rest/v1.",
+            "/rest/v1/tasks/..",
+            "/static/../rest/v1/tasks",
+            "/channels",
+            "/channels/",
+            "/channels//lobby",
+            "/channels/lobby/",
+            "/channels/a/b",
+            "/channels/a%2fb",
+            "/channels/..",
+            "/channels/%2e%2e",
+            "/channels/%2e%2e/rest/v1/tasks",
+            "/Channels/lobby",
+            "/livez/",
+            "/livez/.",
+            "/LIVEZ",
+            "/%6civez",
+            "/metrics/",
+            "/metrics%00",
+            "/metrics;x",
+            "/readyz/..",
+            "/board.js/",
+            "/board.js%00",
+            "/./board.js",
+            "/../board.js",
+            "/..%2f..%2fetc%2fpasswd",
+            "/../../etc/passwd",
+            "/static/board.js",
+            "/index.html/",
+            "/Index.html",
+            "/index.htm",
+            "/rowcast.js.map",
+            "",
+            "*",
+            " ",
+        ] {
+            assert!(matches!(Route::of(path), Route::NotFound(_)), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_nearly_the_apis_is_refused_in_its_shape() {
+        assert_eq!(Route::of("/rest/v1/a/b"), Route::NotFound(Shape::Api));
+        assert_eq!(Route::of("/nothing"), Route::NotFound(Shape::Problem));
+    }
+
+    fn accepts(accept: &[&'static str]) -> bool {
+        let mut headers = HeaderMap::new();
+        for value in accept {
+            headers.append(ACCEPT, HeaderValue::from_static(value));
+        }
+        wants_events(&headers)
+    }
+
+    #[test]
+    fn events_are_for_those_who_ask_for_them_first() {
+        assert!(accepts(&["text/event-stream"]));
+        assert!(accepts(&["Text/Event-Stream"]));
+        assert!(accepts(&["text/event-stream, application/json"]));
+        assert!(accepts(&["text/event-stream;q=0.9, */*;q=0.1"]));
+        assert!(accepts(&["application/json;q=0.5", "text/event-stream"]));
+        assert!(!accepts(&[]));
+        assert!(!accepts(&["*/*"]));
+        assert!(!accepts(&["text/*"]));
+        assert!(!accepts(&["application/json"]));
+        assert!(!accepts(&["application/json, text/event-stream"]));
+        assert!(!accepts(&["text/event-stream;q=0"]));
+        assert!(!accepts(&["text/event-stream;q=x"]));
+        assert!(!accepts(&["text/event-streams"]));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_path_panics_and_a_name_is_always_one_segment(path in "(/rest/v1/|/channels/)?\\PC{0,40}") {
+            if let Route::Rows { table: name } | Route::Channel { name } = Route::of(&path) {
+                assert!(!name.contains(['/', '\\', '\0']));
+                assert!(!matches!(name.as_str(), "" | "." | ".."));
+            }
+        }
+
+        #[test]
+        fn every_name_has_a_path(name in "[^/\\\\\\p{C}]{1,30}") {
+            use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+            proptest::prop_assume!(name != "." && name != "..");
+            let path = format!("/rest/v1/{}", utf8_percent_encode(&name, NON_ALPHANUMERIC));
+            assert_eq!(Route::of(&path), rows(&name));
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! Sockets in, requests out: accept, serve, drain.
+//!
+//! [`Server::run`] serves HTTP/1.1 and HTTP/2 (prior knowledge) on every listener until the stop
+//! signal. It promises that no client holds it up for ever (heads, idle connections and blocked
+//! writes have time limits, heads and connections a size and a number), that a panic ends one
+//! connection and nothing else, that running out of descriptors neither kills it nor makes it spin,
+//! and that requests in flight are answered before it returns. It does not know what is answered,
+//! and does not read bodies.
+//!
+//! A stream that does not listen to the stop signal itself is cut when the time to drain is over.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::join_all;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::deadline::Deadline;
+use super::{Request, Response, exchange};
+use crate::shutdown::Shutdown;
+
+/// The bounds of one server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections at once; more are closed unanswered. A browser's `EventSource` takes that
+    /// for a network failure and comes back, whereas it would give up for ever on a 503.
+    pub connections: usize,
+    /// Time for the head of a request to arrive. A connection between two requests has the same.
+    pub head: Duration,
+    /// Largest head, in bytes; at least 8192, which is the least that hyper works with. It also
+    /// bounds what is buffered of a response before the client has to accept some.
+    pub head_bytes: usize,
+    /// Most exchanges at once on an HTTP/2 connection, event streams among them.
+    pub streams: u32,
+    /// Time for which a client may accept no bytes while there are some.
+    pub stalled: Duration,
+    /// Time for which a connection that has brought no request yet is waited for once the stop signal
+    /// is given: its request may be under way.
+    pub newcomer: Duration,
+    /// Time for requests to finish once the stop signal's grace period is over.
+    pub finish: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 20_000,
+            head: Duration::from_secs(10),
+            head_bytes: 32 * 1024,
+            streams: 100,
+            stalled: Duration::from_secs(15),
+            newcomer: Duration::from_millis(250),
+            finish: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Something that an operator may want to count. The server has put it into the log already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incident {
+    /// A connection could not be accepted, mostly for want of descriptors.
+    NotAccepted,
+    /// There were as many connections as allowed, and one more was closed.
+    Full,
+    /// A connection brought no request in time.
+    Silent,
+    /// A client accepted no bytes and was cut.
+    Stalled {
+        /// Whether an event stream was on the connection.
+        events: bool,
+    },
+    /// A body has panicked, or the code that answers and nobody caught it there.
+    Panicked,
+}
+
+/// Who is told of incidents. It is called in passing and must not block.
+pub type Observer = Arc<dyn Fn(Incident) + Send + Sync>;
+
+/// Where a request came from. Rooms find it in the request's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were cut because the time to drain was over.
+    pub cut: usize,
+}
+
+/// Longest queue of connections that wait to be accepted; the kernel may hold it shorter.
+const BACKLOG: i32 = 4096;
+
+/// Binds a listener that survives a restart (`SO_REUSEADDR`) and a herd. `[::]` takes IPv4 as well.
+///
+/// # Errors
+/// What the kernel says, mostly that the address is in use.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// A server that has not started.
+pub struct Server<H> {
+    shared: Shared<H>,
+    listeners: Vec<TcpListener>,
+}
+
+/// What every connection needs.
+#[derive(Clone)]
+struct Shared<H> {
+    handler: H,
+    limits: Limits,
+    shutdown: Shutdown,
+    observer: Observer,
+    /// One permit for each connection.
+    room: Arc<Semaphore>,
+    builder: Arc<auto::Builder<Streams>>,
+}
+
+impl<H, F> Server<H>
+where
+    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    /// Puts a server together. Nothing is accepted before [`Server::run`].
+    pub fn new(
+        listeners: Vec<TcpListener>,
+        shutdown: Shutdown,
+        limits: Limits,
+        observer: Observer,
+        handler: H,
+    ) -> Self {
+        let shared = Shared {
+            handler,
+            room: Arc::new(Semaphore::new(limits.connections)),
+            builder: Arc::new(builder(&limits, Arc::clone(&observer))),
+            limits,
+            shutdown,
+            observer,
+        };
+        Self { shared, listeners }
+    }
+
+    /// Serves until the stop signal, then drains: accepts no more, answers what is in flight, closes
+    /// idle connections, waits for the streams to end themselves. Returns when every connection is
+    /// gone, at the latest [`Limits::finish`] after the signal's grace period.
+    pub async fn run(self) -> Drained {
+        let _here = self.shared.shutdown.guard();
+        let each = self
+            .listeners
+            .into_iter()
+            .map(|listener| serve(listener, self.shared.clone()));
+        let cut = join_all(each).await.into_iter().sum();
+        Drained { cut }
+    }
+}
+
+fn builder(limits: &Limits, observer: Observer) -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(Streams { observer });
+    // Without a timer hyper has no time limits at all. That it takes 100 header lines at most is its
+    // own default: setting the number, even the same, costs an allocation a request.
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(limits.head_bytes);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PONG_WITHIN);
+    builder
+}
+
+/// An HTTP/2 client that is gone is noticed within the sum of these.
+const PING_EVERY: Duration = Duration::from_secs(15);
+const PONG_WITHIN: Duration = Duration::from_secs(10);
+
+/// Accepts until the stop signal, then drains. Returns how many connections were cut.
+async fn serve<H, F>(listener: TcpListener, shared: Shared<H>) -> usize
+where
+    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    let grace = {
+        let mut stopping = pin!(shared.shutdown.begun());
+        loop {
+            tokio::select! {
+                biased;
+                grace = &mut stopping => break grace,
+                Some(ended) = connections.join_next() => shared.ended(ended),
+                accepted = listener.accept() => match accepted {
+                    Ok((socket, peer)) => shared.admit(&mut connections, socket, peer),
+                    Err(error) => shared.rest_after(&error).await,
+                },
+            }
+        }
+    };
+    let deadline = Instant::now() + grace + shared.limits.finish;
+    for (socket, peer) in close(listener) {
+        shared.admit(&mut connections, socket, peer);
+    }
+    let drained = timeout_at(deadline, async {
+        while let Some(ended) = connections.join_next().await {
+            shared.ended(ended);
+        }
+    });
+    if drained.await.is_ok() {
+        return 0;
+    }
+    let cut = connections.len();
+    tracing::warn!(cut, "connections were cut at the end of the drain");
+    connections.shutdown().await;
+    cut
+}
+
+/// Closes the listener and returns who was waiting in its queue: they believe that they are
+/// connected, and would be reset. The kernel is asked directly, since the runtime may not have heard
+/// of the last ones yet.
+fn close(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    let Ok(listener) = listener.into_std() else {
+        return Vec::new();
+    };
+    // Not more than the queue held: under a herd it fills as fast as it is emptied.
+    std::iter::from_fn(|| listener.accept().ok())
+        .take(usize::try_from(BACKLOG).unwrap_or(usize::MAX))
+        .filter_map(|(socket, peer)| {
+            socket.set_nonblocking(true).ok()?;
+            Some((TcpStream::from_std(socket).ok()?, peer))
+        })
+        .collect()
+}
+
+impl<H, F> Shared<H>
+where
+    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    fn admit(&self, connections: &mut JoinSet<()>, socket: TcpStream, peer: SocketAddr) {
+        let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
+            tracing::debug!(%peer, "closed: there are as many connections as allowed");
+            (self.observer)(Incident::Full);
+            return;
+        };
+        if let Err(error) = tune(&socket) {
+            // It is gone already, or a system without the option: the limits in here still hold.
+            tracing::debug!(%peer, %error, "the socket could not be tuned");
+        }
+        connections.spawn(connection(self.clone(), socket, peer, permit));
+    }
+
+    /// A task of a connection has ended.
+    fn ended(&self, ended: Result<(), JoinError>) {
+        if ended.is_err_and(|error| error.is_panic()) {
+            tracing::error!("an exchange panicked; its connection is closed");
+            (self.observer)(Incident::Panicked);
+        }
+    }
+
+    /// Waits before the next accept, if the error would only come again at once.
+    async fn rest_after(&self, error: &io::Error) {
+        if is_about_one_connection(error) {
+            return;
+        }
+        tracing::warn!(%error, "no connection could be accepted");
+        (self.observer)(Incident::NotAccepted);
+        sleep(Duration::from_millis(fastrand::u64(50..=100))).await;
+    }
+}
+
+/// Errors that belong to the connection that was about to be accepted, and are gone with it.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// The kernel's own view on clients that are gone. [`Deadline`] cannot see them as long as what is
+/// written fits into the socket's buffer, and hours of heartbeats do.
+fn tune(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let socket = SockRef::from(socket);
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(Duration::from_secs(15))
+            .with_interval(Duration::from_secs(5)),
+    )?;
+    #[cfg(target_os = "linux")]
+    {
+        socket.set_tcp_user_timeout(Some(Duration::from_secs(20)))?;
+        // Unsent bytes wait in our bounded buffers, where many connections share them.
+        socket.set_tcp_notsent_lowat(32 * 1024)?;
+    }
+    Ok(())
+}
+
+/// What the exchanges of one connection have shown so far.
+#[derive(Default)]
+struct Seen {
+    /// A request has come.
+    request: AtomicBool,
+    /// Notified of the same.
+    came: Notify,
+    /// An event stream was answered.
+    events: AtomicBool,
+}
+
+/// Serves one connection to its end.
+async fn connection<H, F>(
+    shared: Shared<H>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    _permit: OwnedSemaphorePermit,
+) where
+    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let socket = Deadline::new(socket, shared.limits.stalled);
+    let stalled = socket.stalled();
+    let seen = Arc::new(Seen::default());
+    let service = service_fn(|mut request: Request| {
+        if !seen.request.swap(true, Ordering::Relaxed) {
+            seen.came.notify_one();
+        }
+        request.extensions_mut().insert(Peer(peer));
+        let (answering, seen) = ((shared.handler)(request), Arc::clone(&seen));
+        async move {
+            let response = answering.await;
+            if exchange::is_event_stream(response.headers()) {
+                seen.events.store(true, Ordering::Relaxed);
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut serving = pin!(
+        shared
+            .builder
+            .serve_connection(TokioIo::new(socket), service)
+    );
+    // hyper's own limit begins with the first byte, once it knows the version.
+    let mut first_head = pin!(sleep(shared.limits.head));
+    let mut stopping = pin!(shared.shutdown.begun());
+    let mut waits_for_head = true;
+
+    let result = loop {
+        tokio::select! {
+            result = serving.as_mut() => break result,
+            () = &mut first_head, if waits_for_head => {
+                waits_for_head = false;
+                if !seen.request.load(Ordering::Relaxed) {
+                    tracing::debug!(%peer, "closed: no request came in time");
+                    (shared.observer)(Incident::Silent);
+                    return;
+                }
+            }
+            _grace = &mut stopping => {
+                if !seen.request.load(Ordering::Relaxed) {
+                    tokio::select! {
+                        result = serving.as_mut() => break result,
+                        () = seen.came.notified() => {}
+                        () = sleep(shared.limits.newcomer) => {}
+                    }
+                }
+                serving.as_mut().graceful_shutdown();
+                break serving.await;
+            }
+        }
+    };
+
+    if stalled.is_set() {
+        let events = seen.events.load(Ordering::Relaxed);
+        tracing::debug!(%peer, events, "closed: the client accepts no bytes");
+        (shared.observer)(Incident::Stalled { events });
+    } else if let Err(error) = result {
+        tracing::debug!(%peer, error, "the connection broke");
+    }
+}
+
+/// Runs the exchanges of HTTP/2 connections, each in a task of its own. Each ends with its connection,
+/// for which [`serve`] waits.
+#[derive(Clone)]
+struct Streams {
+    observer: Observer,
+}
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, exchange: F) {
+        let observer = Arc::clone(&self.observer);
+        tokio::spawn(async move {
+            if AssertUnwindSafe(exchange).catch_unwind().await.is_err() {
+                tracing::error!("an exchange panicked; its stream is reset");
+                observer(Incident::Panicked);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_gives_up_on_a_client_that_acknowledges_nothing() {
+        let listener = listen("[::]:0".parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        tune(&socket).unwrap();
+        assert!(socket.nodelay().unwrap());
+        let socket = SockRef::from(&socket);
+        assert!(socket.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            socket.tcp_user_timeout().unwrap(),
+            Some(Duration::from_secs(20))
+        );
+        drop(client);
+    }
+
+    #[test]
+    fn an_error_of_one_connection_does_not_delay_the_next() {
+        let about_one = |kind: io::ErrorKind| is_about_one_connection(&kind.into());
+        assert!(about_one(io::ErrorKind::ConnectionAborted));
+        assert!(!is_about_one_connection(&io::Error::from_raw_os_error(24)));
+        assert!(!about_one(io::ErrorKind::OutOfMemory));
+    }
+}

@@ -1,0 +1,160 @@
+//! From one publisher to many subscribers.
+//!
+//! A [`Topic`] keeps the latest items in one bounded [`buffer`](self) and each [`Subscriber`] a
+//! position in it: a slow subscriber costs a position, not memory. One that falls out of the buffer
+//! is told so ([`Lagged`]) and never skips in silence. Generic over what it carries: it knows
+//! nothing of HTTP, event streams or SQL.
+
+mod buffer;
+mod subscriber;
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+use buffer::Buffer;
+pub use subscriber::{Lagged, Subscriber};
+
+/// How much a topic keeps for subscribers that are behind.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Items.
+    pub items: usize,
+    /// Sum of the weights given to [`Topic::publish`].
+    pub weight: usize,
+}
+
+/// A stream of items with a bounded past. Cheap to clone; clones are the same topic.
+#[derive(Debug)]
+pub struct Topic<T> {
+    shared: Arc<Shared<T>>,
+}
+
+#[derive(Debug)]
+struct Shared<T> {
+    /// A standard mutex: held for a push, or for copying the items one subscriber takes, never
+    /// across an await.
+    buffer: Mutex<Buffer<T>>,
+    /// The position after the latest item; subscribers sleep on it.
+    end: watch::Sender<u64>,
+}
+
+impl<T> Clone for Topic<T> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<T: Clone> Topic<T> {
+    /// An empty topic.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        let shared = Shared {
+            buffer: Mutex::new(Buffer::new(bounds)),
+            end: watch::Sender::new(0),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Appends an item and wakes everybody.
+    pub fn publish(&self, item: T, weight: usize) {
+        let end = self.shared.lock().push(item, weight);
+        self.shared.end.send_replace(end);
+    }
+
+    /// The position after the latest item.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.shared.lock().end()
+    }
+
+    /// A subscriber of everything that comes from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscriber<T> {
+        self.subscribe_at(self.end())
+    }
+
+    /// A subscriber of everything from `position` on. If that is no longer kept, it is lagged.
+    #[must_use]
+    pub fn subscribe_at(&self, position: u64) -> Subscriber<T> {
+        Subscriber::new(Arc::clone(&self.shared), position)
+    }
+
+    /// How many subscribers there are.
+    #[must_use]
+    pub fn subscribers(&self) -> usize {
+        self.shared.end.receiver_count()
+    }
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Buffer<T>> {
+        self.buffer
+            .lock()
+            .expect("nothing panics while holding the buffer")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        items: 3,
+        weight: 100,
+    };
+
+    #[tokio::test]
+    async fn everybody_gets_everything_in_order() {
+        let topic = Topic::new(BOUNDS);
+        let (mut early, mut late) = (topic.subscribe(), topic.subscribe());
+        topic.publish(1, 1);
+        early.changed().await;
+        assert_eq!(early.take(10).unwrap(), [1]);
+        topic.publish(2, 1);
+        topic.publish(3, 1);
+        assert_eq!(early.take(1).unwrap(), [2]);
+        assert_eq!(early.take(10).unwrap(), [3]);
+        assert_eq!(late.take(10).unwrap(), [1, 2, 3]);
+        assert_eq!(late.take(10).unwrap(), Vec::<i32>::new());
+    }
+
+    #[test]
+    fn a_slow_subscriber_is_told_and_never_skips() {
+        let topic = Topic::new(BOUNDS);
+        let mut slow = topic.subscribe();
+        for item in 0..4 {
+            topic.publish(item, 1);
+        }
+        assert_eq!(slow.take(10), Err(Lagged));
+        let mut slow = topic.subscribe_at(1);
+        assert_eq!(slow.take(10).unwrap(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn weight_bounds_the_buffer_but_never_the_latest_item() {
+        let topic = Topic::new(BOUNDS);
+        let mut subscriber = topic.subscribe();
+        topic.publish("wide", 1000);
+        assert_eq!(subscriber.take(10).unwrap(), ["wide"]);
+        topic.publish("a", 60);
+        topic.publish("b", 60);
+        assert_eq!(topic.subscribe_at(1).take(10), Err(Lagged));
+        assert_eq!(subscriber.take(10), Err(Lagged));
+    }
+
+    #[tokio::test]
+    async fn what_came_before_the_wait_does_not_get_lost() {
+        let topic = Topic::new(BOUNDS);
+        let mut subscriber = topic.subscribe();
+        topic.publish(1, 1);
+        subscriber.changed().await;
+        assert_eq!(topic.subscribers(), 1);
+        drop(subscriber);
+        assert_eq!(topic.subscribers(), 0);
+    }
+}

@@ -1,0 +1,649 @@
+//! Committed entries between two cursors.
+//!
+//! One poll is one REPEATABLE READ transaction: its snapshot, and every log row that is visible in
+//! it and not done in the cursor it starts from. That is each committed transaction exactly once,
+//! whole, without waiting for any that is still open (proof in `docs/design.md`). Rows that the log
+//! tells only by key are read in the same snapshot, so that a batch never mixes two states.
+//!
+//! It knows neither views nor subscribers.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use tokio_postgres::types::{FromSql, Kind as TypeKind, ToSql, Type};
+use tokio_postgres::{Client, Row};
+
+use crate::cursor::{Cursor, Name, Xid};
+use crate::event::{
+    self, Change, Delta, Entry, Image, Message, Operation, Scope, State, Transaction,
+};
+use crate::postgres::quote;
+use crate::schema::catalog::{Catalog, Table};
+
+/// The two branches of a poll: what had not begun at the cursor, and what was in progress there.
+/// Each is a condition on the head of the primary key, so that the cost does not depend on the
+/// size of the log. The planner has nothing to choose.
+pub const POLL: &str = "\
+select id, xid, at, rel, op, depth, channel, old, new, truncated from rowcast.log where xid >= $1
+union all
+select id, xid, at, rel, op, depth, channel, old, new, truncated from rowcast.log where xid = any ($2)";
+
+const HEAD: &str = "\
+select pg_current_snapshot()::text, e.uuid::text, s.horizon::text, g.last_value, g.is_called, s.gap
+from rowcast.state s left join rowcast.epoch e on true cross join rowcast.gap g";
+
+const BEGIN: &str = "begin isolation level repeatable read, read only";
+
+/// Sizes above which a transaction is not kept but told as "unknown from here on", which makes the
+/// views it touched read their state anew: bounded memory, whatever a writer does.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Log rows of one transaction.
+    pub rows: usize,
+    /// Bytes of images of one transaction.
+    pub bytes: usize,
+    /// Bytes of images of one batch.
+    pub batch: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            rows: 20_000,
+            bytes: 16 << 20,
+            batch: 64 << 20,
+        }
+    }
+}
+
+/// Rows larger than this are told without their value; the screen fetches them.
+pub const TOO_LARGE: usize = 1 << 20;
+
+/// What one poll read.
+#[derive(Debug)]
+pub struct Batch {
+    /// The snapshot it was read in.
+    pub end: Cursor,
+    /// The life of the transaction counter; `None` after a crash that nobody has seen to yet.
+    pub epoch: Option<Name>,
+    /// Transactions done here may have been trimmed.
+    pub horizon: Option<Cursor>,
+    /// The value of `rowcast.gap`.
+    pub gap: i64,
+    /// The value up to which resets were written.
+    pub gap_told: i64,
+    /// Log rows read.
+    pub rows: u64,
+    /// There are resets, or entries of tables that the catalogue does not have.
+    pub definitions_changed: bool,
+    /// In delivery order: by the highest log id of each, which is an order of dependency.
+    pub transactions: Vec<Arc<Transaction>>,
+}
+
+/// Why the log could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// PostgreSQL's answer.
+    #[error("the log could not be read")]
+    Query(#[from] tokio_postgres::Error),
+    /// An answer that this version does not understand.
+    #[error("the log holds something unexpected: {0}")]
+    Unexpected(&'static str),
+}
+
+/// What of an epoch does not change while a connection lasts. With the uuid it names the epoch: a
+/// restored dump carries the uuid along, but lives under other oids.
+#[derive(Debug, Clone)]
+pub struct Place {
+    system: String,
+}
+
+impl Place {
+    /// Asks the server where this is.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn of(client: &Client) -> Result<Self, LogError> {
+        let sql = "select concat_ws(':', (select system_identifier from pg_control_system()), \
+                   (select oid from pg_database where datname = current_database()), \
+                   'rowcast.log'::regclass::oid)";
+        let row = client.query_one(sql, &[]).await?;
+        Ok(Self {
+            system: row.try_get(0)?,
+        })
+    }
+
+    /// The epoch of that uuid here.
+    #[must_use]
+    pub fn epoch(&self, uuid: &str) -> Name {
+        Name::of([self.system.as_str(), uuid])
+    }
+}
+
+/// Reads everything that committed after `from`. Catalogue tables decide what is told of each
+/// entry; entries of other tables are left out.
+///
+/// # Errors
+/// [`LogError`]. The connection may be inside a transaction then and must be thrown away.
+pub async fn read(
+    client: &Client,
+    place: &Place,
+    from: &Cursor,
+    catalog: &Catalog,
+    bounds: Bounds,
+) -> Result<Batch, LogError> {
+    let raw = begin(client, from, bounds).await?;
+    let changed = |pending: &Pending| pending.definitions_changed(catalog);
+    let definitions_changed = raw.transactions.iter().any(changed);
+    let mut transactions = Vec::with_capacity(raw.transactions.len());
+    let mut unknown: BTreeMap<u32, Lookups> = BTreeMap::new();
+    for pending in raw.transactions {
+        transactions.push(pending.net(catalog));
+    }
+    for (at, transaction) in transactions.iter().enumerate() {
+        for (delta, changes) in transaction.deltas.iter().enumerate() {
+            for (change, Change { after, .. }) in changes.changes.iter().enumerate() {
+                if let State::Unknown(lookup) = after {
+                    let lookups = unknown.entry(changes.table).or_default();
+                    lookups.push((Arc::clone(lookup), at, delta, change));
+                }
+            }
+        }
+    }
+    for (oid, lookups) in unknown {
+        let Some(table) = catalog.table_by_oid(oid) else {
+            continue;
+        };
+        let keys: Vec<&str> = lookups.iter().map(|(key, ..)| &**key).collect();
+        let rows = rows_by_key(client, table, &keys).await?;
+        for (_, at, delta, change) in lookups {
+            let change = &mut transactions[at].deltas[delta].changes[change];
+            change.after = rows.get(&*change.key).cloned().unwrap_or(State::Absent);
+        }
+    }
+    client.batch_execute("commit").await?;
+    Ok(Batch {
+        end: raw.end,
+        epoch: raw.uuid.map(|uuid| place.epoch(&uuid)),
+        horizon: raw.horizon,
+        gap: raw.gap,
+        gap_told: raw.gap_told,
+        rows: raw.rows,
+        definitions_changed,
+        transactions: transactions.into_iter().map(Arc::new).collect(),
+    })
+}
+
+/// Lookup object, and where its answer belongs: transaction, delta, change.
+type Lookups = Vec<(Arc<str>, usize, usize, usize)>;
+
+/// Current rows of a table by lookup objects, by their key.
+async fn rows_by_key(
+    client: &Client,
+    table: &Table,
+    lookups: &[&str],
+) -> Result<HashMap<String, State>, LogError> {
+    let name = quote::qualified(&table.schema, &table.name);
+    let keys: Vec<String> = table.key.iter().map(|k| quote::identifier(k)).collect();
+    let same: Vec<String> = keys.iter().map(|k| format!("t.{k} = k.{k}")).collect();
+    // Names are quoted and come from the catalogue; the keys travel as a parameter.
+    let sql = format!(
+        "select row_to_json((select \"!row\" from (select {columns}) as \"!row\")), \
+           case when pg_column_size(t.*) <= {TOO_LARGE} then row_to_json(t.*) end \
+         from {name} t join json_populate_recordset(null::{name}, $1) k on {on}",
+        columns = keys
+            .iter()
+            .map(|k| format!("t.{k}"))
+            .collect::<Vec<_>>()
+            .join(", "),
+        on = same.join(" and "),
+    );
+    let json = Text(format!("[{}]", lookups.join(",")));
+    let rows = client.query_typed(&sql, &[(&json, Type::JSON)]).await?;
+    let mut found = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let (Text(key), image): (Text, Option<Text>) = (row.try_get(0)?, row.try_get(1)?);
+        let key = Image::parse(&key)
+            .ok()
+            .and_then(|image| image.key(&table.key));
+        let key = key.ok_or(LogError::Unexpected("a row without its primary key"))?;
+        let state = match image {
+            Some(Text(text)) if text.len() <= TOO_LARGE => State::Row(text.into()),
+            _ => State::TooLarge,
+        };
+        found.insert(key, state);
+    }
+    Ok(found)
+}
+
+struct Raw {
+    end: Cursor,
+    uuid: Option<String>,
+    horizon: Option<Cursor>,
+    gap: i64,
+    gap_told: i64,
+    rows: u64,
+    transactions: Vec<Pending>,
+}
+
+/// Opens the transaction and reads the entries; leaves it open. Everything is sent at once.
+async fn begin(client: &Client, from: &Cursor, bounds: Bounds) -> Result<Raw, LogError> {
+    let (xmax, xip) = (
+        Xid8(from.xmax()),
+        from.xip().iter().map(|xid| Xid8(*xid)).collect::<Vec<_>>(),
+    );
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&xmax, Type::XID8), (&xip, Type::XID8_ARRAY)];
+    let (begun, head, rows) = futures::join!(
+        client.batch_execute(BEGIN),
+        client.query_typed(HEAD, &[]),
+        client.query_typed_raw(POLL, parameters.map(|(value, kind)| (value, kind))),
+    );
+    begun?;
+    let head = head?;
+    let head = head
+        .first()
+        .ok_or(LogError::Unexpected("rowcast.state is empty"))?;
+    let snapshot = |text: &str| {
+        Cursor::from_pg_snapshot(text)
+            .map_err(|_| LogError::Unexpected("a snapshot in another form"))
+    };
+    let horizon: Option<&str> = head.try_get(2)?;
+    let (last_value, is_called): (i64, bool) = (head.try_get(3)?, head.try_get(4)?);
+    let mut batch = Gathering::new(bounds);
+    let mut rows = std::pin::pin!(rows?);
+    while let Some(row) = rows.next().await {
+        let (xid, entry) = entry(&row?)?;
+        batch.add(xid, entry);
+    }
+    Ok(Raw {
+        end: snapshot(head.try_get(0)?)?,
+        uuid: head.try_get(1)?,
+        horizon: horizon.map(snapshot).transpose()?,
+        gap: if is_called { last_value } else { 0 },
+        gap_told: head.try_get(5)?,
+        rows: batch.rows,
+        transactions: batch.finish(),
+    })
+}
+
+fn entry(row: &Row) -> Result<(Xid, Entry), LogError> {
+    let Xid8(xid) = row.try_get(1)?;
+    let letter: i8 = row.try_get(4)?;
+    let image = |column| -> Result<Option<Arc<str>>, tokio_postgres::Error> {
+        let text: Option<Text> = row.try_get(column)?;
+        Ok(text.map(|Text(text)| text.into()))
+    };
+    let entry = Entry {
+        id: row.try_get(0)?,
+        rel: row.try_get::<_, Option<u32>>(3)?.unwrap_or(0),
+        operation: Operation::from_letter(letter.cast_unsigned())
+            .ok_or(LogError::Unexpected("an operation of a later version"))?,
+        depth: row.try_get(5)?,
+        channel: row.try_get(6)?,
+        old: image(7)?,
+        new: image(8)?,
+        truncated: row.try_get(9)?,
+        at: row.try_get(2)?,
+    };
+    Ok((xid, entry))
+}
+
+/// Entries of one transaction as they come in.
+#[derive(Default)]
+struct Pending {
+    xid: Xid,
+    last: i64,
+    at: Timestamp,
+    entries: Vec<Entry>,
+    bytes: usize,
+    /// What it touched, kept when its entries are not.
+    touched: BTreeSet<(u32, Option<String>)>,
+    oversize: bool,
+}
+
+struct Gathering {
+    bounds: Bounds,
+    bytes: usize,
+    rows: u64,
+    pending: HashMap<Xid, Pending>,
+}
+
+impl Gathering {
+    fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            bytes: 0,
+            rows: 0,
+            pending: HashMap::new(),
+        }
+    }
+
+    fn add(&mut self, xid: Xid, entry: Entry) {
+        self.rows += 1;
+        let pending = self.pending.entry(xid).or_default();
+        pending.xid = xid;
+        if entry.id > pending.last {
+            pending.last = entry.id;
+            pending.at = entry.at;
+        }
+        let touched = (entry.rel, entry.channel.clone());
+        if !pending.touched.contains(&touched) {
+            pending.touched.insert(touched);
+        }
+        if pending.oversize {
+            return;
+        }
+        let bytes =
+            entry.old.as_ref().map_or(0, |t| t.len()) + entry.new.as_ref().map_or(0, |t| t.len());
+        pending.bytes += bytes;
+        self.bytes += bytes;
+        pending.entries.push(entry);
+        if pending.bytes > self.bounds.bytes || pending.entries.len() > self.bounds.rows {
+            self.bytes -= pending.collapse();
+        } else if self.bytes > self.bounds.batch {
+            let largest = self
+                .pending
+                .values_mut()
+                .max_by_key(|pending| pending.bytes);
+            self.bytes -= largest.map_or(0, Pending::collapse);
+        }
+    }
+
+    fn finish(self) -> Vec<Pending> {
+        let mut all: Vec<Pending> = self.pending.into_values().collect();
+        all.sort_by_key(|pending| pending.last);
+        for pending in &mut all {
+            pending.entries.sort_by_key(|entry| entry.id);
+        }
+        all
+    }
+}
+
+impl Pending {
+    /// Forgets the entries and returns the bytes they took.
+    fn collapse(&mut self) -> usize {
+        self.oversize = true;
+        self.entries = Vec::new();
+        std::mem::take(&mut self.bytes)
+    }
+
+    fn definitions_changed(&self, catalog: &Catalog) -> bool {
+        let resets = self
+            .entries
+            .iter()
+            .any(|entry| entry.operation == Operation::Reset);
+        let mut tables = self
+            .touched
+            .iter()
+            .filter(|(rel, channel)| *rel != 0 && channel.is_none());
+        resets || tables.any(|(rel, _)| catalog.table_by_oid(*rel).is_none())
+    }
+
+    fn net(self, catalog: &Catalog) -> Transaction {
+        let mut transaction = Transaction {
+            xid: self.xid,
+            at: self.at,
+            deltas: Vec::new(),
+            messages: Vec::new(),
+            reset_all: false,
+        };
+        if self.oversize {
+            for (rel, channel) in &self.touched {
+                // A message that cannot be kept must not get lost in silence either.
+                transaction.reset_all |= channel.is_some() || *rel == 0;
+                if let Some(table) = catalog.table_by_oid(*rel) {
+                    transaction.unknown(table.oid);
+                }
+            }
+            return transaction;
+        }
+        let mut tables: BTreeMap<u32, (Arc<Table>, Vec<&Entry>)> = BTreeMap::new();
+        for entry in &self.entries {
+            match (entry.operation, catalog.table_by_oid(entry.rel)) {
+                (Operation::Message, _) => transaction.messages.push(Message {
+                    channel: entry.channel.clone().unwrap_or_default(),
+                    payload: entry.new.clone().unwrap_or_else(|| "null".into()),
+                    at: entry.at,
+                }),
+                (Operation::Reset, _) if entry.rel == 0 => transaction.reset_all = true,
+                (_, Some(table)) => {
+                    let rows = tables
+                        .entry(table.oid)
+                        .or_insert_with(|| (Arc::clone(table), Vec::new()));
+                    rows.1.push(entry);
+                }
+                // A table dropped or unwatched since: whoever showed it is told by oid.
+                (Operation::Reset, None) => transaction.unknown(entry.rel),
+                (_, None) => {}
+            }
+        }
+        for (oid, (table, entries)) in tables {
+            match delta(&table, &entries) {
+                Some(delta) => transaction.deltas.push(delta),
+                None => transaction.unknown(oid),
+            }
+        }
+        transaction
+    }
+}
+
+impl Transaction {
+    fn unknown(&mut self, table: u32) {
+        self.deltas.push(Delta {
+            table,
+            scope: Scope::Unknown,
+            changes: Vec::new(),
+        });
+    }
+}
+
+/// What the entries of one table, in order, come to; `None` for "unknown".
+fn delta(table: &Table, entries: &[&Entry]) -> Option<Delta> {
+    let mut scope = Scope::Keys;
+    let mut rest = 0;
+    for (place, entry) in entries.iter().enumerate() {
+        match entry.operation {
+            Operation::Reset => return None,
+            Operation::Truncate if entry.rel == table.oid => {
+                scope = Scope::Truncated;
+                rest = place + 1;
+            }
+            // TRUNCATE of the root tells each partition too, right after it. A partition truncated
+            // alone takes rows along that no entry names.
+            Operation::Truncate if scope == Scope::Truncated && rest == place => rest = place + 1,
+            Operation::Truncate => return None,
+            _ => {}
+        }
+    }
+    let changes = event::net(&entries[rest..], &table.key).ok()?;
+    Some(Delta {
+        table: table.oid,
+        scope,
+        changes,
+    })
+}
+
+/// Everything a screen missed, folded: for each key the state before the first and after the last
+/// change. `transactions` are in delivery order.
+#[must_use]
+pub fn fold<'a>(transactions: impl IntoIterator<Item = &'a Transaction>, table: u32) -> Folded {
+    let mut folded = Folded::default();
+    for transaction in transactions {
+        folded.unknown |= transaction.reset_all;
+        for delta in transaction
+            .deltas
+            .iter()
+            .filter(|delta| delta.table == table)
+        {
+            match delta.scope {
+                Scope::Unknown => folded.unknown = true,
+                Scope::Truncated => {
+                    folded.truncated = true;
+                    folded.changes.clear();
+                }
+                Scope::Keys => {}
+            }
+            for change in &delta.changes {
+                let (before, bytes) = match folded.changes.remove(&change.key) {
+                    Some((_, _, earlier)) => (earlier.before, 0),
+                    None => (change.before.clone(), change.key.len()),
+                };
+                folded.bytes += bytes;
+                if let State::Row(text) = &change.after {
+                    folded.bytes += text.len();
+                }
+                let order = folded.order;
+                folded.order += 1;
+                let change = Change {
+                    before,
+                    ..change.clone()
+                };
+                folded
+                    .changes
+                    .insert(Arc::clone(&change.key), (order, transaction.xid, change));
+            }
+        }
+    }
+    folded
+}
+
+/// The result of [`fold`].
+#[derive(Debug, Default)]
+pub struct Folded {
+    /// Not everything is told: the state must be read anew.
+    pub unknown: bool,
+    /// The table was truncated; the changes are from then on.
+    pub truncated: bool,
+    /// Bytes of images seen, an upper bound of what is left.
+    pub bytes: usize,
+    order: usize,
+    changes: HashMap<Arc<str>, (usize, Xid, Change)>,
+}
+
+impl Folded {
+    /// The changes, each with its last transaction, in the order of their last touch.
+    #[must_use]
+    pub fn changes(self) -> Vec<(Xid, Change)> {
+        let mut changes: Vec<_> = self.changes.into_values().collect();
+        changes.sort_by_key(|(order, ..)| *order);
+        changes
+            .into_iter()
+            .map(|(_, xid, change)| (xid, change))
+            .collect()
+    }
+}
+
+/// A cursor to start at that lets the memory of a new relay serve those who were connected to its
+/// predecessor: a stored snapshot some minutes old, or the present one. Makes an epoch if needed.
+///
+/// # Errors
+/// [`LogError`].
+pub async fn start(client: &Client) -> Result<Cursor, LogError> {
+    client
+        .query_one("select rowcast.begin_epoch()", &[])
+        .await?;
+    let sql = "select coalesce((select t.snapshot from rowcast.tick t, rowcast.state s \
+                 where t.at > clock_timestamp() - interval '5 minutes' \
+                   and (s.horizon is null or pg_snapshot_xmin(t.snapshot) >= pg_snapshot_xmax(s.horizon)) \
+                 order by t.at limit 1), pg_current_snapshot())::text";
+    let row = client.query_one(sql, &[]).await?;
+    Cursor::from_pg_snapshot(row.try_get(0)?)
+        .map_err(|_| LogError::Unexpected("a snapshot in another form"))
+}
+
+/// A transaction id that every transaction which is open now, and has one, lies below.
+///
+/// # Errors
+/// [`LogError`].
+pub async fn barrier(client: &Client) -> Result<Xid, LogError> {
+    let rows: Vec<Row> = client
+        .query_raw(
+            "select pg_current_xact_id()",
+            std::iter::empty::<&(dyn ToSql + Sync)>(),
+        )
+        .await?
+        .try_collect()
+        .await?;
+    let row = rows
+        .first()
+        .ok_or(LogError::Unexpected("no transaction id"))?;
+    let Xid8(xid) = row.try_get(0)?;
+    Ok(xid)
+}
+
+/// Writes the reset that the gap up to `value` calls for, unless another relay has.
+///
+/// # Errors
+/// [`LogError`].
+pub async fn settle_gap(client: &Client, value: i64) -> Result<(), LogError> {
+    client
+        .execute("select rowcast.settle_gap($1)", &[&value])
+        .await?;
+    Ok(())
+}
+
+/// An `xid8` in its binary form.
+#[derive(Debug, Clone, Copy)]
+struct Xid8(Xid);
+
+impl<'a> FromSql<'a> for Xid8 {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(u64::from_be_bytes(raw.try_into()?)))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::XID8
+    }
+}
+
+impl ToSql for Xid8 {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut bytes::BytesMut,
+    ) -> Result<tokio_postgres::types::IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(&self.0.to_be_bytes());
+        Ok(tokio_postgres::types::IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::XID8
+    }
+
+    tokio_postgres::types::to_sql_checked!();
+}
+
+/// `json` as its text. In a database without an encoding it may hold any bytes; what is not UTF-8
+/// is replaced, since an event stream is UTF-8 and one odd value must not stop the others.
+#[derive(Debug, Clone)]
+struct Text(String);
+
+impl<'a> FromSql<'a> for Text {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(String::from_utf8_lossy(raw).into_owned()))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::JSON
+    }
+}
+
+impl ToSql for Text {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut bytes::BytesMut,
+    ) -> Result<tokio_postgres::types::IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(tokio_postgres::types::IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::JSON || matches!(ty.kind(), TypeKind::Simple)
+    }
+
+    tokio_postgres::types::to_sql_checked!();
+}

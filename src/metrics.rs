@@ -1,0 +1,129 @@
+//! Counters and their text. It names no other room.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// Why something was counted. The set of reasons is fixed in the code, so it is a bounded label.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Reason {
+    /// One or two words.
+    pub reason: &'static str,
+}
+
+/// How a resume was answered: `ring`, `log` or `reset`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Answer {
+    /// Where the history came from.
+    pub result: &'static str,
+}
+
+/// One HTTP exchange, by the names of OpenTelemetry's `http.server.request.duration`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Exchange {
+    /// The request's method; `_OTHER` for methods HTTP does not define.
+    pub http_request_method: &'static str,
+    /// The route's pattern, never the path.
+    pub http_route: &'static str,
+    /// The response's status.
+    pub http_response_status_code: u16,
+}
+
+/// The buckets that OpenTelemetry advises for `http.server.request.duration`.
+fn exchange_histogram() -> Histogram {
+    Histogram::new([
+        0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    ])
+}
+
+/// Everything that is counted. Each field says what it counts in the text given to [`Registry`].
+#[derive(Debug)]
+#[allow(missing_docs, reason = "each field is told by its help text below")]
+pub struct Metrics {
+    registry: Registry,
+    pub subscribers: Gauge,
+    pub subscriptions: Counter,
+    pub events: Counter,
+    pub event_bytes: Counter,
+    pub commit_to_write: Histogram,
+    pub dropped_subscribers: Family<Reason, Counter>,
+    pub resumes: Family<Answer, Counter>,
+    pub resets: Family<Reason, Counter>,
+    pub polls: Counter,
+    pub log_rows: Counter,
+    pub listener_connected: Gauge,
+    pub listener_reconnects: Counter,
+    pub notify_queue_usage: Gauge<f64, std::sync::atomic::AtomicU64>,
+    pub catalog_loads: Counter,
+    pub http_requests: Family<Exchange, Histogram>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All counters at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let commit_to_write = Histogram::new([
+            0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5,
+            5.0, 10.0,
+        ]);
+        let http_requests = Family::new_with_constructor(exchange_histogram as fn() -> Histogram);
+        registry.register(
+            "rowcast_build",
+            "The running version",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        macro_rules! counted {
+            ($($field:ident: $kind:ty, $name:literal, $help:literal;)*) => {
+                $(let $field = <$kind>::default();
+                  registry.register($name, $help, $field.clone());)*
+                registry.register(
+                    "rowcast_commit_to_write_seconds",
+                    "From the trigger's clock in the writing transaction to the frame's hand-over to HTTP",
+                    commit_to_write.clone(),
+                );
+                registry.register(
+                    "http_server_request_duration_seconds",
+                    "Duration of requests; event streams are not counted",
+                    http_requests.clone(),
+                );
+                Self { registry, commit_to_write, http_requests, $($field),* }
+            };
+        }
+        counted! {
+            subscribers: Gauge, "rowcast_subscribers", "Open event streams";
+            subscriptions: Counter, "rowcast_subscriptions", "Event streams opened";
+            events: Counter, "rowcast_events", "Events handed to event streams";
+            event_bytes: Counter, "rowcast_event_bytes", "Bytes handed to event streams";
+            dropped_subscribers: Family<Reason, Counter>, "rowcast_dropped_subscribers", "Event streams ended by the relay";
+            resumes: Family<Answer, Counter>, "rowcast_resumes", "Event streams that brought a token, by where their history came from";
+            resets: Family<Reason, Counter>, "rowcast_resets", "Resets sent to screens";
+            polls: Counter, "rowcast_polls", "Reads of the log";
+            log_rows: Counter, "rowcast_log_rows", "Rows read from the log";
+            listener_connected: Gauge, "rowcast_listener_connected", "1 while the listening connection is up";
+            listener_reconnects: Counter, "rowcast_listener_reconnects", "Times the listening connection was made anew";
+            notify_queue_usage: Gauge<f64, std::sync::atomic::AtomicU64>, "rowcast_notify_queue_usage_ratio", "pg_notification_queue_usage()";
+            catalog_loads: Counter, "rowcast_schema_cache_loads", "Times the catalogue was read";
+        }
+    }
+
+    /// The OpenMetrics text.
+    ///
+    /// # Errors
+    /// Only if the formatter refuses to write to a string.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

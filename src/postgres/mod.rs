@@ -1,0 +1,10 @@
+//! Connections, and how names and values are put into SQL. What is asked is decided elsewhere.
+
+pub mod connect;
+pub mod conninfo;
+pub mod embedded;
+pub mod pool;
+pub mod quote;
+pub mod tls;
+pub mod transaction;
+pub mod value;

@@ -1,0 +1,225 @@
+//! Pooled connections, made so that every session formats values alike.
+//!
+//! A connection that may be inside a transaction is thrown away, never recycled: measured, one
+//! request's COMMIT committed the half-done insert of a cancelled other one. [`Lease`] is how a
+//! request takes a connection; it does not know what the request does with it.
+
+use std::future::Future;
+use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::time::Duration;
+
+use deadpool_postgres::{
+    ClientWrapper, Connect, Manager, ManagerConfig, Object, RecyclingMethod, Runtime,
+};
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Config, Error};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::connect::{CONNECT, Target};
+
+/// The pool of deadpool-postgres.
+pub type Pool = deadpool_postgres::Pool;
+/// Why no connection could be had.
+pub type PoolError = deadpool_postgres::PoolError;
+
+/// Longest wait for a connection: a person at a screen is on the other end.
+pub const WAIT: Duration = Duration::from_secs(2);
+
+/// Settings that decide how values become text. The trigger functions carry the same pins, so
+/// that reads, snapshots and row images agree byte for byte.
+pub const PINS: &str = "set timezone = 'UTC'; set datestyle = 'ISO'; set intervalstyle = 'iso_8601'; \
+    set extra_float_digits = 1; set bytea_output = 'hex'; set lc_monetary = 'C'";
+
+/// A pool of at most `size` connections, each with the [`PINS`] set. Opens none before the first
+/// is asked for.
+///
+/// # Panics
+/// Never: the one thing that the builder refuses is a timeout without a runtime.
+#[must_use]
+pub fn pool(target: &Target, application_name: &str, size: usize) -> Pool {
+    let manager = Manager::from_connect(
+        target.config(application_name),
+        PinnedConnect { tls: target.tls() },
+        ManagerConfig {
+            // A lease gives back only what is known to be idle, so nothing needs to be asked.
+            recycling_method: RecyclingMethod::Fast,
+        },
+    );
+    Pool::builder(manager)
+        .max_size(size)
+        .wait_timeout(Some(WAIT))
+        .create_timeout(Some(CONNECT))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .expect("a runtime is given")
+}
+
+/// Opens a connection and pins its settings. Not a `post_create` hook: deadpool puts no time
+/// limit on hooks, and a server may fall silent at any byte.
+struct PinnedConnect {
+    tls: MakeRustlsConnect,
+}
+
+type Connected = Result<(Client, JoinHandle<()>), Error>;
+
+impl Connect for PinnedConnect {
+    fn connect(&self, config: &Config) -> Pin<Box<dyn Future<Output = Connected> + Send + '_>> {
+        let config = config.clone();
+        Box::pin(async move {
+            let (client, connection) = config.connect(self.tls.clone()).await?;
+            // Ends by itself when the client is dropped; the pool also holds its handle.
+            let polling = tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "a pooled connection ended");
+                }
+            });
+            client.batch_execute(PINS).await?;
+            Ok((client, polling))
+        })
+    }
+}
+
+/// A pooled connection in the hands of one request. Dropping it closes the connection, and with
+/// it whatever transaction is open; only [`Lease::give_back`] returns it to the pool.
+#[derive(Debug)]
+pub struct Lease {
+    /// Empty only after it was given back.
+    connection: Option<Object>,
+}
+
+impl Lease {
+    /// Waits for a connection, [`WAIT`] at most, and 5 s more when one must be opened.
+    ///
+    /// # Errors
+    /// When none became free in time, or the database cannot be reached.
+    pub async fn take(pool: &Pool) -> Result<Self, PoolError> {
+        let connection = pool.get().await?;
+        Ok(Self {
+            connection: Some(connection),
+        })
+    }
+
+    /// Returns the connection to the pool. The caller knows that no transaction is open, no
+    /// statement is running and no setting of the session has changed.
+    pub fn give_back(mut self) {
+        drop(self.connection.take());
+    }
+
+    /// The connection.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        self
+    }
+
+    fn connection(&self) -> &Object {
+        self.connection
+            .as_ref()
+            .expect("a lease that was given back is gone")
+    }
+}
+
+impl Deref for Lease {
+    /// Deadpool's wrapper: it has `prepare_cached`, and is itself a `tokio_postgres::Client`.
+    type Target = ClientWrapper;
+
+    fn deref(&self) -> &ClientWrapper {
+        self.connection()
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut ClientWrapper {
+        self.connection
+            .as_mut()
+            .expect("a lease that was given back is gone")
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // Out of the pool, then closed: the server rolls back when it sees the end.
+            drop(Object::take(connection));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use deadpool_postgres::TimeoutType;
+
+    use super::*;
+    use crate::postgres::embedded::tests::throw_away;
+
+    async fn one(client: &Client, sql: &str) -> String {
+        client.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    const BACKEND: &str = "select pg_backend_pid()::text";
+
+    #[tokio::test]
+    async fn the_transaction_of_a_dropped_lease_is_seen_by_nobody() {
+        let Some((_place, cluster)) = throw_away().await else {
+            return;
+        };
+        let pool = pool(&cluster.target("postgres"), "rowcast test", 1);
+        let lease = Lease::take(&pool).await.unwrap();
+        let first = one(&lease, BACKEND).await;
+        lease.batch_execute("create table t (n int)").await.unwrap();
+        lease.give_back();
+
+        let lease = Lease::take(&pool).await.unwrap();
+        assert_eq!(one(&lease, BACKEND).await, first, "given back is reused");
+        let half_done = "begin; insert into t values (1)";
+        lease.batch_execute(half_done).await.unwrap();
+        drop(lease);
+
+        let lease = Lease::take(&pool).await.unwrap();
+        assert_ne!(one(lease.client(), BACKEND).await, first);
+        // Outside a transaction this commits nothing; in the other one's it would the insert.
+        lease.batch_execute("commit").await.unwrap();
+        assert_eq!(one(&lease, "select count(*)::text from t").await, "0");
+        cluster.stop().await;
+    }
+
+    #[tokio::test]
+    async fn every_session_formats_alike() {
+        let Some((_place, cluster)) = throw_away().await else {
+            return;
+        };
+        let target = cluster.target("postgres");
+        let (client, connection) = target.connect("rowcast test").await.unwrap();
+        tokio::spawn(connection);
+        client
+            .batch_execute(
+                "alter database postgres set timezone = 'Asia/Tokyo'; \
+                 alter database postgres set datestyle = 'German'",
+            )
+            .await
+            .unwrap();
+        let pool = pool(&target, "rowcast test", 1);
+        let lease = Lease::take(&pool).await.unwrap();
+        let time = "select timestamptz '2026-11-23 12:00:00Z' || ' ' || interval '1 day'";
+        assert_eq!(one(&lease, time).await, "2026-11-23 12:00:00+00 P1D");
+        assert_eq!(one(&lease, "show application_name").await, "rowcast test");
+        cluster.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_full_pool_and_an_absent_database_are_errors_within_seconds() {
+        let Some((_place, cluster)) = throw_away().await else {
+            return;
+        };
+        let pool = pool(&cluster.target("postgres"), "rowcast test", 1);
+        let lease = Lease::take(&pool).await.unwrap();
+        let begun = std::time::Instant::now();
+        let refused = Lease::take(&pool).await.unwrap_err();
+        assert!(matches!(refused, PoolError::Timeout(TimeoutType::Wait)));
+        assert!(begun.elapsed() < WAIT * 2);
+        drop(lease);
+        cluster.stop().await;
+        let refused = Lease::take(&pool).await.unwrap_err();
+        assert!(matches!(refused, PoolError::Backend(_)));
+    }
+}

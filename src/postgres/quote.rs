@@ -1,0 +1,62 @@
+//! Names in SQL text. Values are always parameters and never come here.
+
+use std::fmt::Write;
+
+/// A name as a quoted identifier: `a"b` becomes `"a""b"`.
+///
+/// NUL cannot occur: PostgreSQL has no such names, and the callers take theirs from its catalogue.
+#[must_use]
+pub fn identifier(name: &str) -> String {
+    let mut quoted = String::with_capacity(name.len() + 2);
+    quoted.push('"');
+    for c in name.chars() {
+        if c == '"' {
+            quoted.push('"');
+        }
+        quoted.push(c);
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// `"schema"."table"`.
+#[must_use]
+pub fn qualified(schema: &str, name: &str) -> String {
+    format!("{}.{}", identifier(schema), identifier(name))
+}
+
+/// A string constant for the few places where PostgreSQL takes no parameter (`row_to_json` member
+/// names, `notify`). Backslashes stay as they are: `standard_conforming_strings` is on by default
+/// since 9.1, and an escape string is used when there is one, so both settings read the same.
+#[must_use]
+pub fn literal(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 3);
+    if text.contains('\\') {
+        quoted.push_str(" E");
+    }
+    quoted.push('\'');
+    for c in text.chars() {
+        match c {
+            '\'' => quoted.push_str("''"),
+            '\\' => quoted.push_str("\\\\"),
+            c => {
+                let _infallible = quoted.write_char(c);
+            }
+        }
+    }
+    quoted.push('\'');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_are_doubled() {
+        assert_eq!(identifier("a\"b"), "\"a\"\"b\"");
+        assert_eq!(qualified("s", "t\n"), "\"s\".\"t\n\"");
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal("a\\'"), " E'a\\\\'''");
+    }
+}

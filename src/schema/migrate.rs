@@ -1,0 +1,173 @@
+//! Installing and upgrading the schema `rowcast`.
+//!
+//! `sql/` is history: each file runs once, in order. `triggers/` is the present: its functions are
+//! replaced as a whole when they differ. All in one transaction under an advisory lock, so that
+//! twenty relays that start together make one schema.
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::cursor::Name;
+
+/// History; a file's place in the list plus one is its version.
+const HISTORY: [&str; 1] = [include_str!("../../sql/0001_schema.sql")];
+
+const BELL: &str = include_str!("../../triggers/10_bell.sql");
+const BELL_OFF: &str = include_str!("../../triggers/11_bell_off.sql");
+const FUNCTIONS: [&str; 4] = [
+    include_str!("../../triggers/20_capture.sql"),
+    include_str!("../../triggers/30_message.sql"),
+    include_str!("../../triggers/40_watch.sql"),
+    include_str!("../../triggers/50_log.sql"),
+];
+
+/// Any number that nobody else uses; the second key tells what is locked.
+const LOCK: &str = "select pg_advisory_xact_lock(7094114, 0)";
+
+/// What was found and done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Installed {
+    /// Everything was in place.
+    Already,
+    /// The schema was made or changed.
+    Now,
+    /// A later version of Rowcast has been here; its functions were left alone.
+    Newer(i32),
+}
+
+/// Why the schema is not in place.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// The login may not do it.
+    #[error("the login may not install the schema rowcast")]
+    Forbidden(#[source] tokio_postgres::Error),
+    /// `PostgreSQL` before 15.
+    #[error("PostgreSQL {0} is too old; 15 or later is needed")]
+    TooOld(String),
+    /// Anything else.
+    #[error("the schema rowcast could not be installed")]
+    Query(#[source] tokio_postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for MigrateError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.code() {
+            Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Self::Forbidden(error),
+            _ => Self::Query(error),
+        }
+    }
+}
+
+/// Everything as one script, for somebody with more rights to run.
+#[must_use]
+pub fn script(bell: bool) -> String {
+    let mut script = String::from("begin;\n");
+    for sql in HISTORY {
+        script.push_str(sql);
+    }
+    script.push_str(&functions(bell));
+    script.push_str("commit;\n");
+    script
+}
+
+fn functions(bell: bool) -> String {
+    let mut functions = vec![BELL];
+    if !bell {
+        functions.push(BELL_OFF);
+    }
+    functions.extend(FUNCTIONS);
+    let mut sql = functions.join("\n");
+    let digest = Name::of(functions).to_string();
+    // The digest is ours and holds no quote.
+    sql.push_str(&format!(
+        "\nupdate rowcast.state set functions = '{digest}';\n"
+    ));
+    sql
+}
+
+/// Installs what is missing. `bell` says whether writers ring.
+///
+/// # Errors
+/// [`MigrateError`]; nothing was changed then.
+pub async fn migrate(client: &Client, bell: bool) -> Result<Installed, MigrateError> {
+    let server = client
+        .query_one(
+            "select current_setting('server_version_num')::int, version()",
+            &[],
+        )
+        .await?;
+    if server.get::<_, i32>(0) < 150_000 {
+        return Err(MigrateError::TooOld(server.get(1)));
+    }
+    let wanted = functions(bell);
+    if let Some((version, digest)) = version(client).await?
+        && let Some(found) = settled(version, &digest, &wanted)
+    {
+        return Ok(found);
+    }
+    client.batch_execute("begin").await?;
+    match steps(client, &wanted).await {
+        Ok(found) => {
+            client.batch_execute("commit").await?;
+            Ok(found)
+        }
+        Err(error) => {
+            client.batch_execute("rollback").await?;
+            Err(error.into())
+        }
+    }
+}
+
+async fn steps(client: &Client, wanted: &str) -> Result<Installed, tokio_postgres::Error> {
+    client.batch_execute(LOCK).await?;
+    let (version, digest) = version(client).await?.unwrap_or_default();
+    if let Some(found) = settled(version, &digest, wanted) {
+        return Ok(found);
+    }
+    let done = usize::try_from(version).unwrap_or(0);
+    for sql in HISTORY.iter().skip(done) {
+        client.batch_execute(sql).await?;
+    }
+    client.batch_execute(wanted).await?;
+    let version = i32::try_from(HISTORY.len()).unwrap_or(i32::MAX);
+    client
+        .execute("update rowcast.state set version = $1", &[&version])
+        .await?;
+    Ok(Installed::Now)
+}
+
+/// Whether there is nothing to do.
+fn settled(version: i32, digest: &str, wanted: &str) -> Option<Installed> {
+    let ours = i32::try_from(HISTORY.len()).unwrap_or(i32::MAX);
+    match version {
+        newer if newer > ours => Some(Installed::Newer(newer)),
+        same if same == ours && wanted.contains(&format!("'{digest}'")) && !digest.is_empty() => {
+            Some(Installed::Already)
+        }
+        _ => None,
+    }
+}
+
+/// Version and digest of the functions, if the schema is there.
+async fn version(client: &Client) -> Result<Option<(i32, String)>, tokio_postgres::Error> {
+    let there = client
+        .query_one("select to_regclass('rowcast.state') is not null", &[])
+        .await?;
+    if !there.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let state = client
+        .query_opt("select version, functions from rowcast.state", &[])
+        .await?;
+    Ok(state.map(|row| (row.get(0), row.get(1))))
+}
+
+/// Removes everything: triggers, schema, and the roles if no other database uses them.
+///
+/// # Errors
+/// `PostgreSQL`'s answer; nothing was changed then.
+pub async fn uninstall(client: &Client) -> Result<(), tokio_postgres::Error> {
+    client
+        .batch_execute(include_str!("../../sql/uninstall.sql"))
+        .await
+}

@@ -1,0 +1,6 @@
+//! The database's side of Rowcast: its own schema, and what it knows of the others.
+
+pub mod catalog;
+pub mod migrate;
+pub mod upkeep;
+pub mod watch;

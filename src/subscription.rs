@@ -1,0 +1,643 @@
+//! One screen's stream: history, then live.
+//!
+//! A [`Subscription`] is pulled by the connection when its socket is ready, and keeps no more than
+//! one answer's worth of frames. It promises that what it hands out is a snapshot or the net effect
+//! of everything missed, then every later event once, each under a token from which any relay can
+//! go on. It knows events and tokens, not HTTP.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tracing::debug;
+
+use crate::backoff::Backoff;
+use crate::cursor::{Cursor, Name, START, Token};
+use crate::event::{Element, Transaction};
+use crate::feed::{Feed, Joined, NotYet};
+use crate::health::Health;
+use crate::hub::{Lagged, Subscriber};
+use crate::log::{self, Bounds};
+use crate::metrics::{Answer, Metrics, Reason};
+use crate::postgres::pool::{Lease, Pool};
+use crate::schema::catalog::Handle;
+use crate::shutdown::{Guard, Shutdown};
+use crate::sse;
+use crate::view::snapshot::{self, SnapshotError};
+use crate::view::{Channel, Delivery, View};
+
+/// A screen that hears nothing for 12 s calls itself stale, so two of these may get lost.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Reconnection time told at the start, in milliseconds.
+const RETRY: u64 = 1000;
+/// A screen that missed more than this reads its state anew.
+const CATCH_UP_BYTES: usize = 4 << 20;
+/// How long a stream that lost its view tries to get it back. Less than the 12 s of silence after
+/// which a screen calls itself stale.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Items taken from a topic at a time.
+const TAKE: usize = 64;
+
+/// Makes the view of a stream from its request, also when the table has changed meanwhile.
+pub type Opener = Arc<dyn Fn() -> BoxFuture<'static, Result<View, Unavailable>> + Send + Sync>;
+
+/// Why a stream cannot show anything now, though it may later.
+#[derive(Debug, Clone)]
+pub struct Unavailable {
+    /// The body of an error in `PostgREST`'s shape, as JSON.
+    pub body: String,
+    /// It may be over in a moment: worth trying again within the same stream.
+    pub passing: bool,
+}
+
+/// What a subscription needs of the rest.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Where events come from.
+    pub feed: Arc<Feed>,
+    /// Connections for snapshots and for reading the log.
+    pub pool: Pool,
+    /// What the tables look like.
+    pub catalog: Arc<Handle>,
+    /// Whether the feed has the log in hand.
+    pub health: Arc<Health>,
+    /// Told what is handed out.
+    pub metrics: Arc<Metrics>,
+    /// Ends every stream.
+    pub shutdown: Shutdown,
+    /// How snapshots are read.
+    pub snapshots: snapshot::Limits,
+    /// Formats an error of the relay's own for the `error` member of a control.
+    pub explain: fn(Trouble) -> Unavailable,
+}
+
+/// What can be wrong with a stream that was well asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The feed has never reached the database.
+    #[error(transparent)]
+    NotYet(#[from] NotYet),
+    /// The state could not be read.
+    #[error(transparent)]
+    Snapshot(#[from] Arc<SnapshotError>),
+}
+
+/// What is streamed.
+pub enum Source {
+    /// Rows of a view, which this makes.
+    View(Opener),
+    /// Messages of a channel.
+    Channel(String),
+}
+
+/// A stream of frames for one connection.
+pub struct Subscription {
+    parts: Parts,
+    source: Source,
+    queue: VecDeque<Bytes>,
+    phase: Phase,
+    fresh: watch::Receiver<bool>,
+    heartbeat: Interval,
+    columns: Option<String>,
+    present: Present,
+}
+
+enum Phase {
+    /// Nothing is shown yet. The token that the client brought, and the view if it was made already.
+    Opening(Option<String>, Option<View>),
+    Live(Live),
+    Ended,
+}
+
+struct Live {
+    shown: Shown,
+    epoch: Name,
+    subscriber: Subscriber<Delivery>,
+    /// What the connection was given so far.
+    sent: Arc<Cursor>,
+    /// `sent` is the feed's own cursor after some transaction, so its frames can be shared.
+    in_step: bool,
+}
+
+enum Shown {
+    View(Arc<View>),
+    Channel(Arc<Channel>),
+}
+
+impl Shown {
+    fn name(&self) -> Name {
+        match self {
+            Self::View(view) => view.name(),
+            Self::Channel(channel) => channel.name,
+        }
+    }
+}
+
+/// Counts the stream while it is there, and tidies up behind it.
+struct Present {
+    metrics: Arc<Metrics>,
+    feed: Arc<Feed>,
+    _guard: Guard,
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.metrics.subscribers.dec();
+        self.feed.leave();
+    }
+}
+
+impl Subscription {
+    /// A stream of `source` for a client that brought `token`. `view` is the first thing the opener
+    /// would make, where the caller has made it already.
+    #[must_use]
+    pub fn new(parts: Parts, source: Source, token: Option<String>, view: Option<View>) -> Self {
+        parts.metrics.subscribers.inc();
+        parts.metrics.subscriptions.inc();
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let present = Present {
+            metrics: Arc::clone(&parts.metrics),
+            feed: Arc::clone(&parts.feed),
+            _guard: parts.shutdown.guard(),
+        };
+        let mut fresh = parts.health.watch_fresh();
+        fresh.mark_unchanged();
+        Self {
+            queue: VecDeque::from([Bytes::from_static(sse::COMMENT.as_bytes())]),
+            phase: Phase::Opening(token, view),
+            fresh,
+            heartbeat,
+            columns: None,
+            present,
+            parts,
+            source,
+        }
+    }
+
+    /// A stream that only says why it cannot be, and ends. `token` stays the client's.
+    #[must_use]
+    pub fn unavailable(token: Option<&str>, why: &Unavailable) -> Bytes {
+        let mut frame = sse::COMMENT.to_owned();
+        let id = token.filter(|token| is_id(token)).unwrap_or(START);
+        let retry = fastrand::u64(2000..5000);
+        let body = sse::control(
+            Some(retry),
+            id,
+            &format!(r#"{{"upToDate":false,"error":{}}}"#, why.body),
+        );
+        frame.push_str(&String::from_utf8_lossy(&body));
+        frame.into()
+    }
+
+    /// The next bytes to write; `None` at the end. Cancel safe only as far as a body needs it: a
+    /// call that was dropped is not followed by another.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(frame) = self.queue.pop_front() {
+                self.parts.metrics.events.inc();
+                self.parts.metrics.event_bytes.inc_by(frame.len() as u64);
+                return Some(frame);
+            }
+            match std::mem::replace(&mut self.phase, Phase::Ended) {
+                Phase::Opening(token, view) => {
+                    let shutdown = self.parts.shutdown.clone();
+                    tokio::select! {
+                        biased;
+                        opened = self.open(token.as_deref(), view, Some(RETRY)) => match opened {
+                            Ok(live) => self.phase = Phase::Live(live),
+                            Err(why) => {
+                                let frame = Self::unavailable(token.as_deref(), &why);
+                                self.queue.push_back(frame.slice(sse::COMMENT.len()..));
+                            }
+                        },
+                        _grace = shutdown.begun() => {}
+                    }
+                }
+                Phase::Live(live) => self.live(live).await,
+                Phase::Ended => return None,
+            }
+        }
+    }
+
+    /// Waits for one thing to happen and queues what there is to say of it.
+    async fn live(&mut self, mut live: Live) {
+        let shutdown = self.parts.shutdown.clone();
+        tokio::select! {
+            biased;
+            grace = shutdown.begun() => return self.close(live, grace).await,
+            () = live.subscriber.changed() => {
+                if let Some(live) = self.deliver(live).await {
+                    self.phase = Phase::Live(live);
+                }
+                return;
+            }
+            changed = self.fresh.changed() => if changed.is_err() { return },
+            _tick = self.heartbeat.tick() => {}
+        }
+        // The position first, then everything that came before it was set: a control never
+        // overtakes an event.
+        let position = self.parts.feed.position();
+        let Some(mut live) = self.deliver(live).await else {
+            return;
+        };
+        if let Some(position) = position.filter(|position| position.epoch == live.epoch) {
+            live.sent = merge(&live.sent, &position.cursor);
+        }
+        self.queue.push_back(self.control(&live, None, ""));
+        self.phase = Phase::Live(live);
+    }
+
+    /// Queues everything that waits. `None` when the stream is over.
+    async fn deliver(&mut self, mut live: Live) -> Option<Live> {
+        loop {
+            let items = match live.subscriber.take(TAKE) {
+                Ok(items) if items.is_empty() => return Some(live),
+                Ok(items) => items,
+                Err(Lagged) => {
+                    self.count_drop("lagged");
+                    let token = token(&live).to_string();
+                    return self.reopen(live, Some(token)).await;
+                }
+            };
+            for item in items {
+                match item {
+                    Delivery::Event(event) => {
+                        if live.sent.is_done(event.xid) {
+                            continue;
+                        }
+                        self.observe(event.at);
+                        let in_step = live.in_step || event.cursor.covers(&live.sent);
+                        if live.in_step {
+                            live.sent = Arc::clone(&event.cursor);
+                            self.queue.push_back(event.frame.clone());
+                        } else {
+                            live.sent = merge(&live.sent, &event.cursor);
+                            let head = sse::head(None, "data", &token(&live).to_string());
+                            self.queue.push_back(head.into());
+                            self.queue.push_back(event.frame.slice(event.body..));
+                        }
+                        live.in_step = in_step;
+                    }
+                    // Without a place in the log of its own, it leaves the client where it is.
+                    Delivery::Notify(body) => {
+                        let head = sse::head(None, "data", &token(&live).to_string());
+                        self.queue.push_back(head.into());
+                        self.queue.push_back(body);
+                    }
+                    Delivery::Reset(reason) => {
+                        debug!(reason, "stream starts over");
+                        return self.reopen(live, Some(START.to_owned())).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins again within the same stream, from `token`. A database that is just coming back gets
+    /// a few seconds before the stream gives up.
+    async fn reopen(&mut self, live: Live, token: Option<String>) -> Option<Live> {
+        drop(live);
+        let begun = Instant::now();
+        let mut backoff = Backoff::new();
+        loop {
+            match self.open(token.as_deref(), None, None).await {
+                Ok(live) => return Some(live),
+                Err(why) if why.passing && begun.elapsed() < PATIENCE => {
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff.delay()) => {}
+                        _grace = self.parts.shutdown.begun() => return None,
+                    }
+                }
+                Err(why) => {
+                    self.count_drop("unavailable");
+                    let frame = Self::unavailable(token.as_deref(), &why);
+                    self.queue.push_back(frame.slice(sse::COMMENT.len()..));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Joins, and queues what the client needs to be where the feed is.
+    async fn open(
+        &mut self,
+        token: Option<&str>,
+        view: Option<View>,
+        retry: Option<u64>,
+    ) -> Result<Live, Unavailable> {
+        match &self.source {
+            Source::Channel(channel) => {
+                let channel = channel.clone();
+                self.open_channel(&channel, token, retry).await
+            }
+            Source::View(opener) => {
+                let view = match view {
+                    Some(view) => view,
+                    None => opener().await?,
+                };
+                self.open_view(view, token, retry).await
+            }
+        }
+    }
+
+    async fn open_view(
+        &mut self,
+        view: View,
+        token: Option<&str>,
+        retry: Option<u64>,
+    ) -> Result<Live, Unavailable> {
+        let brought = token.map(|text| text.parse::<Token>().ok());
+        let name = view.name();
+        let from = brought
+            .as_ref()
+            .and_then(Option::as_ref)
+            .filter(|token| token.view == name);
+        let joined = self
+            .parts
+            .feed
+            .join_view(view, from.map(|token| &token.cursor));
+        let (view, joined) = joined.map_err(|error| self.explain(error.into()))?;
+        if let Some(from) = from
+            && let Some(caught) = self.missed(&joined, from).await
+        {
+            let folded = log::fold(caught.missed.iter().map(AsRef::as_ref), view.table().oid);
+            if !folded.unknown && folded.bytes <= CATCH_UP_BYTES {
+                let truncated = folded.truncated;
+                let changes = folded.changes();
+                let elements = view.told(
+                    truncated,
+                    changes.iter().map(|(xid, change)| (*xid, change)),
+                );
+                if let Ok(elements) = elements {
+                    self.answer(caught.source);
+                    let live = joined_at(
+                        Shown::View(Arc::clone(&view)),
+                        joined,
+                        &from.cursor,
+                        &caught.until,
+                    );
+                    let body = (!elements.is_empty()).then(|| view.encode(&elements));
+                    self.caught_up(&live, body, retry);
+                    return Ok(live);
+                }
+            }
+        }
+        if token.is_some() {
+            self.answer("reset");
+        }
+        self.open_fresh(&view, joined, token.is_some(), retry).await
+    }
+
+    /// A snapshot, with a reset in front for a client that may hold something else.
+    async fn open_fresh(
+        &mut self,
+        view: &Arc<View>,
+        joined: Joined,
+        reset: bool,
+        retry: Option<u64>,
+    ) -> Result<Live, Unavailable> {
+        let snapshot =
+            snapshot::read(view, &self.parts.pool, &joined.place, &self.parts.snapshots).await;
+        let snapshot = snapshot.map_err(|error| self.explain(error.into()))?;
+        if snapshot.epoch != Some(joined.epoch) {
+            return Err(self.explain(NotYet.into()));
+        }
+        let live = Live {
+            shown: Shown::View(Arc::clone(view)),
+            epoch: joined.epoch,
+            subscriber: view.topic().subscribe_at(snapshot.position),
+            sent: Arc::clone(&snapshot.cursor),
+            in_step: false,
+        };
+        self.schema(view, &live);
+        let last = snapshot.pieces.len() - 1;
+        let end = token(&live).to_string();
+        for (place, piece) in snapshot.pieces.iter().enumerate() {
+            let id = if place == last { end.as_str() } else { START };
+            let retry = retry.filter(|_| place == 0);
+            let piece = if place == 0 && reset {
+                &snapshot.reset
+            } else {
+                piece
+            };
+            self.queue.push_back(sse::head(retry, "data", id).into());
+            self.queue.push_back(piece.clone());
+        }
+        self.queue.push_back(self.control(&live, None, ""));
+        Ok(live)
+    }
+
+    async fn open_channel(
+        &mut self,
+        channel: &str,
+        token: Option<&str>,
+        retry: Option<u64>,
+    ) -> Result<Live, Unavailable> {
+        let brought = token.map(|text| text.parse::<Token>().ok());
+        let name = Channel::new(channel).name;
+        let from = brought
+            .as_ref()
+            .and_then(Option::as_ref)
+            .filter(|token| token.view == name);
+        let joined = self
+            .parts
+            .feed
+            .join_channel(channel, from.map(|token| &token.cursor));
+        let (channel, joined) = joined.map_err(|error| self.explain(error.into()))?;
+        if let Some(from) = from
+            && let Some(caught) = self.missed(&joined, from).await
+            && !caught
+                .missed
+                .iter()
+                .any(|transaction| transaction.reset_all)
+        {
+            self.answer(caught.source);
+            let missed: Vec<&Transaction> = caught.missed.iter().map(AsRef::as_ref).collect();
+            let body = channel.encode(&missed);
+            let live = joined_at(Shown::Channel(channel), joined, &from.cursor, &caught.until);
+            self.caught_up(&live, body, retry);
+            return Ok(live);
+        }
+        // Messages have no state to read anew: a client that may have missed some is told so.
+        let reset = token.is_some().then(|| {
+            self.answer("reset");
+            let mut array = sse::Array::new(&channel.channel);
+            array.push(&Element::Reset);
+            array.finish()
+        });
+        let cursor = Arc::clone(&joined.cursor);
+        let live = joined_at(Shown::Channel(channel), joined, &cursor, &cursor);
+        self.caught_up(&live, reset, retry);
+        Ok(live)
+    }
+
+    /// What somebody at `from` missed, from memory or from the log. `None` when it cannot be told.
+    async fn missed(&self, joined: &Joined, from: &Token) -> Option<CaughtUp> {
+        if from.epoch != joined.epoch {
+            return None;
+        }
+        if let Some(missed) = &joined.missed {
+            return Some(CaughtUp {
+                source: "ring",
+                missed: missed.clone(),
+                until: Arc::clone(&joined.cursor),
+            });
+        }
+        let lease = Lease::take(&self.parts.pool).await.ok()?;
+        let catalog = self.parts.catalog.current();
+        let batch = log::read(
+            &lease,
+            &joined.place,
+            &from.cursor,
+            &catalog,
+            Bounds::default(),
+        )
+        .await
+        .ok()?;
+        lease.give_back();
+        let trimmed = batch
+            .horizon
+            .as_ref()
+            .is_some_and(|horizon| !from.cursor.covers(horizon));
+        let future = !batch.end.covers(&from.cursor);
+        if trimmed || future || batch.epoch != Some(joined.epoch) {
+            return None;
+        }
+        Some(CaughtUp {
+            source: "log",
+            missed: batch.transactions,
+            until: Arc::new(batch.end),
+        })
+    }
+
+    /// Queues one event with everything missed, and a control either way.
+    fn caught_up(&mut self, live: &Live, body: Option<Bytes>, retry: Option<u64>) {
+        let retry_of_control = if body.is_some() { None } else { retry };
+        if let Some(body) = body {
+            let head = sse::head(retry, "data", &token(live).to_string());
+            self.queue.push_back(head.into());
+            self.queue.push_back(body);
+        }
+        self.queue
+            .push_back(self.control(live, retry_of_control, ""));
+    }
+
+    /// Tells the columns when they are not what they were in this stream.
+    fn schema(&mut self, view: &View, live: &Live) {
+        let member = |(name, kind)| serde_json::json!({"name": name, "type": kind});
+        let schema: Vec<serde_json::Value> = view.schema().into_iter().map(member).collect();
+        let schema = serde_json::Value::from(schema).to_string();
+        if self.columns.as_ref().is_some_and(|known| *known != schema) {
+            let control = self.control_at(START, None, &format!(r#","schema":{schema}"#));
+            self.queue.push_back(control);
+        }
+        let _at_the_start_of_its_snapshot = live;
+        self.columns = Some(schema);
+    }
+
+    async fn close(&mut self, live: Live, grace: Duration) {
+        // Spread, so that browsers do not all come back in the same second; a few need no spreading.
+        let streams = u64::try_from(self.parts.metrics.subscribers.get()).unwrap_or(0);
+        let spread = grace.min(Duration::from_millis(streams.saturating_mul(2)));
+        tokio::time::sleep(spread.mul_f64(fastrand::f64())).await;
+        let retry = 200 + fastrand::u64(0..=800 + streams * 2);
+        self.count_drop("shutdown");
+        self.queue
+            .push_back(self.control(&live, Some(retry), r#","closing":true"#));
+    }
+
+    fn control(&self, live: &Live, retry: Option<u64>, more: &str) -> Bytes {
+        self.control_at(&token(live).to_string(), retry, more)
+    }
+
+    fn control_at(&self, id: &str, retry: Option<u64>, more: &str) -> Bytes {
+        let health = &self.parts.health;
+        let lag = health.lag().map_or(0, |lag| lag.as_millis());
+        let json = format!(
+            r#"{{"upToDate":{},"lag_ms":{lag}{more}}}"#,
+            health.is_fresh()
+        );
+        sse::control(retry, id, &json)
+    }
+
+    fn explain(&self, trouble: Trouble) -> Unavailable {
+        (self.parts.explain)(trouble)
+    }
+
+    fn answer(&self, result: &'static str) {
+        self.parts
+            .metrics
+            .resumes
+            .get_or_create(&Answer { result })
+            .inc();
+    }
+
+    fn count_drop(&self, reason: &'static str) {
+        self.present
+            .metrics
+            .dropped_subscribers
+            .get_or_create(&Reason { reason })
+            .inc();
+    }
+
+    /// From the trigger's clock to here. The two clocks are one where the database is on this
+    /// machine; elsewhere the figure holds their difference too.
+    fn observe(&self, at: Timestamp) {
+        let seconds = Timestamp::now().duration_since(at).as_secs_f64();
+        self.parts.metrics.commit_to_write.observe(seconds.max(0.0));
+    }
+}
+
+/// What a returning client missed.
+struct CaughtUp {
+    source: &'static str,
+    missed: Vec<Arc<Transaction>>,
+    /// With `missed`, the client has everything done here.
+    until: Arc<Cursor>,
+}
+
+fn joined_at(shown: Shown, joined: Joined, from: &Cursor, until: &Arc<Cursor>) -> Live {
+    let sent = if until.covers(from) {
+        Arc::clone(until)
+    } else {
+        Arc::new(until.union(from))
+    };
+    Live {
+        shown,
+        epoch: joined.epoch,
+        in_step: sent == joined.cursor,
+        subscriber: joined.subscriber,
+        sent,
+    }
+}
+
+fn token(live: &Live) -> Token {
+    Token {
+        epoch: live.epoch,
+        view: live.shown.name(),
+        cursor: (*live.sent).clone(),
+    }
+}
+
+/// Everything done in either. Mostly one covers the other.
+fn merge(sent: &Arc<Cursor>, newer: &Arc<Cursor>) -> Arc<Cursor> {
+    if newer.covers(sent) {
+        Arc::clone(newer)
+    } else {
+        Arc::new(sent.union(newer))
+    }
+}
+
+/// Whether a client's text may be written back as an id.
+fn is_id(text: &str) -> bool {
+    text.len() <= 4096
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}

@@ -1,0 +1,209 @@
+//! The state of a view at one moment, and sharing it.
+//!
+//! The snapshot is the first thing its transaction asks for and the rows are read in it, so a
+//! screen that continues from there has no gap and no duplicate. Requests that come while one is
+//! read share it, and with it the position in the topic from which to go on.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt, Shared};
+use futures::{StreamExt, pin_mut};
+use tokio_postgres::types::ToSql;
+
+use super::View;
+use super::image::Undecided;
+use crate::cursor::{Cursor, Name};
+use crate::event::Element;
+use crate::log::Place;
+use crate::postgres::pool::{Pool, PoolError};
+use crate::postgres::transaction::{BeginError, Mode, Transaction};
+
+/// Bytes after which a piece of a snapshot is closed.
+const PIECE: usize = 128 << 10;
+
+/// A view's state.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Where its rows were read.
+    pub cursor: Arc<Cursor>,
+    /// In which life of the transaction counter.
+    pub epoch: Option<Name>,
+    /// Where in the view's topic to go on; what is done in `cursor` is to be skipped.
+    pub position: u64,
+    /// The data lines of its events: marks and rows. Never empty.
+    pub pieces: Vec<Bytes>,
+    /// The first piece with a reset in front.
+    pub reset: Bytes,
+}
+
+/// Why there is no snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// No connection.
+    #[error("no connection for reading the view")]
+    Connect(#[from] PoolError),
+    /// PostgreSQL's answer.
+    #[error("the view could not be read")]
+    Query(#[from] tokio_postgres::Error),
+    /// Rows are not as the catalogue says.
+    #[error("the view's table has changed")]
+    Changed(#[from] Undecided),
+    /// More than is kept in memory for one view.
+    #[error("the view holds more than {0} bytes")]
+    TooLarge(usize),
+    /// A snapshot in another form, or none.
+    #[error("the database gave no snapshot")]
+    NoSnapshot,
+}
+
+impl From<BeginError> for SnapshotError {
+    fn from(error: BeginError) -> Self {
+        match error {
+            BeginError::Connect(error) => Self::Connect(error),
+            BeginError::Database(error) => Self::Query(error),
+        }
+    }
+}
+
+type Reading = Shared<BoxFuture<'static, Result<Arc<Snapshot>, Arc<SnapshotError>>>>;
+
+/// The read in flight, if any.
+#[derive(Default)]
+pub(super) struct Flight(Mutex<Option<Reading>>);
+
+impl std::fmt::Debug for Flight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Flight")
+    }
+}
+
+/// How snapshots are read.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of rows.
+    pub bytes: usize,
+    /// `statement_timeout` of the read.
+    pub timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bytes: 64 << 20,
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Reads the state of `view`, or waits for the read that is in flight. The view must be registered
+/// with the feed before, or events between the two would get lost.
+///
+/// # Errors
+/// [`SnapshotError`], shared by all who waited.
+pub async fn read(
+    view: &Arc<View>,
+    pool: &Pool,
+    place: &Place,
+    limits: &Limits,
+) -> Result<Arc<Snapshot>, Arc<SnapshotError>> {
+    let reading = {
+        let mut flight = view.snapshots.0.lock().expect("no panic while held");
+        match flight.as_ref().filter(|reading| reading.peek().is_none()) {
+            Some(reading) => reading.clone(),
+            None => {
+                let (view, pool, place, limits) = (
+                    Arc::clone(view),
+                    pool.clone(),
+                    place.clone(),
+                    limits.clone(),
+                );
+                let reading = async move {
+                    let position = view.topic.end();
+                    query(&view, &pool, &place, &limits, position)
+                        .await
+                        .map(Arc::new)
+                        .map_err(Arc::new)
+                };
+                let reading = reading.boxed().shared();
+                *flight = Some(reading.clone());
+                reading
+            }
+        }
+    };
+    let result = reading.await;
+    // Whoever comes next reads anew: nobody is served a state from before he asked.
+    let mut flight = view.snapshots.0.lock().expect("no panic while held");
+    if flight
+        .as_ref()
+        .is_some_and(|reading| reading.peek().is_some())
+    {
+        *flight = None;
+    }
+    result
+}
+
+async fn query(
+    view: &View,
+    pool: &Pool,
+    place: &Place,
+    limits: &Limits,
+    position: u64,
+) -> Result<Snapshot, SnapshotError> {
+    let transaction = Transaction::begin(pool, Mode::Snapshot, limits.timeout).await?;
+    let head = "select pg_current_snapshot()::text, (select uuid::text from rowcast.epoch)";
+    let head = transaction.query_typed(head, &[]).await?;
+    let head = head.first().ok_or(SnapshotError::NoSnapshot)?;
+    let cursor =
+        Cursor::from_pg_snapshot(head.try_get(0)?).map_err(|_| SnapshotError::NoSnapshot)?;
+    let uuid: Option<&str> = head.try_get(1)?;
+    let parameters = view
+        .definition
+        .parameters
+        .iter()
+        .map(|value| value as &(dyn ToSql + Sync));
+    let rows = transaction
+        .query_raw(&view.definition.sql, parameters)
+        .await?;
+    pin_mut!(rows);
+    let mut pieces = Vec::new();
+    let mut array = view.array();
+    array.push(&Element::SnapshotStart);
+    let mut total = 0;
+    while let Some(row) = rows.next().await {
+        let row = row?;
+        let text: &str = row.try_get(0)?;
+        total += text.len();
+        if total > limits.bytes {
+            return Err(SnapshotError::TooLarge(limits.bytes));
+        }
+        array.push(&view.row(text)?);
+        if array.bytes() > PIECE {
+            pieces.push(std::mem::replace(&mut array, view.array()).finish());
+        }
+    }
+    array.push(&Element::SnapshotEnd);
+    pieces.push(array.finish());
+    transaction.commit().await?;
+    Ok(Snapshot {
+        cursor: Arc::new(cursor),
+        epoch: uuid.map(|uuid| place.epoch(uuid)),
+        position,
+        reset: with_reset(&pieces[0]),
+        pieces,
+    })
+}
+
+/// The array with a reset as its first element.
+fn with_reset(piece: &Bytes) -> Bytes {
+    let mut reset = sse_reset();
+    let rest = piece.strip_prefix(b"data: [".as_slice()).unwrap_or(piece);
+    let _infallible = reset.write_str(&String::from_utf8_lossy(rest));
+    reset.into()
+}
+
+fn sse_reset() -> String {
+    String::from("data: [\ndata: {\"headers\":{\"control\":\"reset\"}},")
+}

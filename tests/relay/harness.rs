@@ -1,0 +1,526 @@
+//! The real relay on a free port, a database of its own for each test, and clients.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rowcast::postgres::embedded::{Cluster, Options, running};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio_postgres::{Client, NoTls};
+
+/// Generous: a test asserts behaviour, and benchmarks measure time.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A throw-away PostgreSQL. It dies with this process.
+pub struct Server {
+    pub cluster: Cluster,
+    pub directory: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts one with these settings.
+    pub async fn start(settings: &[(&str, &str)]) -> Self {
+        // Root's own temp directory may be closed to PostgreSQL's user; this one is not.
+        let directory = tempfile::Builder::new()
+            .prefix("rowcast-test")
+            .tempdir_in("/tmp")
+            .unwrap();
+        let options = Options {
+            data_dir: directory.path().join("d"),
+            durable: false,
+            extra_settings: settings
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+            max_connections: 100,
+            pg_bin: std::env::var_os("ROWCAST_PG_BIN").map(PathBuf::from),
+        };
+        let cluster = Cluster::start(options)
+            .await
+            .unwrap_or_else(|error| panic!("{}", error.told()));
+        Self { cluster, directory }
+    }
+
+    /// A new empty database.
+    pub async fn database(&self) -> Database {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let running = running(&self.directory.path().join("d")).expect("the cluster runs");
+        let url = |name: &str| {
+            format!(
+                "host={} port={} user=postgres dbname={name}",
+                running.socket_directory.display(),
+                running.port
+            )
+        };
+        let admin = connect(&url("postgres")).await;
+        admin
+            .batch_execute(&format!("create database {name}"))
+            .await
+            .unwrap();
+        Database {
+            url: url(&name),
+            name,
+        }
+    }
+}
+
+/// One PostgreSQL for all tests of this process that do not harm it. It lives in a runtime of its
+/// own, since each test's runtime ends with the test.
+static SHARED: LazyLock<(tokio::runtime::Runtime, Server)> = LazyLock::new(|| {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let server = std::thread::scope(|scope| {
+        scope
+            .spawn(|| runtime.block_on(Server::start(&[])))
+            .join()
+            .unwrap()
+    });
+    (runtime, server)
+});
+
+/// A database of a test's own on the shared server.
+pub async fn database() -> Database {
+    SHARED.1.database().await
+}
+
+/// A database.
+#[derive(Clone)]
+pub struct Database {
+    /// For `--database-url`.
+    pub url: String,
+    pub name: String,
+}
+
+impl Database {
+    /// A plain connection, like any other service's.
+    pub async fn client(&self) -> Client {
+        connect(&self.url).await
+    }
+
+    /// Runs statements on a connection of its own.
+    pub async fn sql(&self, sql: &str) {
+        self.client()
+            .await
+            .batch_execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// The first column of the first row, as text.
+    pub async fn one(&self, sql: &str) -> String {
+        let rows = self.client().await.simple_query(sql).await.unwrap();
+        rows.iter()
+            .find_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            })
+            .unwrap_or_default()
+    }
+
+    /// A relay on it. The first one installs Rowcast.
+    pub async fn relay(&self) -> Relay {
+        Relay::start(self, &[]).await
+    }
+}
+
+/// A connection by a key-value string.
+pub async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// A running `rowcast serve`. Dropping it kills it.
+pub struct Relay {
+    pub child: Child,
+    /// `http://127.0.0.1:PORT`
+    pub url: String,
+}
+
+impl Relay {
+    /// Starts the real binary and waits until it says where it is.
+    pub async fn start(database: &Database, arguments: &[&str]) -> Self {
+        let mut child = command()
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--database-url",
+                &database.url,
+            ])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let url = tokio::time::timeout(DEADLINE * 2, async {
+            loop {
+                let line = lines
+                    .next_line()
+                    .await
+                    .unwrap()
+                    .expect("the relay says its address");
+                if let Some(url) = line.strip_prefix("api   ") {
+                    return url.trim_end_matches("/rest/v1/").to_owned();
+                }
+            }
+        })
+        .await
+        .expect("the relay starts");
+        Self { child, url }
+    }
+
+    /// `kill -9`.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Sends a signal by name, e.g. `TERM`.
+    pub async fn signal(&self, name: &str) {
+        signal(self.child.id().expect("it runs"), name).await;
+    }
+
+    /// A stream of this path, e.g. `/rest/v1/tasks`.
+    pub async fn stream(&self, path: &str) -> Stream {
+        Stream::open(&format!("{}{path}", self.url), None).await
+    }
+
+    /// A stream that goes on after this id.
+    pub async fn resume(&self, path: &str, id: &str) -> Stream {
+        Stream::open(&format!("{}{path}", self.url), Some(id)).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.request(Method::GET, path, &[], "").await
+    }
+
+    pub async fn post(&self, path: &str, body: &str) -> Answer {
+        self.request(
+            Method::POST,
+            path,
+            &[("content-type", "application/json")],
+            body,
+        )
+        .await
+    }
+
+    pub async fn patch(&self, path: &str, body: &str) -> Answer {
+        self.request(
+            Method::PATCH,
+            path,
+            &[("content-type", "application/json")],
+            body,
+        )
+        .await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.request(Method::DELETE, path, &[], "").await
+    }
+
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request
+            .body(Full::new(Bytes::from(body.to_owned())))
+            .unwrap();
+        let answer = tokio::time::timeout(DEADLINE, http().request(request))
+            .await
+            .expect("an answer in time")
+            .unwrap();
+        let (parts, body) = answer.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: String::from_utf8(body.to_vec()).unwrap(),
+        }
+    }
+}
+
+/// The binary, with nothing of our environment that would set it.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rowcast"));
+    for name in [
+        "DATABASE_URL",
+        "PGHOST",
+        "PGPORT",
+        "PGUSER",
+        "PGDATABASE",
+        "PGSERVICE",
+        "ROWCAST_LISTEN",
+        "ROWCAST_DATA_DIR",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Sends a signal to a process that this test started.
+pub async fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .status()
+        .await
+        .unwrap();
+    assert!(status.success(), "kill -{name} {pid}");
+}
+
+fn http() -> HttpClient<HttpConnector, Full<Bytes>> {
+    HttpClient::builder(TokioExecutor::new()).build_http()
+}
+
+/// A response that was read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: hyper::HeaderMap,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// `Rowcast-Txid`
+    pub fn txid(&self) -> &str {
+        self.header("rowcast-txid")
+    }
+}
+
+/// One dispatched event.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Event {
+    pub name: String,
+    pub id: String,
+    pub data: String,
+    pub retry: Option<u64>,
+}
+
+impl Event {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error}: {}", self.data))
+    }
+
+    /// The elements of a `data` event; none of others.
+    pub fn elements(&self) -> Vec<Value> {
+        if self.name == "data" {
+            self.json().as_array().unwrap().clone()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Whether an element has this `txid`.
+    pub fn has_txid(&self, txid: &str) -> bool {
+        self.elements()
+            .iter()
+            .any(|element| element["headers"]["txid"] == txid)
+    }
+}
+
+/// An EventSource in forty lines, written from the standard: the tests' own client.
+pub struct Stream {
+    pub status: StatusCode,
+    pub headers: hyper::HeaderMap,
+    body: Incoming,
+    rest: Vec<u8>,
+    ready: VecDeque<Event>,
+    pending: (String, Option<u64>, Vec<String>),
+    /// The last event id.
+    pub id: String,
+    /// Everything received, as it came.
+    pub raw: Vec<u8>,
+    pub ended: bool,
+}
+
+impl Stream {
+    pub async fn open(url: &str, id: Option<&str>) -> Self {
+        let mut request = Request::get(url).header("accept", "text/event-stream");
+        if let Some(id) = id {
+            request = request.header("last-event-id", id);
+        }
+        let request = request.body(Full::default()).unwrap();
+        let answer = tokio::time::timeout(DEADLINE, http().request(request))
+            .await
+            .expect("a response in time")
+            .unwrap();
+        let (parts, body) = answer.into_parts();
+        Self {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+            rest: Vec::new(),
+            ready: VecDeque::new(),
+            pending: Default::default(),
+            id: id.unwrap_or_default().to_owned(),
+            raw: Vec::new(),
+            ended: false,
+        }
+    }
+
+    /// The next event; `None` at the end of the stream. Panics after the deadline.
+    pub async fn next(&mut self) -> Option<Event> {
+        tokio::time::timeout(DEADLINE, self.advance())
+            .await
+            .expect("an event in time")
+    }
+
+    /// The next event within `patience`; `None` if there was none or the stream ended.
+    pub async fn next_within(&mut self, patience: Duration) -> Option<Event> {
+        tokio::time::timeout(patience, self.advance())
+            .await
+            .ok()
+            .flatten()
+    }
+
+    /// The next event that is not a control.
+    pub async fn data(&mut self) -> Event {
+        self.until(|event| event.name == "data").await
+    }
+
+    /// The first event from here for which `found` holds; earlier ones are dropped.
+    pub async fn until(&mut self, found: impl Fn(&Event) -> bool) -> Event {
+        let search = async {
+            loop {
+                let event = self.advance().await.expect("the stream goes on");
+                if found(&event) {
+                    return event;
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, search)
+            .await
+            .expect("the event in time")
+    }
+
+    async fn advance(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        self.raw.extend_from_slice(&bytes);
+                        self.take(&bytes);
+                    }
+                }
+                Some(Err(_)) | None => {
+                    self.ended = true;
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.rest.extend_from_slice(bytes);
+        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            let line = std::str::from_utf8(&line[..end]).expect("UTF-8");
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "event" => value.clone_into(&mut self.pending.0),
+                "id" => value.clone_into(&mut self.id),
+                "retry" => self.pending.1 = value.parse().ok(),
+                "data" => self.pending.2.push(value.to_owned()),
+                "" if line.is_empty() => {
+                    let (name, retry, data) = std::mem::take(&mut self.pending);
+                    if !data.is_empty() {
+                        self.ready.push_back(Event {
+                            name,
+                            id: self.id.clone(),
+                            data: data.join("\n"),
+                            retry,
+                        });
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What a screen shows: rows by key, as the events make it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Screen {
+    pub rows: BTreeMap<String, Value>,
+    pub complete: bool,
+}
+
+impl Screen {
+    pub fn apply(&mut self, event: &Event) {
+        for element in event.elements() {
+            let headers = &element["headers"];
+            match headers["control"].as_str() {
+                Some("reset") => self.rows.clear(),
+                Some("snapshot-start") => self.complete = false,
+                Some("snapshot-end") => self.complete = true,
+                _ => {
+                    let key = element["key"].as_str().unwrap().to_owned();
+                    if headers["operation"] == "delete" {
+                        self.rows.remove(&key);
+                    } else {
+                        self.rows.insert(key, element["value"].clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Applies events until `found` holds for what is shown.
+    pub async fn follow(&mut self, stream: &mut Stream, found: impl Fn(&Self) -> bool) {
+        while !(self.complete && found(self)) {
+            let event = stream.next().await.expect("the stream goes on");
+            self.apply(&event);
+        }
+    }
+}
+
+/// Waits until `probe` gives something.
+pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = std::time::Instant::now();
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(begun.elapsed() < DEADLINE * 2, "{what} never came true");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,65 @@
+//! Every committed change reaches every open screen, whole and once, and nothing else does.
+
+use serde_json::json;
+
+use crate::harness::{Screen, database};
+
+const TASKS: &str = "create table tasks (id int primary key, board_id int not null, title text); select rowcast.watch('tasks')";
+
+#[tokio::test]
+async fn a_transaction_over_two_rows_is_one_event_and_a_rollback_is_none() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    database
+        .sql("insert into tasks values (1, 7, 'a'), (2, 7, 'b')")
+        .await;
+    let mut stream = relay.stream("/rest/v1/tasks?board_id=eq.7").await;
+    let mut screen = Screen::default();
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 2)
+        .await;
+
+    database
+        .sql("begin; update tasks set title = 'never'; rollback")
+        .await;
+    database.sql("begin; update tasks set title = 'x' where id = 1; update tasks set title = 'y' where id = 2; commit").await;
+
+    let event = stream.data().await;
+    let titles: Vec<_> = event
+        .elements()
+        .iter()
+        .map(|element| element["value"]["title"].clone())
+        .collect();
+    assert_eq!(titles, [json!("x"), json!("y")]);
+}
+
+#[tokio::test]
+async fn rows_enter_and_leave_a_filtered_view() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let mut stream = relay
+        .stream("/rest/v1/tasks?board_id=eq.7&select=id,name:title")
+        .await;
+    let operation = |event: &crate::harness::Event| {
+        let element = &event.elements()[0];
+        (
+            element["headers"]["operation"].as_str().unwrap().to_owned(),
+            element["value"].clone(),
+        )
+    };
+    stream.data().await;
+    database
+        .sql("insert into tasks values (1, 8, 'elsewhere')")
+        .await;
+    database.sql("update tasks set board_id = 7").await;
+    assert_eq!(
+        operation(&stream.data().await),
+        ("insert".into(), json!({"id": 1, "name": "elsewhere"}))
+    );
+    database.sql("update tasks set title = 'here'").await;
+    assert_eq!(operation(&stream.data().await).0, "update");
+    database.sql("update tasks set board_id = 8").await;
+    assert_eq!(operation(&stream.data().await).0, "delete");
+}

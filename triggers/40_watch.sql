@@ -1,0 +1,279 @@
+-- Which tables are watched, and whether they still are.
+
+-- The trigger argument that a table needs: 'guarded' when converting one of its columns runs code
+-- that is not PostgreSQL's own (types of users and extensions, casts to json), else null.
+create or replace function rowcast.guard(rel oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive used (type) as (
+    select a.atttypid from pg_attribute a
+    where a.attrelid = rel and a.attnum > 0 and not a.attisdropped
+    union
+    select inner_type
+    from used u
+    join pg_type t on t.oid = u.type
+    cross join lateral (values (nullif(t.typbasetype, 0)), (nullif(t.typelem, 0))) as v (inner_type)
+    where inner_type is not null
+  )
+  select 'guarded'
+  where exists (
+    select from used u join pg_type t on t.oid = u.type
+    where t.typnamespace <> 'pg_catalog'::regnamespace
+      and not (t.typtype = 'd')
+      and not (t.typtype = 'e' and not exists (
+        select from pg_cast c where c.castsource = t.oid and c.casttarget = 'json'::regtype))
+      -- an array is judged by its element
+      and not (t.typcategory = 'A' and t.typelem <> 0)
+  )
+$$;
+alter function rowcast.guard(oid) owner to rowcast_owner;
+revoke all on function rowcast.guard(oid) from public;
+comment on function rowcast.guard(oid) is 'Whether the capture trigger of a table needs its exception block';
+
+-- Whether the triggers of a watched table are as they must be: the row trigger on the root with the
+-- right argument and on every partition, the truncate trigger on all of them, everything ALWAYS.
+create or replace function rowcast.captured(rel oid) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select not exists (
+    select
+    from (select relid from pg_partition_tree(rel) union select rel) r
+    cross join (values ('!rowcast', 'rowcast.capture()'), ('!rowcast_truncate', 'rowcast.capture_truncate()'))
+      as wanted (name, function)
+    where not exists (
+      select from pg_trigger t
+      where t.tgrelid = r.relid and t.tgname = wanted.name and t.tgenabled = 'A'
+        and t.tgfoid = to_regprocedure(wanted.function)
+        and (wanted.name <> '!rowcast' or r.relid <> rel
+             or t.tgnargs = (case when rowcast.guard(rel) is null then 0 else 1 end)))
+  )
+$$;
+alter function rowcast.captured(oid) owner to rowcast_owner;
+revoke all on function rowcast.captured(oid) from public;
+comment on function rowcast.captured(oid) is 'Whether every change of a table reaches the log';
+
+-- How a table looks: everything whose change makes old images or old permissions worthless.
+create or replace function rowcast.shape(rel oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select md5(concat_ws(E'\n',
+    (select c.relname || '.' || c.relnamespace || ' ' || c.relowner || ' ' || c.relrowsecurity::text
+            || c.relforcerowsecurity::text || ' ' || coalesce(c.relacl::text, '')
+     from pg_class c where c.oid = rel),
+    (select string_agg(a.attnum || ' ' || a.attname || ' ' || a.atttypid || ' ' || a.atttypmod
+                       || ' ' || a.attgenerated::text || ' ' || coalesce(a.attacl::text, ''), ',' order by a.attnum)
+     from pg_attribute a where a.attrelid = rel and a.attnum > 0 and not a.attisdropped),
+    (select i.indkey::text from pg_index i where i.indrelid = rel and i.indisprimary),
+    (select string_agg(p.polname || ' ' || p.polcmd::text || ' ' || p.polpermissive::text || ' ' || p.polroles::text
+                       || ' ' || coalesce(p.polqual::text, '') || ' ' || coalesce(p.polwithcheck::text, ''),
+                       ',' order by p.polname)
+     from pg_policy p where p.polrelid = rel),
+    (select string_agg(p.relid::oid::text, ',' order by p.relid::oid) from pg_partition_tree(rel) p),
+    (select string_agg(m.roleid || ' ' || m.member, ',' order by m.roleid, m.member)
+     from pg_auth_members m)
+  ))
+$$;
+alter function rowcast.shape(oid) owner to rowcast_owner;
+revoke all on function rowcast.shape(oid) from public;
+comment on function rowcast.shape(oid) is 'Digest of what images and permissions of a table depend on';
+
+create or replace function rowcast.files(rel oid) returns json
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(json_object_agg(r.relid::oid::text, pg_relation_filenode(r.relid) order by r.relid::oid), '{}')
+  from (select relid from pg_partition_tree(rel) union select rel) r
+  where pg_relation_filenode(r.relid) is not null
+$$;
+alter function rowcast.files(oid) owner to rowcast_owner;
+revoke all on function rowcast.files(oid) from public;
+comment on function rowcast.files(oid) is 'relfilenode of a table and its partitions';
+
+-- Puts the triggers on a table. Runs as its caller, because ENABLE ALWAYS needs the table's owner.
+-- CREATE TRIGGER waits for writers, and writers would queue behind it: so it waits 50 ms at a time.
+create or replace function rowcast.install(rel oid) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set client_min_messages = warning
+as $$
+declare
+  tries integer := 0;
+  leaf regclass;
+  before text := current_setting('lock_timeout');
+begin
+  perform set_config('lock_timeout', '50ms', true);
+  loop
+    begin
+      execute format('drop trigger if exists "!rowcast" on %s', rel::regclass);
+      execute format(
+        'create trigger "!rowcast" after insert or update or delete on %s for each row execute function rowcast.capture(%s)',
+        rel::regclass, rowcast.guard(rel));
+      for leaf in select relid from pg_partition_tree(rel) union select rel::regclass loop
+        execute format('drop trigger if exists "!rowcast_truncate" on %s', leaf);
+        execute format(
+          'create trigger "!rowcast_truncate" after truncate on %s for each statement execute function rowcast.capture_truncate()', leaf);
+        execute format('alter table %s enable always trigger "!rowcast_truncate"', leaf);
+        execute format('alter table %s enable always trigger "!rowcast"', leaf);
+      end loop;
+      exit;
+    exception when lock_not_available then
+      tries := tries + 1;
+      if tries >= 100 then
+        raise exception 'table % is locked by somebody else', rel::regclass
+          using errcode = 'lock_not_available',
+                hint = 'Look into pg_locks and try again.';
+      end if;
+      perform pg_sleep(0.02 + random() * 0.03);
+    end;
+  end loop;
+  perform set_config('lock_timeout', before, true);
+end
+$$;
+alter function rowcast.install(oid) owner to rowcast_owner;
+revoke all on function rowcast.install(oid) from public;
+comment on function rowcast.install(oid) is 'Puts the capture triggers on a table';
+
+create or replace function rowcast.watch(rel regclass) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  class pg_class;
+begin
+  select * into strict class from pg_class where oid = rel;
+  if class.relkind not in ('r', 'p') or class.relpersistence = 't' then
+    raise exception '% cannot be watched: only tables can', rel
+      using errcode = 'wrong_object_type',
+            hint = 'Watch the tables behind a view; temporary and foreign tables cannot be watched.';
+  end if;
+  if class.relnamespace in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace, 'rowcast'::regnamespace) then
+    raise exception '% cannot be watched: it belongs to the system', rel
+      using errcode = 'wrong_object_type';
+  end if;
+  if class.relispartition then
+    raise exception '% is a partition', rel
+      using errcode = 'wrong_object_type',
+            hint = format('select rowcast.watch(%L);', pg_partition_root(rel)::text);
+  end if;
+  if not exists (select from pg_index where indrelid = rel and indisprimary) then
+    raise exception '% has no primary key, so its rows cannot be told apart', rel
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = format('alter table %s add primary key (...);', rel);
+  end if;
+  if rowcast.captured(rel) and exists (select from rowcast.watched w where w.rel = watch.rel) then
+    return;
+  end if;
+  perform rowcast.install(rel);
+  insert into rowcast.watched (rel, shape, files)
+  values (rel, rowcast.shape(rel), rowcast.files(rel))
+  on conflict on constraint watched_pkey do update set shape = excluded.shape, files = excluded.files;
+  perform rowcast.reset(rel);
+end
+$$;
+alter function rowcast.watch(regclass) owner to rowcast_owner;
+revoke all on function rowcast.watch(regclass) from public;
+comment on function rowcast.watch(regclass) is 'Makes a table live: its changes reach every screen. Doing it twice changes nothing';
+
+create or replace function rowcast.unwatch(rel regclass) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set client_min_messages = warning
+as $$
+declare
+  leaf regclass;
+begin
+  for leaf in select relid from pg_partition_tree(rel) union select rel loop
+    execute format('drop trigger if exists "!rowcast_truncate" on %s', leaf);
+  end loop;
+  execute format('drop trigger if exists "!rowcast" on %s', rel);
+  delete from rowcast.watched w where w.rel = unwatch.rel;
+  if found then
+    perform rowcast.reset(rel);
+  end if;
+end
+$$;
+alter function rowcast.unwatch(regclass) owner to rowcast_owner;
+revoke all on function rowcast.unwatch(regclass) from public;
+comment on function rowcast.unwatch(regclass) is 'Takes back what watch did';
+
+create or replace function rowcast.expose(rel regclass) returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into rowcast.exposed values (rel) on conflict do nothing
+$$;
+alter function rowcast.expose(regclass) owner to rowcast_owner;
+revoke all on function rowcast.expose(regclass) from public;
+comment on function rowcast.expose(regclass) is 'Lets a table or view be used through the API without being live';
+
+create or replace function rowcast.unexpose(rel regclass) returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  delete from rowcast.exposed e where e.rel = unexpose.rel
+$$;
+alter function rowcast.unexpose(regclass) owner to rowcast_owner;
+revoke all on function rowcast.unexpose(regclass) from public;
+comment on function rowcast.unexpose(regclass) is 'Takes back what expose did';
+
+-- Looks whether watched tables changed in ways that no trigger saw, repairs what it can and writes a
+-- reset for each such table. One relay at a time; returns one line a finding, for the relay's log.
+create or replace function rowcast.check_drift() returns setof text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  known record;
+  now_shape text;
+  now_files json;
+  rewritten boolean;
+begin
+  if not pg_try_advisory_xact_lock(7094114, 1) then
+    return;
+  end if;
+  for known in select w.* from rowcast.watched w order by w.rel loop
+    if not exists (select from pg_class where oid = known.rel) then
+      delete from rowcast.watched w where w.rel = known.rel;
+      perform rowcast.reset(known.rel);
+      return next format('table with oid %s was dropped', known.rel);
+      continue;
+    end if;
+    now_shape := rowcast.shape(known.rel);
+    now_files := rowcast.files(known.rel);
+    if not rowcast.captured(known.rel) then
+      begin
+        perform rowcast.install(known.rel);
+        return next format('triggers of %s were missing or disabled and are back', known.rel::regclass);
+      exception when others then
+        return next format('triggers of %s are missing or disabled: %s', known.rel::regclass, sqlerrm);
+      end;
+      -- Changes that nobody captured may have been made meanwhile, also while we cannot repair.
+      perform rowcast.reset(known.rel);
+      now_shape := rowcast.shape(known.rel);
+    elsif now_shape <> known.shape then
+      perform rowcast.reset(known.rel);
+      return next format('definition or permissions of %s changed', known.rel::regclass);
+    elsif now_files::text <> known.files::text then
+      select exists (
+        select from json_each_text(now_files) f
+        where f.value is distinct from known.files ->> f.key
+          and not exists (select from rowcast.log l
+                          where l.rel = f.key::oid and l.op = 'T' and l.new #>> '{}' = f.value)
+      ) into rewritten;
+      if rewritten then
+        perform rowcast.reset(known.rel);
+        return next format('%s was rewritten', known.rel::regclass);
+      end if;
+    else
+      continue;
+    end if;
+    update rowcast.watched w set shape = now_shape, files = now_files where w.rel = known.rel;
+  end loop;
+end
+$$;
+alter function rowcast.check_drift() owner to rowcast_owner;
+revoke all on function rowcast.check_drift() from public;
+comment on function rowcast.check_drift() is 'Finds and repairs watched tables that changed behind the triggers'' back';
