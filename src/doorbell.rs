@@ -180,7 +180,7 @@ async fn read(mut connection: Connection, notices: mpsc::Sender<Notification>) {
                 Ok(()) => {}
                 // Full: the bell among those that wait will be heard, and notes are live only.
                 Err(mpsc::error::TrySendError::Full(_)) => {
-                    warn!("a burst of notifications was cut")
+                    warn!("a burst of notifications was cut");
                 }
                 Err(mpsc::error::TrySendError::Closed(_)) => return,
             },

@@ -144,11 +144,11 @@ impl Condition {
             Some(rest) => (true, rest),
             None => (false, text),
         };
-        let (operator, operand) = rest
+        let (name, operand) = rest
             .split_once('.')
             .ok_or_else(|| ConditionError::NoOperator(text.to_owned()))?;
         let compare = |operator| Test::Compare(operator, operand.to_owned());
-        let test = match operator {
+        let test = match name {
             "eq" => compare(Operator::Eq),
             "neq" => compare(Operator::Neq),
             "gt" => compare(Operator::Gt),
@@ -158,8 +158,8 @@ impl Condition {
             "in" => Test::In(list(operand)?),
             "is" => Test::Is(truth(operand)?),
             other => {
-                let name = other.split('(').next().unwrap_or(other);
-                return Err(if NOT_YET.contains(&name) || name != other {
+                let bare = other.split('(').next().unwrap_or(other);
+                return Err(if NOT_YET.contains(&bare) || bare != other {
                     ConditionError::NotYet(other.to_owned())
                 } else {
                     ConditionError::UnknownOperator(other.to_owned())

@@ -446,7 +446,6 @@ fn delta(table: &Table, entries: &[&Entry]) -> Option<Delta> {
     let mut rest = 0;
     for (place, entry) in entries.iter().enumerate() {
         match entry.operation {
-            Operation::Reset => return None,
             Operation::Truncate if entry.rel == table.oid => {
                 scope = Scope::Truncated;
                 rest = place + 1;
@@ -454,7 +453,7 @@ fn delta(table: &Table, entries: &[&Entry]) -> Option<Delta> {
             // TRUNCATE of the root tells each partition too, right after it. A partition truncated
             // alone takes rows along that no entry names.
             Operation::Truncate if scope == Scope::Truncated && rest == place => rest = place + 1,
-            Operation::Truncate => return None,
+            Operation::Truncate | Operation::Reset => return None,
             _ => {}
         }
     }

@@ -117,7 +117,7 @@ impl Metrics {
         }
     }
 
-    /// The OpenMetrics text.
+    /// The `OpenMetrics` text.
     ///
     /// # Errors
     /// Only if the formatter refuses to write to a string.

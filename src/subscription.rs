@@ -415,7 +415,7 @@ impl Subscription {
             sent: Arc::clone(&snapshot.cursor),
             in_step: false,
         };
-        self.schema(view, &live);
+        self.schema(view);
         let last = snapshot.pieces.len() - 1;
         let end = token(&live).to_string();
         for (place, piece) in snapshot.pieces.iter().enumerate() {
@@ -529,7 +529,7 @@ impl Subscription {
     }
 
     /// Tells the columns when they are not what they were in this stream.
-    fn schema(&mut self, view: &View, live: &Live) {
+    fn schema(&mut self, view: &View) {
         let member = |(name, kind)| serde_json::json!({"name": name, "type": kind});
         let schema: Vec<serde_json::Value> = view.schema().into_iter().map(member).collect();
         let schema = serde_json::Value::from(schema).to_string();
@@ -537,7 +537,6 @@ impl Subscription {
             let control = self.control_at(START, None, &format!(r#","schema":{schema}"#));
             self.queue.push_back(control);
         }
-        let _at_the_start_of_its_snapshot = live;
         self.columns = Some(schema);
     }
 

@@ -53,7 +53,7 @@ enum Command {
     },
     /// List watched tables
     Watched,
-    /// Follow a stream: a view such as 'tasks?board_id=eq.7', or channels/lobby
+    /// Follow a stream: a view such as '`tasks?board_id=eq.7`', or channels/lobby
     Tail {
         /// The view or channel
         stream: String,

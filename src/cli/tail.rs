@@ -119,11 +119,7 @@ impl Follower {
         }
         let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
         match event.name.as_str() {
-            "data" => data
-                .as_array()
-                .into_iter()
-                .flatten()
-                .for_each(|element| say(element)),
+            "data" => data.as_array().into_iter().flatten().for_each(say),
             "control" => {
                 if let Some(message) = data["error"]["message"].as_str() {
                     let hint = data["error"]["hint"].as_str().unwrap_or_default();

@@ -40,7 +40,7 @@ pub enum Refusal {
     Moving(String),
 }
 
-/// A filter over the images of one table: its conditions, ANDed.
+/// A filter over the images of one table: its conditions, `ANDed`.
 #[derive(Debug, Clone, Default)]
 pub struct Matcher {
     tests: Vec<Typed>,

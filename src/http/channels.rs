@@ -36,8 +36,8 @@ pub async fn subscribe(
     // Joining makes the doorbell listen; the stream opens once it does, so that a NOTIFY sent after
     // `open` is not missed. The subscription joins again, and this one leaves with the response.
     if let Ok(joined) = parts.feed.join_channel(channel, None) {
-        let mut listening = listening.clone();
-        let heard = listening.wait_for(|channels| channels.contains(channel));
+        let mut watched = listening.clone();
+        let heard = watched.wait_for(|channels| channels.contains(channel));
         let _late_is_fine = tokio::time::timeout(LISTEN, heard).await;
         let response = stream(Subscription::new(
             parts.clone(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::Error;
 use super::request::{Order, Request, Resolution, Verb};
@@ -142,7 +142,7 @@ struct Payload {
     rows: usize,
 }
 
-type Object = std::collections::BTreeMap<String, IgnoredAny>;
+type Object<'b> = std::collections::BTreeMap<String, &'b RawValue>;
 
 /// The shape of a body: an object, or an array of objects with the same keys.
 fn payload(request: &Request, table: &Table, body: &[u8]) -> Result<Payload, Error> {

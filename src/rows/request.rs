@@ -26,7 +26,7 @@ pub struct Request {
     pub table: String,
     /// `select=`: column and its name in the answer. `None` for all.
     pub select: Option<Vec<(String, String)>>,
-    /// Filters, ANDed.
+    /// Filters, `ANDed`.
     pub conditions: Vec<Condition>,
     /// `order=`
     pub order: Vec<Order>,
@@ -195,10 +195,9 @@ fn select(text: &str) -> Result<Option<Vec<(String, String)>>, Error> {
             }
             part => {
                 // The colon of an alias, not one inside a quoted name.
-                let colon = if part.starts_with('"') {
-                    part[1..].find("\":").map(|end| end + 2)
-                } else {
-                    part.find(':')
+                let colon = match part.strip_prefix('"') {
+                    Some(rest) => rest.find("\":").map(|end| end + 2),
+                    None => part.find(':'),
                 };
                 let (alias, column) = match colon {
                     Some(colon) => (&part[..colon], &part[colon + 1..]),

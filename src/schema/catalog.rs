@@ -182,7 +182,7 @@ impl Catalog {
 
 /// One row a column, tables together. A table is listed when it carries our trigger as a root, or
 /// when it is exposed and lives in the served schema.
-const COLUMNS: &str = r#"
+const COLUMNS: &str = r"
 with recursive listed as (
   select c.oid, c.relname::text, n.nspname::text, c.relkind,
          exists (select from pg_trigger t where t.tgrelid = c.oid and t.tgname = '!rowcast') as watched
@@ -225,16 +225,16 @@ left join lateral (select t.* from bare b join pg_type t on t.oid = b.base
                    where b.oid = a.atttypid and t.typtype <> 'd') bt on true
 left join pg_collation k on k.oid = a.attcollation
 order by l.oid, a.attnum
-"#;
+";
 
 /// Every partition below a watched root.
-const LEAVES: &str = r#"
+const LEAVES: &str = r"
 select p.relid::oid, t.tgrelid
 from pg_trigger t
 join pg_class c on c.oid = t.tgrelid and c.relkind = 'p'
 cross join lateral pg_partition_tree(t.tgrelid) p
 where t.tgname = '!rowcast' and t.tgparentid = 0 and p.level > 0
-"#;
+";
 
 /// The current catalogue and the way to renew it.
 #[derive(Debug)]

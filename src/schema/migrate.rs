@@ -4,6 +4,8 @@
 //! replaced as a whole when they differ. All in one transaction under an advisory lock, so that
 //! twenty relays that start together make one schema.
 
+use std::fmt::Write;
+
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -79,9 +81,7 @@ fn functions(bell: bool) -> String {
     let mut sql = functions.join("\n");
     let digest = Name::of(functions).to_string();
     // The digest is ours and holds no quote.
-    sql.push_str(&format!(
-        "\nupdate rowcast.state set functions = '{digest}';\n"
-    ));
+    let _infallible = write!(sql, "\nupdate rowcast.state set functions = '{digest}';\n");
     sql
 }
 

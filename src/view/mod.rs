@@ -178,24 +178,17 @@ impl View {
     #[must_use]
     pub fn schema(&self) -> Vec<(&str, &str)> {
         let table = &self.definition.table;
-        let column = |name: &str| {
-            table
-                .column(name)
-                .map_or("", |column| column.type_name.as_str())
-        };
-        // Names are borrowed from the definition, types from the catalogue's table.
         match &self.definition.columns {
             None => table
                 .columns
                 .iter()
-                .map(|c| (c.name.as_str(), c.type_name.as_str()))
+                .map(|column| (column.name.as_str(), column.type_name.as_str()))
                 .collect(),
             Some(columns) => columns
                 .iter()
                 .filter_map(|(name, output)| {
-                    let kind = table.columns.iter().find(|c| c.name == *name)?;
-                    debug_assert_eq!(column(name), kind.type_name);
-                    Some((output.as_str(), kind.type_name.as_str()))
+                    let column = table.column(name)?;
+                    Some((output.as_str(), column.type_name.as_str()))
                 })
                 .collect(),
         }
@@ -205,7 +198,9 @@ impl View {
     #[must_use]
     pub fn encode(&self, elements: &[Element]) -> Bytes {
         let mut array = sse::Array::new(&self.kind);
-        elements.iter().for_each(|element| array.push(element));
+        for element in elements {
+            array.push(element);
+        }
         array.finish()
     }
 

@@ -111,26 +111,25 @@ pub async fn read(
 ) -> Result<Arc<Snapshot>, Arc<SnapshotError>> {
     let reading = {
         let mut flight = view.snapshots.0.lock().expect("no panic while held");
-        match flight.as_ref().filter(|reading| reading.peek().is_none()) {
-            Some(reading) => reading.clone(),
-            None => {
-                let (view, pool, place, limits) = (
-                    Arc::clone(view),
-                    pool.clone(),
-                    place.clone(),
-                    limits.clone(),
-                );
-                let reading = async move {
-                    let position = view.topic.end();
-                    query(&view, &pool, &place, &limits, position)
-                        .await
-                        .map(Arc::new)
-                        .map_err(Arc::new)
-                };
-                let reading = reading.boxed().shared();
-                *flight = Some(reading.clone());
-                reading
-            }
+        if let Some(reading) = flight.as_ref().filter(|reading| reading.peek().is_none()) {
+            reading.clone()
+        } else {
+            let (view, pool, place, limits) = (
+                Arc::clone(view),
+                pool.clone(),
+                place.clone(),
+                limits.clone(),
+            );
+            let reading = async move {
+                let position = view.topic.end();
+                query(&view, &pool, &place, &limits, position)
+                    .await
+                    .map(Arc::new)
+                    .map_err(Arc::new)
+            };
+            let reading = reading.boxed().shared();
+            *flight = Some(reading.clone());
+            reading
         }
     };
     let result = reading.await;
