@@ -17,6 +17,9 @@ use serde_json::value::RawValue;
 use crate::cursor::Xid;
 pub use net::{Keyless, net};
 
+/// Rows larger than this are told without their value; the screen fetches them.
+pub const TOO_LARGE: usize = 1 << 20;
+
 /// One row of `rowcast.log`.
 #[derive(Debug, Clone)]
 pub struct Entry {

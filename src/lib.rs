@@ -1,4 +1,30 @@
-//! The map.
+//! Rowcast keeps open screens in step with a PostgreSQL database.
+//!
+//! # The map
+//!
+//! Data flows one way, and the circle closes only inside PostgreSQL:
+//!
+//! ```text
+//! commit -> doorbell -> feed <- log      feed -> hub -> subscription -> http -> browser
+//! browser -> http -> rows: request -> plan -> statement -> execute -> PostgreSQL
+//! ```
+//!
+//! | room | what it is | what it does not know |
+//! |---|---|---|
+//! | [`cli`] | the commands; builds and starts the rest | |
+//! | [`http`] | the edge: routes, bodies, streams, statuses | what a row or a view is |
+//! | [`subscription`] | one screen's stream: history, then live | HTTP |
+//! | [`feed`] | reads the log, routes to views, publishes | connections of screens |
+//! | [`view`] | what a stream shows; events from images; snapshots | requests |
+//! | [`log`] | committed entries between two cursors | views |
+//! | [`doorbell`] | LISTEN: "look again" | data |
+//! | [`hub`] | one publisher, many positions in one buffer | HTTP, SQL, events |
+//! | [`rows`] | reads and writes in the PostgREST dialect | subscribers: it never publishes |
+//! | [`schema`] | our schema, the catalogue, drift | requests, views |
+//! | [`postgres`] | connections, quoting, the private cluster | what is asked |
+//! | [`event`], [`cursor`], [`filter`], [`sse`] | pure: no socket, no task | |
+//! | [`health`], [`metrics`], [`config`], [`shutdown`], [`backoff`] | what everyone may name | any other room |
+
 pub mod backoff;
 pub mod cli;
 pub mod config;

@@ -17,7 +17,7 @@ use tokio_postgres::{Client, Row};
 
 use crate::cursor::{Cursor, Name, Xid};
 use crate::event::{
-    self, Change, Delta, Entry, Image, Message, Operation, Scope, State, Transaction,
+    self, Change, Delta, Entry, Image, Message, Operation, Scope, State, TOO_LARGE, Transaction,
 };
 use crate::postgres::quote;
 use crate::schema::catalog::{Catalog, Table};
@@ -57,9 +57,6 @@ impl Default for Bounds {
         }
     }
 }
-
-/// Rows larger than this are told without their value; the screen fetches them.
-pub const TOO_LARGE: usize = 1 << 20;
 
 /// What one poll read.
 #[derive(Debug)]

@@ -81,7 +81,7 @@ impl View {
     pub fn row(&self, text: &str) -> Result<Element, Undecided> {
         let image = Image::parse(text).map_err(|_| Undecided)?;
         let key = image.key(&self.definition.table.key).ok_or(Undecided)?;
-        let value = (text.len() <= crate::log::TOO_LARGE).then(|| self.shown(text, &image));
+        let value = (text.len() <= crate::event::TOO_LARGE).then(|| self.shown(text, &image));
         Ok(Element::Row {
             key: key.into(),
             value: value.transpose()?,
