@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -79,12 +80,19 @@ pub struct Batch {
     pub transactions: Vec<Arc<Transaction>>,
 }
 
+/// A database that is silent for so long is gone. It bounds each step and not the whole read: a huge
+/// transaction takes its time.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// Why the log could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// PostgreSQL's answer.
     #[error("the log could not be read")]
     Query(#[from] tokio_postgres::Error),
+    /// The connection has gone silent.
+    #[error("the log did not answer within {} seconds", SILENCE.as_secs())]
+    Silent,
     /// An answer that this version does not understand.
     #[error("the log holds something unexpected: {0}")]
     Unexpected(&'static str),
@@ -233,11 +241,14 @@ async fn begin(client: &Client, from: &Cursor, bounds: Bounds) -> Result<Raw, Lo
     );
     let parameters: [(&(dyn ToSql + Sync), Type); 2] =
         [(&xmax, Type::XID8), (&xip, Type::XID8_ARRAY)];
-    let (begun, head, rows) = futures::join!(
-        client.batch_execute(BEGIN),
-        client.query_typed(HEAD, &[]),
-        client.query_typed_raw(POLL, parameters.map(|(value, kind)| (value, kind))),
-    );
+    let asked = async {
+        futures::join!(
+            client.batch_execute(BEGIN),
+            client.query_typed(HEAD, &[]),
+            client.query_typed_raw(POLL, parameters),
+        )
+    };
+    let (begun, head, rows) = in_time(asked).await?;
     begun?;
     let head = head?;
     let head = head
@@ -251,7 +262,7 @@ async fn begin(client: &Client, from: &Cursor, bounds: Bounds) -> Result<Raw, Lo
     let (last_value, is_called): (i64, bool) = (head.try_get(3)?, head.try_get(4)?);
     let mut batch = Gathering::new(bounds);
     let mut rows = std::pin::pin!(rows?);
-    while let Some(row) = rows.next().await {
+    while let Some(row) = in_time(rows.next()).await? {
         let (xid, entry) = entry(&row?)?;
         batch.add(xid, entry);
     }
@@ -264,6 +275,12 @@ async fn begin(client: &Client, from: &Cursor, bounds: Bounds) -> Result<Raw, Lo
         rows: batch.rows,
         transactions: batch.finish(),
     })
+}
+
+async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, LogError> {
+    tokio::time::timeout(SILENCE, step)
+        .await
+        .map_err(|_| LogError::Silent)
 }
 
 fn entry(row: &Row) -> Result<(Xid, Entry), LogError> {

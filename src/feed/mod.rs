@@ -32,8 +32,6 @@ use ring::Ring;
 const SAFETY_POLL: Duration = Duration::from_secs(1);
 /// And this often when there is no bell.
 const NO_BELL_POLL: Duration = Duration::from_millis(50);
-/// A poll that takes longer has lost its database.
-const POLL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the feed needs of the rest.
 #[derive(Debug, Clone)]
@@ -118,8 +116,6 @@ enum FeedError {
     Catalog(#[from] CatalogError),
     #[error("the database is a standby: it has no notifications and no epoch")]
     Standby,
-    #[error("a poll took longer than {} seconds", POLL_DEADLINE.as_secs())]
-    Late,
     #[error("the database was restarted after a crash, or restored")]
     EpochEnded,
     #[error("asking for the state of recovery failed")]
@@ -314,19 +310,13 @@ impl Feed {
     ) -> Result<Batch, FeedError> {
         let bounds = Bounds::default();
         let metrics = &self.parts.metrics;
-        let read = |catalog| async move {
-            let read = log::read(client, place, from, catalog, bounds);
-            tokio::time::timeout(POLL_DEADLINE, read)
-                .await
-                .map_err(|_| FeedError::Late)
-        };
         metrics.polls.inc();
         let catalog = self.parts.catalog.current();
-        let mut batch = read(&catalog).await??;
+        let mut batch = log::read(client, place, from, &catalog, bounds).await?;
         if batch.definitions_changed {
             let catalog = self.parts.catalog.reload().await?;
             metrics.catalog_loads.inc();
-            batch = read(&catalog).await??;
+            batch = log::read(client, place, from, &catalog, bounds).await?;
         }
         metrics.log_rows.inc_by(batch.rows);
         Ok(batch)
