@@ -290,9 +290,16 @@ impl Subscription {
                         self.queue.push_back(head.into());
                         self.queue.push_back(body);
                     }
-                    Delivery::Reset(reason) => {
-                        debug!(reason, "stream starts over");
-                        return self.reopen(live, Some(START.to_owned())).await;
+                    Delivery::Reset(xid) => {
+                        // A state that was read after the transaction holds what it did already.
+                        let known = xid.is_some_and(|xid| live.sent.is_done(xid));
+                        let from = if known {
+                            token(&live).to_string()
+                        } else {
+                            START.to_owned()
+                        };
+                        debug!(?xid, known, "stream begins again");
+                        return self.reopen(live, Some(from)).await;
                     }
                 }
             }

@@ -19,7 +19,7 @@ use crate::backoff::Backoff;
 use crate::cursor::{Cursor, Name, Steps, Token, Xid};
 use crate::event::Transaction;
 use crate::health::Health;
-use crate::hub::Subscriber;
+use crate::hub::{Subscriber, Topic};
 use crate::log::{self, Batch, Bounds, LogError, Place};
 use crate::metrics::{Metrics, Reason};
 use crate::postgres::connect::{ConnectError, Target};
@@ -340,25 +340,25 @@ impl Feed {
             ring: Ring::new(Arc::clone(&cursor)),
             cursor,
         });
-        self.reset_all(&mut live, "epoch");
+        self.reset_all(&mut live, "epoch", None);
     }
 
-    fn reset_all(&self, live: &mut Live, reason: &'static str) {
+    fn reset_all(&self, live: &mut Live, reason: &'static str, xid: Option<Xid>) {
         for (_, view) in live.views.drain() {
-            self.reset(view.topic(), reason);
+            self.reset(view.topic(), reason, xid);
         }
         for (_, channel) in live.channels.drain() {
-            self.reset(&channel.topic, reason);
+            self.reset(&channel.topic, reason, xid);
         }
     }
 
-    fn reset(&self, topic: &crate::hub::Topic<Delivery>, reason: &'static str) {
+    fn reset(&self, topic: &Topic<Delivery>, reason: &'static str, xid: Option<Xid>) {
         self.parts
             .metrics
             .resets
             .get_or_create(&Reason { reason })
             .inc();
-        topic.publish(Delivery::Reset(reason), 0);
+        topic.publish(Delivery::Reset(xid), 0);
     }
 
     /// Publishes a batch and moves on to its end, as one step for whoever joins.
@@ -388,7 +388,7 @@ impl Feed {
 
     fn route(&self, live: &mut Live, epoch: Name, transaction: &Transaction, cursor: &Arc<Cursor>) {
         if transaction.reset_all {
-            self.reset_all(live, "log");
+            self.reset_all(live, "log", Some(transaction.xid));
             return;
         }
         let token = |view| Token {
@@ -396,7 +396,7 @@ impl Feed {
             view,
             cursor: (**cursor).clone(),
         };
-        let publish = |topic: &crate::hub::Topic<Delivery>, name, body| {
+        let publish = |topic: &Topic<Delivery>, name, body| {
             let event = Event::new(transaction, &token(name), Arc::clone(cursor), &body);
             let weight = event.frame.len();
             topic.publish(Delivery::Event(Arc::new(event)), weight);
@@ -413,7 +413,7 @@ impl Feed {
                         true
                     }
                     Err(_undecided) => {
-                        self.reset(view.topic(), "table");
+                        self.reset(view.topic(), "table", Some(transaction.xid));
                         false
                     }
                 }

@@ -58,8 +58,10 @@ pub enum Delivery {
     Event(Arc<Event>),
     /// A bare NOTIFY, as the data lines of an event. It has no place in the log.
     Notify(Bytes),
-    /// This stream is over: whoever showed it must ask for it again and read its state anew.
-    Reset(&'static str),
+    /// This stream is over: whoever showed it must ask for it again, and read its state anew unless
+    /// that state is already later than the transaction that ended the stream. `None` is later than
+    /// anything.
+    Reset(Option<Xid>),
 }
 
 /// One transaction, encoded for one view or channel.
