@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::{BoxFuture, FutureExt, Shared};
+use futures::future::{BoxFuture, FutureExt, WeakShared};
 use futures::{StreamExt, pin_mut};
 use tokio_postgres::types::ToSql;
 
@@ -68,11 +68,11 @@ impl From<BeginError> for SnapshotError {
     }
 }
 
-type Reading = Shared<BoxFuture<'static, Result<Arc<Snapshot>, Arc<SnapshotError>>>>;
+type Reading = BoxFuture<'static, Result<Arc<Snapshot>, Arc<SnapshotError>>>;
 
-/// The read in flight, if any.
+/// The read in flight, if any. Weak: when everybody who waited has gone, it ends.
 #[derive(Default)]
-pub(super) struct Flight(Mutex<Option<Reading>>);
+pub(super) struct Flight(Mutex<Option<WeakShared<Reading>>>);
 
 impl std::fmt::Debug for Flight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -111,37 +111,24 @@ pub async fn read(
 ) -> Result<Arc<Snapshot>, Arc<SnapshotError>> {
     let reading = {
         let mut flight = view.snapshots.0.lock().expect("no panic while held");
-        if let Some(reading) = flight.as_ref().filter(|reading| reading.peek().is_none()) {
-            reading.clone()
+        let begun = flight.as_ref().and_then(WeakShared::upgrade);
+        if let Some(reading) = begun.filter(|reading| reading.peek().is_none()) {
+            reading
         } else {
-            let (view, pool, place, limits) = (
-                Arc::clone(view),
-                pool.clone(),
-                place.clone(),
-                limits.clone(),
-            );
-            let reading = async move {
+            let (view, pool) = (Arc::clone(view), pool.clone());
+            let (place, limits) = (place.clone(), limits.clone());
+            let reading: Reading = async move {
                 let position = view.topic.end();
-                query(&view, &pool, &place, &limits, position)
-                    .await
-                    .map(Arc::new)
-                    .map_err(Arc::new)
-            };
-            let reading = reading.boxed().shared();
-            *flight = Some(reading.clone());
+                let snapshot = query(&view, &pool, &place, &limits, position).await;
+                snapshot.map(Arc::new).map_err(Arc::new)
+            }
+            .boxed();
+            let reading = reading.shared();
+            *flight = reading.downgrade();
             reading
         }
     };
-    let result = reading.await;
-    // Whoever comes next reads anew: nobody is served a state from before he asked.
-    let mut flight = view.snapshots.0.lock().expect("no panic while held");
-    if flight
-        .as_ref()
-        .is_some_and(|reading| reading.peek().is_some())
-    {
-        *flight = None;
-    }
-    result
+    reading.await
 }
 
 async fn query(
