@@ -185,7 +185,9 @@ impl Relay {
         let metrics = Arc::new(Metrics::new());
         let requests = pool::pool(&target, "rowcast", config.pool.max(1));
         let streams = pool::pool(&target, "rowcast streams", STREAM_POOL);
-        let catalog = Arc::new(Handle::new(streams.clone(), config.schema.clone()));
+        // Its own: the feed waits for the catalogue, and must not wait for snapshots.
+        let definitions = pool::pool(&target, "rowcast catalog", 1);
+        let catalog = Arc::new(Handle::new(definitions, config.schema.clone()));
         let bell = Arc::new(Notify::new());
         let feed = Arc::new(Feed::new(feed::Parts {
             target: target.clone(),
