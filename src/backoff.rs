@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-/// The next delays to wait. Starts at a ceiling of 100 ms and doubles it up to 5 s: screens wait
-/// on the other end, so it never grows further.
+/// The next delays to wait. Starts at a ceiling of 100 ms and doubles it up to 1 s: screens wait
+/// on the other end, and must be fresh within seconds of the database's return.
 #[derive(Debug)]
 pub struct Backoff {
     ceiling: Duration,
@@ -18,7 +18,7 @@ impl Default for Backoff {
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
-    const LAST: Duration = Duration::from_secs(5);
+    const LAST: Duration = Duration::from_secs(1);
 
     /// A backoff at its lowest ceiling.
     #[must_use]
@@ -31,6 +31,13 @@ impl Backoff {
     /// Forgets past failures. Call it after a success.
     pub fn reset(&mut self) {
         self.ceiling = Self::FIRST;
+    }
+
+    /// Whether nothing has failed since the last success: a first failure is worth telling, its
+    /// repetitions are not.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.ceiling == Self::FIRST
     }
 
     /// The next delay.
@@ -47,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_stay_between_ten_milliseconds_and_five_seconds() {
+    fn delays_stay_between_ten_milliseconds_and_a_second() {
         let mut backoff = Backoff::new();
         for _ in 0..1000 {
             let delay = backoff.delay();

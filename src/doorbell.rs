@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures::future::poll_fn;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_postgres::{AsyncMessage, Client, Notification};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
 use crate::health::Health;
@@ -80,7 +80,11 @@ impl Doorbell {
             self.metrics.listener_reconnects.inc();
             self.listening.send_replace(BTreeSet::new());
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            warn!(%error, cause, "the doorbell is silent");
+            if backoff.is_fresh() {
+                warn!(%error, cause, "the doorbell is silent");
+            } else {
+                debug!(%error, cause, "the doorbell is still silent");
+            }
             tokio::time::sleep(backoff.delay()).await;
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio_postgres::Client;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
 use crate::cursor::{Cursor, Name, Steps, Token, Xid};
@@ -237,7 +237,11 @@ impl Feed {
             };
             self.parts.health.lost();
             let Err(error) = ended;
-            warn!(error = %Chain(&error), "the log is lost");
+            if backoff.is_fresh() {
+                warn!(error = %Chain(&error), "the log is lost");
+            } else {
+                debug!(error = %Chain(&error), "the log is still lost");
+            }
             tokio::time::sleep(backoff.delay()).await;
         }
     }
