@@ -195,8 +195,8 @@ async fn rows_by_key(
     let same: Vec<String> = keys.iter().map(|k| format!("t.{k} = k.{k}")).collect();
     // Names are quoted and come from the catalogue; the keys travel as a parameter.
     let sql = format!(
-        "select row_to_json((select \"!row\" from (select {columns}) as \"!row\")), \
-           case when pg_column_size(t.*) <= {TOO_LARGE} then row_to_json(t.*) end \
+        "select pg_catalog.row_to_json((select \"!row\" from (select {columns}) as \"!row\")), \
+           case when pg_column_size(t.*) <= {TOO_LARGE} then pg_catalog.row_to_json(t.*) end \
          from {name} t join json_populate_recordset(null::{name}, $1) k on {on}",
         columns = keys
             .iter()

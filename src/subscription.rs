@@ -73,7 +73,7 @@ pub struct Parts {
     /// How snapshots are read.
     pub snapshots: snapshot::Limits,
     /// Formats an error of the relay's own for the `error` member of a control.
-    pub explain: fn(Trouble) -> Unavailable,
+    pub explain: fn(&Trouble) -> Unavailable,
 }
 
 /// What can be wrong with a stream that was well asked for.
@@ -369,7 +369,7 @@ impl Subscription {
             .parts
             .feed
             .join_view(view, from.map(|token| &token.cursor));
-        let (view, joined) = joined.map_err(|error| self.explain(error.into()))?;
+        let (view, joined) = joined.map_err(|error| self.explain(&error.into()))?;
         if let Some(from) = from
             && let Some(caught) = self.missed(&joined, from).await
         {
@@ -411,9 +411,9 @@ impl Subscription {
     ) -> Result<Live, Unavailable> {
         let snapshot =
             snapshot::read(view, &self.parts.pool, &joined.place, &self.parts.snapshots).await;
-        let snapshot = snapshot.map_err(|error| self.explain(error.into()))?;
+        let snapshot = snapshot.map_err(|error| self.explain(&error.into()))?;
         if snapshot.epoch != Some(joined.epoch) {
-            return Err(self.explain(NotYet.into()));
+            return Err(self.explain(&NotYet.into()));
         }
         let live = Live {
             shown: Shown::View(Arc::clone(view)),
@@ -456,7 +456,7 @@ impl Subscription {
             .parts
             .feed
             .join_channel(channel, from.map(|token| &token.cursor));
-        let (channel, joined) = joined.map_err(|error| self.explain(error.into()))?;
+        let (channel, joined) = joined.map_err(|error| self.explain(&error.into()))?;
         if let Some(from) = from
             && let Some(caught) = self.missed(&joined, from).await
             && !caught
@@ -572,7 +572,7 @@ impl Subscription {
         sse::control(retry, id, &json)
     }
 
-    fn explain(&self, trouble: Trouble) -> Unavailable {
+    fn explain(&self, trouble: &Trouble) -> Unavailable {
         (self.parts.explain)(trouble)
     }
 

@@ -30,7 +30,6 @@ use crate::metrics::{Metrics, Reason};
 use crate::postgres::connect::Target;
 use crate::postgres::embedded::{Cluster, Options};
 use crate::postgres::pool;
-use crate::rows::execute;
 use crate::schema::catalog::Handle;
 use crate::schema::upkeep;
 use crate::shutdown::Shutdown;
@@ -44,6 +43,11 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Connections for snapshots and for reading the log, apart from those for requests, so that slow
 /// requests do not hold up screens.
 const STREAM_POOL: usize = 4;
+
+/// Rows in one answer at most; a reader that wants more asks for pages.
+const MAX_ROWS: u64 = 10_000;
+/// Longest time for a statement of a request.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
 
 const DEMO: &str = include_str!("../../sql/demo.sql");
 
@@ -214,7 +218,8 @@ impl Relay {
             rows: Arc::new(Rows {
                 pool: requests,
                 catalog: Arc::clone(&catalog),
-                limits: execute::Limits::default(),
+                max_rows: MAX_ROWS,
+                statement_timeout: STATEMENT_TIMEOUT,
             }),
             streams: subscription::Parts {
                 feed: Arc::clone(&feed),

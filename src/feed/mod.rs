@@ -23,6 +23,7 @@ use crate::hub::{Subscriber, Topic};
 use crate::log::{self, Batch, Bounds, LogError, Place};
 use crate::metrics::{Metrics, Reason};
 use crate::postgres::connect::{ConnectError, Target};
+use crate::postgres::pool::PINS;
 use crate::schema::catalog::{CatalogError, Handle};
 use crate::shutdown::Shutdown;
 use crate::view::{Channel, Delivery, Event, View};
@@ -251,6 +252,13 @@ impl Feed {
         let (client, connection) = self.parts.target.connect("rowcast feed").await?;
         let driver = tokio::spawn(connection);
         let _stop_driver = AbortOnDrop(driver);
+        // Rows that are read again must look like images, and no function of a table's owner may be
+        // taken for one of PostgreSQL's.
+        let settings = format!("{PINS}; set search_path = pg_catalog, pg_temp");
+        client
+            .batch_execute(&settings)
+            .await
+            .map_err(LogError::from)?;
         let recovery = client
             .query_one("select pg_is_in_recovery()", &[])
             .await

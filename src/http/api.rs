@@ -9,7 +9,7 @@ use hyper::http::request::Parts as Head;
 use tokio::sync::watch;
 
 use super::rows::Rows;
-use super::{Response, body, channels, route, stream};
+use super::{Response, body, channels, route, rows, stream};
 use crate::subscription::Parts;
 
 /// Answers what the router has let through.
@@ -41,7 +41,7 @@ impl route::Api for Api {
     }
 
     async fn rows(&self, head: &Head, table: &str, body: Bytes) -> Response {
-        self.rows.respond(head, table, &body).await
+        rows::respond(&self.rows, head, table, body).await
     }
 
     async fn subscribe(&self, head: &Head, channel: &str) -> Response {

@@ -8,11 +8,15 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts as Head;
 use tokio::sync::watch;
 
-use super::problem::Problem;
-use super::rows::{Rows, json_only};
+use super::problem::{JSON, Problem};
+use super::rows::{Rows, TXID, json_body, problem};
 use super::stream::{closed, stream, token};
 use super::{Response, body};
-use crate::postgres::transaction::{Mode, Transaction};
+use tokio_postgres::types::{ToSql, Type};
+
+use crate::postgres::pool::Lease;
+use crate::postgres::transaction::{self, Access};
+use crate::postgres::untyped::Untyped;
 use crate::rows::Error;
 use crate::subscription::{Parts, Source, Subscription};
 
@@ -31,7 +35,7 @@ pub async fn subscribe(
     match allowed(rows, channel).await {
         Ok(true) => {}
         Ok(false) => return closed(token.as_deref(), &forbidden(channel).unavailable()),
-        Err(error) => return closed(token.as_deref(), &Problem::from(&error).unavailable()),
+        Err(problem) => return closed(token.as_deref(), &problem.unavailable()),
     }
     // Joining makes the doorbell listen; the stream opens once it does, so that a NOTIFY sent after
     // `open` is not missed. The subscription joins again, and this one leaves with the response.
@@ -59,46 +63,62 @@ pub async fn subscribe(
 /// `POST`: a durable message.
 pub async fn publish(rows: &Rows, head: &Head, channel: &str, body: &[u8]) -> Response {
     let published = async {
-        json_only(&head.headers)?;
-        let text =
-            std::str::from_utf8(body).map_err(|_| Error::Body("the body is not UTF-8".into()))?;
-        serde_json::from_str::<serde::de::IgnoredAny>(text)
-            .map_err(|error| Error::Body(format!("empty or invalid json: {error}")))?;
-        let transaction = Transaction::begin(&rows.pool, Mode::Write, rows.limits.timeout).await?;
-        let payload = crate::postgres::value::Untyped(text.to_owned());
-        let row = transaction
-            .query_one("select rowcast.publish($1, $2)", &[&channel, &payload])
-            .await?;
-        let txid: String = row.try_get(0)?;
-        transaction.commit().await?;
-        Ok::<_, Error>(txid)
+        json_body(&head.headers)?;
+        let text = std::str::from_utf8(body)
+            .ok()
+            .filter(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
+            .ok_or_else(|| problem(&Error::Body("a message is one JSON value")))?;
+        let values = [channel.to_owned(), text.to_owned()];
+        let sql = "select rowcast.publish($1, $2)";
+        let txid = ask(rows, Access::ReadWrite, sql, &values).await?;
+        Ok::<String, Problem>(txid.unwrap_or_default())
     };
     match published.await {
         Ok(txid) => {
             let mut response = Response::new(body::full(format!(r#"{{"txid":"{txid}"}}"#)));
             *response.status_mut() = StatusCode::CREATED;
             let headers = response.headers_mut();
-            headers.insert(
-                CONTENT_TYPE,
-                HeaderValue::from_static("application/json; charset=utf-8"),
-            );
+            headers.insert(CONTENT_TYPE, JSON);
             if let Ok(txid) = HeaderValue::from_str(&txid) {
-                headers.insert("rowcast-txid", txid);
+                headers.insert(TXID, txid);
             }
             response
         }
-        Err(error) => Problem::from(&error).respond(),
+        Err(problem) => problem.into_response(),
     }
 }
 
-async fn allowed(rows: &Rows, channel: &str) -> Result<bool, Error> {
-    let transaction = Transaction::begin(&rows.pool, Mode::Read, rows.limits.timeout).await?;
-    let row = transaction
-        .query_one("select rowcast.channel_allowed($1)", &[&channel])
-        .await?;
-    let allowed = row.try_get::<_, Option<bool>>(0)?.unwrap_or(false);
-    transaction.commit().await?;
-    Ok(allowed)
+async fn allowed(rows: &Rows, channel: &str) -> Result<bool, Problem> {
+    let sql = "select rowcast.channel_allowed($1)::text";
+    let allowed = ask(rows, Access::ReadOnly, sql, &[channel.to_owned()]).await?;
+    Ok(allowed.as_deref() == Some("true"))
+}
+
+/// One value, as text, from one statement in a transaction of its own.
+async fn ask(
+    rows: &Rows,
+    access: Access,
+    sql: &str,
+    values: &[String],
+) -> Result<Option<String>, Problem> {
+    let asked = async {
+        let lease = Lease::take(&rows.pool).await?;
+        let values: Vec<_> = values.iter().map(|value| Untyped(value)).collect();
+        let values: Vec<(&(dyn ToSql + Sync), Type)> = values
+            .iter()
+            .map(|value| (value as _, Type::UNKNOWN))
+            .collect();
+        transaction::run(lease, access, rows.statement_timeout, async |client| {
+            let answer = client.query_typed(sql, &values).await?;
+            Ok(answer
+                .first()
+                .map(|row| row.try_get(0))
+                .transpose()?
+                .flatten())
+        })
+        .await
+    };
+    asked.await.map_err(|error: Error| problem(&error))
 }
 
 fn forbidden(channel: &str) -> Problem {

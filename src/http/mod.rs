@@ -11,6 +11,8 @@ pub mod channels;
 pub mod cors;
 pub mod deadline;
 pub mod exchange;
+#[cfg(test)]
+mod live;
 pub mod ops;
 pub mod problem;
 pub mod refusal;

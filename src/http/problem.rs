@@ -1,245 +1,617 @@
-//! Errors of the rooms as responses: the one place that knows their statuses.
+//! What went wrong, as PostgREST's clients read it: `{"code","message","details","hint"}`.
 //!
-//! The body has PostgREST's shape, `{"code","message","details","hint"}`; SQLSTATEs pass through.
+//! The only file that knows the statuses of other rooms' errors. The message tells what happened,
+//! details what was found, hint what to try. SQLSTATEs pass through; `PGRST` codes are the
+//! dialect's own, `RCH` codes the edge's and `RCR` codes those of `rows`.
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use deadpool_postgres::PoolError;
+use http_body_util::{BodyExt, Full};
 use hyper::StatusCode;
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use serde_json::json;
-use tokio_postgres::error::DbError;
+use hyper::header::{
+    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use serde::Serialize;
+use tokio_postgres::error::{DbError, SqlState};
 
-use super::{Response, body};
-use crate::filter::Refusal;
-use crate::postgres::pool::PoolError;
-use crate::rows;
+use super::Response;
+use crate::filter::{ConditionError, Refusal};
+use crate::postgres::transaction::TransactionError;
+use crate::rows::Error;
+use crate::schema::catalog::CatalogError;
 use crate::subscription::{Trouble, Unavailable};
 use crate::view::snapshot::SnapshotError;
 
-/// An error as the outside hears it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An error as a client sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// The status.
+    /// The status of the response.
+    #[serde(skip)]
     pub status: StatusCode,
-    /// A SQLSTATE or `PGRST…`.
-    pub code: String,
+    /// SQLSTATE, or a code of ours.
+    pub code: Cow<'static, str>,
     /// What happened.
     pub message: String,
     /// What was found.
     pub details: Option<String>,
     /// What to try.
     pub hint: Option<String>,
-    /// It may be over in a moment.
-    pub passing: bool,
+    /// The methods that the path has, where the status demands them.
+    #[serde(skip)]
+    allow: Option<&'static str>,
 }
 
+/// Whether the client has said who it is. To one who has not, a missing permission is a 401.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// No token.
+    Anonymous,
+    /// A valid token.
+    Identified,
+}
+
+/// Content type of every JSON answer of the API.
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+
 impl Problem {
-    /// A problem with its request.
+    /// A problem without details or hint.
     #[must_use]
-    pub fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+    pub fn new(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
             status,
-            code: code.to_owned(),
+            code: code.into(),
             message: message.into(),
             details: None,
             hint: None,
-            passing: false,
+            allow: None,
         }
     }
 
-    /// What was found.
+    /// The same with what was found.
     #[must_use]
-    pub fn found(mut self, details: impl Into<String>) -> Self {
+    pub fn details(mut self, details: impl Into<String>) -> Self {
         self.details = Some(details.into());
         self
     }
 
-    /// What to try.
+    /// The same with what to try.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    fn passing(mut self) -> Self {
-        self.passing = true;
-        self
+    /// There is nothing at this path.
+    #[must_use]
+    pub fn path() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "PGRST125",
+            "there is nothing at this path",
+        )
+        .hint("tables are at /rest/v1/{table}")
     }
 
-    /// The JSON text.
+    /// The path exists, the method does not. `allow` lists those that do, as the header does.
     #[must_use]
-    pub fn body(&self) -> String {
-        let Self {
-            code,
-            message,
-            details,
-            hint,
-            ..
-        } = self;
-        json!({"code": code, "message": message, "details": details, "hint": hint}).to_string()
-    }
-
-    /// As a response.
-    #[must_use]
-    pub fn respond(&self) -> Response {
-        let mut response = Response::new(body::full(self.body()));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/json; charset=utf-8"),
-        );
-        if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
-        }
-        response
-    }
-
-    /// As the word of a stream that cannot be now. Its status cannot be told there: an EventSource
-    /// that meets anything but 200 gives up for ever.
-    #[must_use]
-    pub fn unavailable(&self) -> Unavailable {
-        Unavailable {
-            body: self.body(),
-            passing: self.passing,
+    pub fn verb(allow: &'static str) -> Self {
+        Self {
+            allow: Some(allow),
+            ..Self::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "PGRST117",
+                "this path does not answer this method",
+            )
+            .hint(format!("it answers {allow}"))
         }
     }
 
-    /// The database's answer. `PostgREST`'s table of statuses (its `Error.hs`).
+    /// `Accept` names no media type that we have.
     #[must_use]
-    pub fn of_database(error: &tokio_postgres::Error) -> Self {
-        match error.as_db_error() {
-            Some(error) => Self::of_sqlstate(error),
-            None if error.is_closed()
-                || std::error::Error::source(error)
-                    .is_some_and(<dyn std::error::Error>::is::<std::io::Error>) =>
-            {
-                Self::away()
+    pub fn not_acceptable() -> Self {
+        Self::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "PGRST107",
+            "none of the accepted media types is available",
+        )
+        .hint(
+            "accept application/json, application/vnd.pgrst.object+json, \
+             or text/event-stream for a live view",
+        )
+    }
+
+    /// The body is of a type that is not taken.
+    #[must_use]
+    pub fn media_type() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "PGRST107",
+            "the body's media type is not taken",
+        )
+        .hint("send JSON with Content-Type: application/json")
+    }
+
+    /// The body is larger than `limit` bytes.
+    #[must_use]
+    pub fn body_too_large(limit: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "RCH03",
+            format!("the body exceeds {limit} bytes"),
+        )
+        .hint("send fewer rows at a time")
+    }
+
+    /// The request did not arrive in time.
+    #[must_use]
+    pub fn too_slow() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "RCH04",
+            "the request did not arrive in time",
+        )
+    }
+
+    /// Too many requests or streams at once.
+    #[must_use]
+    pub fn overloaded() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "RCH07",
+            "the relay has as much to do as it can",
+        )
+        .hint("try again in a moment")
+    }
+
+    /// An error of `rows`.
+    #[must_use]
+    pub fn of_rows(error: &Error, caller: Caller) -> Self {
+        match error {
+            Error::Pool(error) => Self::of_pool(error),
+            Error::Database(error) => Self::of_database(error, caller),
+            Error::Transaction(error) => Self::of_transaction(error, caller),
+            Error::UnknownTable { .. }
+            | Error::UnknownColumn { .. }
+            | Error::UnknownPayloadColumn { .. }
+            | Error::NotWritable(_) => Self::of_names(error),
+            Error::NotSingle { .. }
+            | Error::TooManyAffected { .. }
+            | Error::PastEnd { .. }
+            | Error::TooLarge { .. } => Self::of_outcome(error),
+            _ => Self::of_request(error),
+        }
+    }
+
+    /// What cannot be read.
+    fn of_request(error: &Error) -> Self {
+        let bad = |code| Self::new(StatusCode::BAD_REQUEST, code, error.to_string());
+        match error {
+            Error::Filter { source, .. } => Self::of_filter(error, source),
+            Error::Unsupported(feature) => Self::unsupported(feature),
+            Error::Range(reason) => Self::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "PGRST103",
+                "Requested range not satisfiable",
+            )
+            .details(*reason),
+            Error::Preferences(unknown) => Self::new(
+                StatusCode::BAD_REQUEST,
+                "PGRST122",
+                "with handling=strict every preference must be known",
+            )
+            .details(format!("unknown: {}", unknown.join(", ")))
+            .hint("leave them out, or use handling=lenient"),
+            Error::Body(_) => bad("PGRST102").hint("send one JSON object or an array of objects"),
+            Error::KeysDiffer => bad("PGRST102")
+                .hint("give every object the same keys, or name the keys to use in columns="),
+            _ => bad("PGRST100"),
+        }
+    }
+
+    fn of_filter(error: &Error, source: &ConditionError) -> Self {
+        match source {
+            ConditionError::NotYet(operator) => {
+                Self::unsupported(&format!("filters with the operator \"{operator}\""))
             }
-            // A value that the client side of the protocol could not send or read.
-            None => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "XX000",
-                error.to_string(),
+            _ => Self::new(StatusCode::BAD_REQUEST, "PGRST100", error.to_string())
+                .details(source.to_string())
+                .hint("a filter is column=operator.value, as in id=eq.7"),
+        }
+    }
+
+    /// A part of the dialect that we do not have.
+    #[must_use]
+    pub fn unsupported(feature: &str) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "PGRST127",
+            "the request uses a feature that is not supported",
+        )
+        .details(feature)
+    }
+
+    /// Names that are not in the catalogue.
+    fn of_names(error: &Error) -> Self {
+        let message = error.to_string();
+        let (status, code, near) = match error {
+            Error::UnknownTable { near, .. } => (StatusCode::NOT_FOUND, "PGRST205", near),
+            Error::UnknownColumn { near, .. } => (StatusCode::BAD_REQUEST, "42703", near),
+            Error::UnknownPayloadColumn { near, .. } => (StatusCode::BAD_REQUEST, "PGRST204", near),
+            _ => (StatusCode::METHOD_NOT_ALLOWED, "PGRST117", &None),
+        };
+        let mut problem = Self::new(status, code, message);
+        problem.hint = match (near, error) {
+            (Some(near), _) => Some(format!("perhaps \"{near}\" was meant")),
+            (None, Error::UnknownTable { .. }) => Some(
+                "if it exists, watch it first, as in: select rowcast.watch('tasks')".to_owned(),
+            ),
+            _ => None,
+        };
+        if let Error::NotWritable(_) = error {
+            problem.allow = Some("GET, HEAD, OPTIONS");
+        }
+        problem
+    }
+
+    /// Answers that are not what was asked for.
+    fn of_outcome(error: &Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::NotSingle { rows } => Self::new(StatusCode::NOT_ACCEPTABLE, "PGRST116", message)
+                .details(format!("The result contains {rows} rows")),
+            Error::TooManyAffected { rows } => {
+                Self::new(StatusCode::BAD_REQUEST, "PGRST124", message)
+                    .details(format!("it would change {rows} rows; nothing was changed"))
+            }
+            Error::PastEnd { offset, total } => Self::new(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "PGRST103",
+                "Requested range not satisfiable",
+            )
+            .details(format!(
+                "the offset is {offset}, and there are {total} rows"
+            )),
+            _ => Self::new(StatusCode::BAD_REQUEST, "RCR01", message)
+                .hint("ask for fewer rows or columns at a time"),
+        }
+    }
+
+    /// An error of a transaction.
+    #[must_use]
+    pub fn of_transaction(error: &TransactionError, caller: Caller) -> Self {
+        match error {
+            TransactionError::Failed(error) => Self::of_database(error, caller),
+            TransactionError::InDoubt(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "RCR02",
+                "the database was lost while it committed",
+            )
+            .details("the write may hold or not")
+            .hint("read the rows again before writing them again"),
+            TransactionError::Silent(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "PGRST001",
+                "the database does not answer",
+            )
+            .details(error.to_string())
+            .hint("try again in a moment"),
+        }
+    }
+
+    /// No connection.
+    #[must_use]
+    pub fn of_pool(error: &PoolError) -> Self {
+        match error {
+            PoolError::Timeout(_) => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "PGRST003",
+                "no database connection became free in time",
+            )
+            .hint("try again in a moment"),
+            // What the server said to us is not for the outside: it names our login.
+            PoolError::Backend(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "PGRST000",
+                "the database cannot be reached",
+            )
+            .hint("try again in a moment"),
+            _ => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "PGRST001",
+                "the relay has no database connections",
             ),
         }
     }
 
-    fn of_sqlstate(error: &DbError) -> Self {
-        let code = error.code().code();
-        let status = match code {
-            "42501" => 401,
-            "23503" | "23505" => 409,
-            "25006" => 405,
-            "42883" | "42P01" => 404,
-            "57P01" | "57P02" | "57P03" => 503,
-            "42P17" | "21000" | "53400" => 500,
-            "P0001" => 400,
-            _ => match &code[..2] {
-                "08" | "53" => 503,
-                "0L" | "0P" | "28" => 403,
-                "09" | "25" | "2D" | "38" | "39" | "3B" | "40" | "54" | "55" | "57" | "58"
-                | "F0" | "HV" | "P0" | "XX" => 500,
-                "PT" => code[2..].parse().unwrap_or(500),
-                _ => 400,
-            },
+    /// The catalogue could not be read.
+    #[must_use]
+    pub fn of_catalog(error: &CatalogError) -> Self {
+        match error {
+            CatalogError::Connect(error) => Self::of_pool(error),
+            CatalogError::Query(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "PGRST002",
+                "the database's tables could not be read",
+            )
+            .hint("try again in a moment"),
+        }
+    }
+
+    /// PostgreSQL refused, or the connection broke.
+    #[must_use]
+    pub fn of_database(error: &tokio_postgres::Error, caller: Caller) -> Self {
+        let Some(error) = error.as_db_error() else {
+            return Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "PGRST001",
+                "the connection to the database broke",
+            )
+            .hint("try again in a moment");
         };
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self {
-            status,
-            code: code.to_owned(),
+            status: status(error, caller),
+            code: Cow::Owned(error.code().code().to_owned()),
             message: error.message().to_owned(),
             details: error.detail().map(str::to_owned),
             hint: error.hint().map(str::to_owned),
-            passing: status == StatusCode::SERVICE_UNAVAILABLE,
+            allow: (*error.code() == SqlState::READ_ONLY_SQL_TRANSACTION)
+                .then_some("GET, HEAD, OPTIONS"),
         }
     }
 
-    fn of_pool(error: &PoolError) -> Self {
-        match error {
-            PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => Self::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "PGRST003",
-                "timed out acquiring connection from connection pool",
-            )
-            .hint("the relay is busy; try again")
-            .passing(),
-            _ => Self::away(),
-        }
-    }
-
-    fn away() -> Self {
+    /// A schema that has no URLs here.
+    #[must_use]
+    pub fn schema(served: &str) -> Self {
         Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "PGRST001",
-            "the database cannot be reached",
+            StatusCode::NOT_ACCEPTABLE,
+            "PGRST106",
+            "the schema asked for is not served",
         )
-        .hint("the relay keeps trying; try again in a moment")
-        .passing()
+        .hint(format!("leave the profile header out, or say \"{served}\""))
     }
 
     /// A filter that no stream can follow from row images.
     #[must_use]
     pub fn of_refusal(refusal: &Refusal) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "PGRST127", "this filter cannot be live")
-            .found(format!("a stream cannot {refusal}"))
-            .hint("read it without text/event-stream, or stream with eq, neq, gt, gte, lt, lte, in and is on plain columns")
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "PGRST127",
+            "this filter cannot be live",
+        )
+        .details(format!("a stream cannot {refusal}"))
+        .hint(
+            "read it without text/event-stream, or filter by eq, neq, gt, gte, lt, lte, in and is \
+             on plain columns",
+        )
     }
-}
 
-impl From<&rows::Error> for Problem {
-    fn from(error: &rows::Error) -> Self {
-        use rows::Error;
-        let bad = |code| Self::new(StatusCode::BAD_REQUEST, code, error.to_string());
-        match error {
-            Error::Syntax { details, .. } => bad("PGRST100").found(details),
-            Error::Unsupported(feature) => Self::new(StatusCode::BAD_REQUEST, "PGRST127", "feature not implemented")
-                .found(format!("{feature} is not supported by this version")),
-            Error::Body(_) => bad("PGRST102"),
-            Error::Range(details) => Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "PGRST103", error.to_string()).found(details),
-            Error::Accept(_) => Self::new(StatusCode::NOT_ACCEPTABLE, "PGRST107", error.to_string())
-                .hint("application/json, application/vnd.pgrst.object+json or text/event-stream"),
-            Error::ContentType(_) => Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "PGRST102", error.to_string())
-                .hint("send application/json"),
-            Error::Schema(_, served) => Self::new(StatusCode::NOT_ACCEPTABLE, "PGRST106", error.to_string())
-                .hint(format!("only the following schema is exposed: {served}")),
-            Error::NoTable { schema, table, near } => Self::new(StatusCode::NOT_FOUND, "PGRST205", error.to_string())
-                .found(format!("only tables that are watched or exposed are visible here; '{schema}.{table}' is neither"))
-                .hint(near.as_ref().map_or_else(
-                    || format!("make it live: rowcast watch {table}"),
-                    |near| format!("perhaps you meant the table '{schema}.{near}'"),
-                )),
-            Error::NoColumn { .. } => bad("42703"),
-            Error::NoPayloadColumn { .. } => bad("PGRST204"),
-            Error::Singular(count) => Self::new(StatusCode::NOT_ACCEPTABLE, "PGRST116", error.to_string())
-                .found(format!("The result contains {count} rows")),
-            Error::TooLarge(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "54000", error.to_string())
-                .hint("ask for fewer rows or columns"),
-            Error::Connect(error) => Self::of_pool(error),
-            Error::Database(error) => Self::of_database(error),
+    /// The relay's own trouble with a stream that was well asked for.
+    #[must_use]
+    pub fn of_trouble(trouble: &Trouble) -> Self {
+        let snapshot = match trouble {
+            Trouble::NotYet(_) => {
+                return Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "PGRST001",
+                    "the database cannot be reached",
+                )
+                .hint("the stream comes back by itself");
+            }
+            Trouble::Snapshot(error) => error,
+        };
+        let message = snapshot.to_string();
+        match &**snapshot {
+            SnapshotError::Connect(error) => Self::of_pool(error),
+            SnapshotError::Transaction(error) => Self::of_transaction(error, Caller::Anonymous),
+            SnapshotError::Query(error) => Self::of_database(error, Caller::Anonymous),
+            SnapshotError::NoSnapshot | SnapshotError::Changed(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "PGRST001", message)
+                    .hint("the stream comes back by itself")
+            }
+            SnapshotError::TooLarge(_) => Self::new(StatusCode::BAD_REQUEST, "RCR01", message)
+                .hint("narrow the filter or name fewer columns in select"),
         }
+    }
+
+    /// As the word of a stream that cannot be now. The status cannot be told there: an EventSource
+    /// that meets anything but 200 gives up for ever.
+    #[must_use]
+    pub fn unavailable(&self) -> Unavailable {
+        Unavailable {
+            body: self.body(),
+            passing: self.is_passing(),
+        }
+    }
+
+    /// It may be over in a moment.
+    fn is_passing(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+        )
+    }
+
+    /// The JSON object, on one line.
+    ///
+    /// # Panics
+    /// Never: strings always become JSON.
+    #[must_use]
+    pub fn body(&self) -> String {
+        serde_json::to_string(self).expect("strings become JSON")
+    }
+
+    /// The response. Answer `HEAD` with [`Problem::into_bare_response`].
+    #[must_use]
+    pub fn into_response(self) -> Response {
+        let mut response = Response::new(
+            Full::new(Bytes::from(self.body()))
+                .map_err(|never| match never {})
+                .boxed_unsync(),
+        );
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, JSON);
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.is_passing() {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+
+    /// The response to `HEAD`: the same headers and no body.
+    #[must_use]
+    pub fn into_bare_response(self) -> Response {
+        let length = self.body().len();
+        let mut response = self.into_response();
+        *response.body_mut() = http_body_util::Empty::new()
+            .map_err(|never| match never {})
+            .boxed_unsync();
+        response
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+        response
     }
 }
 
 /// Explains the relay's own trouble to a stream.
 #[must_use]
-pub fn explain(trouble: Trouble) -> Unavailable {
-    let problem = match trouble {
-        Trouble::NotYet(_) => Problem::away(),
-        Trouble::Snapshot(error) => match &*error {
-            SnapshotError::Connect(error) => Problem::of_pool(error),
-            SnapshotError::Query(error) => Problem::of_database(error),
-            SnapshotError::NoSnapshot | SnapshotError::Changed(_) => {
-                Problem::new(StatusCode::CONFLICT, "PGRST001", error.to_string()).passing()
-            }
-            SnapshotError::TooLarge(_) => Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "54000",
-                error.to_string(),
-            )
-            .hint("narrow the filter or name fewer columns in select"),
-        },
-    };
-    problem.unavailable()
+pub fn explain(trouble: &Trouble) -> Unavailable {
+    Problem::of_trouble(trouble).unavailable()
+}
+
+/// The status of an SQLSTATE.
+fn status(error: &DbError, caller: Caller) -> StatusCode {
+    status_of(error.code().code(), error.message(), caller)
+}
+
+fn status_of(code: &str, message: &str, caller: Caller) -> StatusCode {
+    // A function may raise `PT` and a status of its own choice.
+    if let Some(chosen) = code.strip_prefix("PT") {
+        return StatusCode::from_bytes(chosen.as_bytes())
+            .ok()
+            // An informational status would leave the request without an answer.
+            .filter(|status| !status.is_informational())
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    match (code, &code[..code.len().min(2)]) {
+        ("42501", _) if caller == Caller::Anonymous => StatusCode::UNAUTHORIZED,
+        ("42501", _) | (_, "0L" | "0P" | "28") => StatusCode::FORBIDDEN,
+        ("23503" | "23505", _) => StatusCode::CONFLICT,
+        ("25006", _) => StatusCode::METHOD_NOT_ALLOWED,
+        ("42883" | "42P01", _) => StatusCode::NOT_FOUND,
+        // The extension that forbids writes without a filter says so in this code.
+        ("21000", _) if message.ends_with("requires a WHERE clause") => StatusCode::BAD_REQUEST,
+        ("22023", _) if message.starts_with("role \"") && message.ends_with("does not exist") => {
+            StatusCode::UNAUTHORIZED
+        }
+        ("P0001", _) => StatusCode::BAD_REQUEST,
+        ("57P01", _) | (_, "08") => StatusCode::SERVICE_UNAVAILABLE,
+        ("21000" | "42P17" | "53400", _)
+        | (
+            _,
+            "09" | "25" | "2D" | "38" | "39" | "3B" | "40" | "54" | "55" | "57" | "58" | "F0"
+            | "HV" | "P0" | "XX",
+        ) => StatusCode::INTERNAL_SERVER_ERROR,
+        (_, "53") => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sqlstate_has_the_status_of_the_dialect() {
+        for (code, expected) in [
+            ("08006", 503),
+            ("0LP01", 403),
+            ("0P000", 403),
+            ("28P01", 403),
+            ("23503", 409),
+            ("23505", 409),
+            ("23502", 400),
+            ("25006", 405),
+            ("25P02", 500),
+            ("21000", 500),
+            ("22023", 400),
+            ("22P02", 400),
+            ("40001", 500),
+            ("42501", 401),
+            ("42883", 404),
+            ("42P01", 404),
+            ("42703", 400),
+            ("42P17", 500),
+            ("53400", 500),
+            ("53300", 503),
+            ("54001", 500),
+            ("55P03", 500),
+            ("57014", 500),
+            ("57P01", 503),
+            ("58030", 500),
+            ("P0001", 400),
+            ("P0002", 500),
+            ("PT402", 402),
+            ("PT101", 500),
+            ("PTABC", 500),
+            ("XX000", 500),
+            ("HV000", 500),
+            ("F0000", 500),
+        ] {
+            let status = status_of(code, "", Caller::Anonymous);
+            assert_eq!(status.as_u16(), expected, "{code}");
+        }
+        assert_eq!(status_of("42501", "", Caller::Identified), 403);
+        let nobody = "role \"nobody\" does not exist";
+        assert_eq!(status_of("22023", nobody, Caller::Identified), 401);
+        let unsafe_ = "DELETE requires a WHERE clause";
+        assert_eq!(status_of("21000", unsafe_, Caller::Identified), 400);
+    }
+
+    #[test]
+    fn a_body_has_four_members_and_nulls_where_nothing_is_to_say() {
+        assert_eq!(
+            Problem::too_slow().body(),
+            "{\"code\":\"RCH04\",\"message\":\"the request did not arrive in time\",\
+             \"details\":null,\"hint\":null}"
+        );
+    }
+
+    #[test]
+    fn a_refused_verb_lists_those_that_are_answered() {
+        let response = Problem::verb("GET, HEAD").into_response();
+        assert_eq!(response.status(), 405);
+        assert_eq!(response.headers()[ALLOW], "GET, HEAD");
+        assert_eq!(
+            response.headers()[CONTENT_TYPE],
+            "application/json; charset=utf-8"
+        );
+    }
+
+    #[test]
+    fn a_missing_operator_is_told_apart_from_a_misspelt_one() {
+        let filter = |source| {
+            let error = Error::Filter {
+                column: "a".to_owned(),
+                source,
+            };
+            Problem::of_rows(&error, Caller::Anonymous).code
+        };
+        assert_eq!(filter(ConditionError::NotYet("like".into())), "PGRST127");
+        assert_eq!(
+            filter(ConditionError::UnknownOperator("x".into())),
+            "PGRST100"
+        );
+    }
 }

@@ -3,25 +3,28 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::FutureExt;
 use futures::stream;
+use futures::{FutureExt, TryStreamExt};
 use http_body_util::{BodyExt, StreamBody};
+use hyper::StatusCode;
 use hyper::body::Frame;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts as Head;
 
 use super::problem::Problem;
-use super::rows::Rows;
+use super::rows::{self, Rows};
 use super::{Response, body};
 use crate::cursor::Name;
-use crate::filter::{Facts, Kind, Matcher, decidable};
+use crate::filter::{Facts, Matcher, Refusal, decidable};
+use crate::postgres::pool::Lease;
 use crate::postgres::quote;
-use crate::postgres::transaction::{Mode, Transaction};
-use crate::postgres::value::Untyped;
-use crate::rows::plan::{Action, Plan};
-use crate::rows::request::Request;
-use crate::rows::{Error, statement};
-use crate::schema::catalog::{Column, Table};
+use crate::postgres::transaction::{self, Access};
+use crate::postgres::untyped::untyped;
+use crate::rows::Error;
+use crate::rows::plan::{Read, Selection};
+use crate::rows::request::{Range, Request};
+use crate::rows::statement::{self, Key, Statement};
+use crate::schema::catalog::Column;
 use crate::subscription::{Opener, Parts, Source, Subscription, Unavailable};
 use crate::view::{Definition, View};
 
@@ -29,9 +32,9 @@ use crate::view::{Definition, View};
 /// stream that says so and ends, because an EventSource gives up for ever on anything but 200.
 pub async fn respond(rows: &Arc<Rows>, parts: &Parts, head: &Head, table: &str) -> Response {
     let token = token(head);
-    let request = match rows.request(head, table) {
+    let request = match rows::request(rows, head, table) {
         Ok(request) => request,
-        Err(error) => return Problem::from(&error).respond(),
+        Err(problem) => return problem.into_response(),
     };
     match make(rows, &request).await {
         Ok(view) => {
@@ -41,22 +44,16 @@ pub async fn respond(rows: &Arc<Rows>, parts: &Parts, head: &Head, table: &str) 
                 async move {
                     // Called when the view has become worthless: the table may have changed.
                     let _old_picture_serves = rows.catalog.reload().await;
-                    make(&rows, &request)
-                        .await
-                        .map_err(|problem| match problem {
-                            Cannot::Ever(problem) | Cannot::Now(problem) => problem.unavailable(),
-                        })
+                    make(&rows, &request).await.map_err(|cannot| match cannot {
+                        Cannot::Ever(problem) | Cannot::Now(problem) => problem.unavailable(),
+                    })
                 }
                 .boxed()
             });
-            stream(Subscription::new(
-                parts.clone(),
-                Source::View(opener),
-                token,
-                Some(view),
-            ))
+            let source = Source::View(opener);
+            stream(Subscription::new(parts.clone(), source, token, Some(view)))
         }
-        Err(Cannot::Ever(problem)) => problem.respond(),
+        Err(Cannot::Ever(problem)) => problem.into_response(),
         Err(Cannot::Now(problem)) => closed(token.as_deref(), &problem.unavailable()),
     }
 }
@@ -116,59 +113,75 @@ enum Cannot {
 }
 
 async fn make(rows: &Rows, request: &Request) -> Result<View, Cannot> {
-    let plan = match rows.plan(request, b"").await {
-        Ok(plan) => plan,
-        Err(error @ Error::NoTable { .. }) => return Err(Cannot::Now(Problem::from(&error))),
-        Err(error) => return Err(Cannot::Ever(Problem::from(&error))),
+    let read = rows::looked_up(rows, |catalog| Read::of(request, catalog)).await;
+    let read = read.map_err(|problem| {
+        // A table that is not there may be made; a column that the table lacks is a mistake.
+        if problem.status == StatusCode::NOT_FOUND || problem.status.is_server_error() {
+            Cannot::Now(problem)
+        } else {
+            Cannot::Ever(problem)
+        }
+    })?;
+    possible(&read)?;
+    let matcher = matcher(rows, &read).await?;
+    // The state is read as whole rows, as images are, and cut to the columns by the same code.
+    let whole = Read {
+        select: Selection::All,
+        ..read.clone()
     };
-    possible(&plan)?;
-    let matcher = matcher(rows, &plan).await?;
-    let statement::Statement { sql, parameters } =
-        statement::rows(&plan.table, None, &plan.conditions, &plan.order);
-    let name = name(&plan, &sql, &parameters);
-    let definition = Definition {
-        table: Arc::clone(&plan.table),
-        matcher,
-        columns: plan.columns,
-        sql,
-        parameters,
+    let statement = statement::select_rows(&whole, Key::Without);
+    let name = name(&read, &statement);
+    let columns = match read.select {
+        Selection::All => None,
+        Selection::Columns(columns) => Some(
+            columns
+                .into_iter()
+                .map(|output| (output.column, output.name))
+                .collect(),
+        ),
     };
-    Ok(View::new(name, definition))
+    let table = read.table;
+    Ok(View::new(
+        name,
+        Definition {
+            table,
+            matcher,
+            columns,
+            statement,
+        },
+    ))
 }
 
 /// Everything that decides what is shown: the table (by oid: a new one of the same name is another),
 /// the rows and their order, the columns.
-fn name(plan: &Plan, sql: &str, parameters: &[Untyped]) -> Name {
-    let oid = plan.table.oid.to_string();
-    let columns = plan.columns.as_ref().map_or_else(
-        || "*".to_owned(),
-        |columns| serde_json::json!(columns).to_string(),
-    );
-    let fixed = ["view", &oid, sql, &columns];
-    Name::of(
-        fixed
-            .into_iter()
-            .chain(parameters.iter().map(|value| value.0.as_str())),
-    )
+fn name(read: &Read, statement: &Statement) -> Name {
+    let oid = read.table.oid.to_string();
+    let mut parts = vec!["view", &oid, &statement.sql];
+    parts.extend(statement.params.iter().map(String::as_str));
+    if let Selection::Columns(columns) = &read.select {
+        parts.push("columns");
+        for output in columns {
+            parts.extend([output.column.as_str(), output.name.as_str()]);
+        }
+    }
+    Name::of(parts)
 }
 
-fn possible(plan: &Plan) -> Result<(), Cannot> {
-    let table = &plan.table;
+fn possible(read: &Read) -> Result<(), Cannot> {
+    let table = &read.table;
     let never = |message: &str, hint: String| {
-        let status = hyper::StatusCode::BAD_REQUEST;
+        let status = StatusCode::BAD_REQUEST;
         Err(Cannot::Ever(
             Problem::new(status, "PGRST127", message).hint(hint),
         ))
     };
     let not_now = |message: String, hint: String| {
-        let status = hyper::StatusCode::BAD_REQUEST;
+        let status = StatusCode::BAD_REQUEST;
         Err(Cannot::Now(
             Problem::new(status, "PGRST205", message).hint(hint),
         ))
     };
-    if let Action::Read { limit, offset, .. } = &plan.action
-        && (limit.is_some() || *offset > 0)
-    {
+    if read.range != Range::ALL {
         return never(
             "a window cannot be live",
             "stream without limit, offset and Range, or filter by a column".into(),
@@ -190,11 +203,11 @@ fn possible(plan: &Plan) -> Result<(), Cannot> {
                 .into(),
         );
     }
-    let shown: Vec<&Column> = match &plan.columns {
-        None => table.columns.iter().collect(),
-        Some(columns) => columns
+    let shown: Vec<&Column> = match &read.select {
+        Selection::All => table.columns.iter().collect(),
+        Selection::Columns(columns) => columns
             .iter()
-            .filter_map(|(name, _)| table.column(name))
+            .filter_map(|output| table.column(&output.column))
             .collect(),
     };
     if let Some(column) = shown.iter().find(|column| !column.selectable) {
@@ -222,61 +235,45 @@ fn possible(plan: &Plan) -> Result<(), Cannot> {
 }
 
 /// The filter, with its values as PostgreSQL reads them.
-async fn matcher(rows: &Rows, plan: &Plan) -> Result<Matcher, Cannot> {
+async fn matcher(rows: &Rows, read: &Read) -> Result<Matcher, Cannot> {
+    let refused = |refusal: &Refusal| Cannot::Ever(Problem::of_refusal(refusal));
     let mut kinds = Vec::new();
     let mut casts = Vec::new();
-    let mut values: Vec<Untyped> = Vec::new();
-    for condition in &plan.conditions {
-        let column = column(&plan.table, &condition.column)?;
+    let mut values = Vec::new();
+    for condition in &read.conditions {
+        let name = &condition.column;
+        let column = read.table.column(name).filter(|column| !column.virtual_);
+        let column = column.ok_or_else(|| refused(&Refusal::Type(name.clone())))?;
         let facts = Facts {
             base: &column.base,
             byte_ordered: column.byte_ordered,
             deterministic: column.deterministic,
         };
-        let kind = decidable(condition, facts)
-            .map_err(|refusal| Cannot::Ever(Problem::of_refusal(&refusal)))?;
-        if column.virtual_ {
-            let refusal = crate::filter::Refusal::Type(column.name.clone());
-            return Err(Cannot::Ever(Problem::of_refusal(&refusal)));
-        }
-        kinds.push(kind);
+        kinds.push(decidable(condition, facts).map_err(|refusal| refused(&refusal))?);
         for value in condition.values() {
-            values.push(Untyped(value.clone()));
+            values.push(value.clone());
+            let place = values.len();
             casts.push(format!(
-                "to_json(${}::text::{})::text",
-                values.len(),
+                "pg_catalog.to_json(${place}::text::{})::text",
                 cast(column)
             ));
         }
     }
     let mut json = canonical(rows, &casts, &values).await?.into_iter();
-    let canonical: Vec<Vec<String>> = plan
+    let canonical: Vec<Vec<String>> = read
         .conditions
         .iter()
         .map(|condition| json.by_ref().take(condition.values().len()).collect())
         .collect();
-    let conditions = plan.conditions.iter().zip(&kinds).zip(&canonical);
-    Matcher::new(
-        conditions
-            .map(|((condition, kind), json): ((_, &Kind), _)| (condition, *kind, json.as_slice())),
-    )
-    .ok_or_else(|| {
-        let status = hyper::StatusCode::BAD_REQUEST;
-        Cannot::Ever(Problem::new(
-            status,
+    let conditions = read.conditions.iter().zip(kinds).zip(&canonical);
+    let conditions = conditions.map(|((condition, kind), json)| (condition, kind, json.as_slice()));
+    Matcher::new(conditions).ok_or_else(|| {
+        let problem = Problem::new(
+            StatusCode::BAD_REQUEST,
             "PGRST127",
             "this filter cannot be live",
-        ))
-    })
-}
-
-fn column<'t>(table: &'t Table, name: &str) -> Result<&'t Column, Cannot> {
-    table.column(name).ok_or_else(|| {
-        let error = Error::NoColumn {
-            table: table.name.clone(),
-            column: name.to_owned(),
-        };
-        Cannot::Ever(Problem::from(&error))
+        );
+        Cannot::Ever(problem)
     })
 }
 
@@ -291,22 +288,32 @@ fn cast(column: &Column) -> String {
 async fn canonical(
     rows: &Rows,
     casts: &[String],
-    values: &[Untyped],
+    values: &[String],
 ) -> Result<Vec<String>, Cannot> {
     if casts.is_empty() {
         return Ok(Vec::new());
     }
     let sql = format!("select array[{}]", casts.join(", "));
     let asked = async {
-        let transaction = Transaction::begin(&rows.pool, Mode::Read, rows.limits.timeout).await?;
-        let values: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
-            values.iter().map(|value| value as _).collect();
-        let row = transaction.query_one(&sql, &values).await?;
-        transaction.commit().await?;
-        Ok(row.try_get(0)?)
+        let lease = Lease::take(&rows.pool).await?;
+        transaction::run(
+            lease,
+            Access::ReadOnly,
+            rows.statement_timeout,
+            async |client| {
+                let answer = client.query_typed_raw(&sql, untyped(values)).await?;
+                let answer: Vec<tokio_postgres::Row> = answer.try_collect().await?;
+                Ok(answer
+                    .first()
+                    .map(|row| row.try_get(0))
+                    .transpose()?
+                    .unwrap_or_default())
+            },
+        )
+        .await
     };
     asked.await.map_err(|error: Error| {
-        let problem = Problem::from(&error);
+        let problem = rows::problem(&error);
         // A value that is none of its type never will be; a database that is away comes back.
         if problem.status.is_client_error() {
             Cannot::Ever(problem)

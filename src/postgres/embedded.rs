@@ -617,8 +617,14 @@ pub(crate) mod tests {
     /// A cluster for one test, or `None` where no PostgreSQL is installed, except in CI.
     pub(crate) async fn throw_away() -> Option<(TempDir, Cluster)> {
         let place = tempfile::tempdir().unwrap();
-        match Cluster::start(options(place.path())).await {
-            Ok(cluster) => Some((place, cluster)),
+        let cluster = skipped(Cluster::start(options(place.path())).await)?;
+        Some((place, cluster))
+    }
+
+    /// `None`, said aloud, where no PostgreSQL is installed; except in CI.
+    pub(crate) fn skipped(started: Result<Cluster, LaunchError>) -> Option<Cluster> {
+        match started {
+            Ok(cluster) => Some(cluster),
             Err(error @ LaunchError::NoPostgres) if std::env::var_os("CI").is_none() => {
                 eprintln!("skipped: {}", error.told());
                 None

@@ -7,4 +7,4 @@ pub mod pool;
 pub mod quote;
 pub mod tls;
 pub mod transaction;
-pub mod value;
+pub mod untyped;

@@ -1,146 +1,210 @@
-//! A plan, done in a transaction.
+//! Runs a statement and collects what it answers.
+//!
+//! Promises that an error means nothing was committed, unless it says that nobody knows, and that
+//! an answer is bounded. The only file of this room that takes a connection.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use futures::{StreamExt, pin_mut};
-use tokio_postgres::types::ToSql;
+use futures::TryStreamExt;
+use tokio_postgres::{Client, RowStream};
 
 use super::Error;
-use super::plan::{Action, Plan};
-use super::statement::{self, Statement};
-use crate::postgres::pool::Pool;
-use crate::postgres::transaction::{Mode, Transaction};
+use super::statement::Statement;
+use crate::postgres::pool::{Lease, Pool};
+use crate::postgres::transaction::{self, Access};
+use crate::postgres::untyped::untyped;
 
-/// How much one request may take.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Rows of a read.
-    pub rows: u64,
-    /// Bytes of an answer.
-    pub bytes: usize,
-    /// `statement_timeout`
-    pub timeout: Duration,
+/// Largest answer, in bytes.
+pub const LARGEST: usize = 64 * 1024 * 1024;
+
+/// Rows as JSON text.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rows {
+    /// Objects with commas between them; an array without its brackets.
+    pub json: String,
+    /// How many.
+    pub count: u64,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            rows: 10_000,
-            bytes: 64 << 20,
-            timeout: Duration::from_secs(8),
-        }
-    }
-}
-
-/// What came of it.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// JSON text of rows, where they were asked for.
-    pub rows: Vec<String>,
-    /// Rows read or written.
-    pub affected: u64,
-    /// Rows that an insert made, as opposed to met.
-    pub inserted: u64,
-    /// Rows there are, where that was asked for.
+/// What a read found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The rows.
+    pub rows: Rows,
+    /// All rows that match, when they were counted.
     pub total: Option<u64>,
-    /// The transaction that wrote, as text.
+}
+
+/// What a write did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Written {
+    /// The rows, when they were asked for; their count is 0 otherwise.
+    pub rows: Rows,
+    /// Rows inserted, updated or deleted.
+    pub affected: u64,
+    /// Rows of those that did not exist before.
+    pub inserted: u64,
+    /// The transaction's id, when it got one.
     pub txid: Option<String>,
 }
 
-/// Does what the plan says. With `single`, anything but one row is an error and leaves no trace.
+/// What must hold for a write to be committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Check {
+    /// Exactly one row was affected.
+    pub single: bool,
+    /// No more than this many rows were affected.
+    pub most: Option<u64>,
+}
+
+impl Check {
+    /// Whether a write of this many rows may be committed.
+    ///
+    /// # Errors
+    /// [`Error::NotSingle`], [`Error::TooManyAffected`].
+    pub fn holds(self, rows: u64) -> Result<(), Error> {
+        if self.single && rows != 1 {
+            return Err(Error::NotSingle { rows });
+        }
+        if self.most.is_some_and(|most| rows > most) {
+            return Err(Error::TooManyAffected { rows });
+        }
+        Ok(())
+    }
+}
+
+impl Rows {
+    fn push(&mut self, row: &str) -> Result<(), Error> {
+        if self.json.len() + row.len() > LARGEST {
+            return Err(Error::TooLarge { limit: LARGEST });
+        }
+        if self.count > 0 {
+            self.json.push_str(",\n");
+        }
+        self.json.push_str(row);
+        self.count += 1;
+        Ok(())
+    }
+}
+
+/// Runs a statement of `select_rows` and perhaps one of `count_rows`, both in one snapshot.
 ///
 /// # Errors
-/// [`Error`]; the transaction is rolled back then.
-pub async fn execute(
+/// [`Error::Pool`], [`Error::Database`], [`Error::Transaction`], [`Error::TooLarge`].
+pub async fn read(
     pool: &Pool,
-    plan: &Plan,
-    body: &str,
-    representation: bool,
-    single: bool,
-    limits: &Limits,
-) -> Result<Outcome, Error> {
-    // A read and its count must be of one moment.
-    let mode = match &plan.action {
-        Action::Read { count: true, .. } => Mode::Snapshot,
-        Action::Read { .. } => Mode::Read,
-        _ => Mode::Write,
-    };
-    let transaction = Transaction::begin(pool, mode, limits.timeout).await?;
-    let reads = mode != Mode::Write;
-    let mut outcome = match &plan.action {
-        // Nothing to write is not an error.
-        Action::Insert { rows: 0, .. } => Outcome::default(),
-        Action::Update { columns } if columns.is_empty() => Outcome::default(),
-        _ => {
-            let statement = statement::statement(plan, body, representation, limits.rows);
-            run(
-                &transaction,
-                plan,
-                &statement,
-                reads || representation,
-                limits,
-            )
-            .await?
-        }
-    };
-    if single && (reads || representation) && outcome.rows.len() != 1 {
-        return Err(Error::Singular(outcome.rows.len()));
-    }
-    if let Action::Read { count: true, .. } = &plan.action {
-        let count = statement::count(plan);
-        let row = transaction
-            .query_one(&count.sql, &parameters(&count))
-            .await?;
-        outcome.total = u64::try_from(row.try_get::<_, i64>(0)?).ok();
-    }
-    if !reads {
-        let row = transaction
-            .query_typed("select pg_current_xact_id_if_assigned()::text", &[])
-            .await?;
-        outcome.txid = row.first().and_then(|row| row.get(0));
-    }
-    transaction.commit().await?;
-    Ok(outcome)
+    select: &Statement,
+    count: Option<&Statement>,
+    statement_timeout: Duration,
+) -> Result<Page, Error> {
+    let lease = Lease::take(pool).await?;
+    transaction::run(
+        lease,
+        Access::ReadOnly,
+        statement_timeout,
+        async |client: &Client| {
+            let (rows, total) = futures::join!(rows(client, select), total(client, count));
+            Ok(Page {
+                rows: rows?,
+                total: total?,
+            })
+        },
+    )
+    .await
 }
 
-fn parameters(statement: &Statement) -> Vec<&(dyn ToSql + Sync)> {
-    let parameters = statement.parameters.iter();
-    parameters
-        .map(|value| value as &(dyn ToSql + Sync))
-        .collect()
-}
-
-async fn run(
-    transaction: &Transaction,
-    plan: &Plan,
+/// Runs a statement of `write_rows` and commits it if `check` holds. `returning` says whether the
+/// plan wants rows back.
+///
+/// # Errors
+/// [`Error::Pool`], [`Error::Database`], [`Error::Transaction`], [`Error::TooLarge`], and those
+/// of [`Check::holds`].
+pub async fn write(
+    pool: &Pool,
     statement: &Statement,
-    rows_wanted: bool,
-    limits: &Limits,
-) -> Result<Outcome, Error> {
-    let tells_inserted = statement::tells_inserted(plan);
-    let mut outcome = Outcome::default();
-    let mut bytes = 0;
-    let stream = transaction
-        .query_raw(&statement.sql, parameters(statement))
+    returning: bool,
+    check: Check,
+    statement_timeout: Duration,
+) -> Result<Written, Error> {
+    let lease = Lease::take(pool).await?;
+    transaction::run(
+        lease,
+        Access::ReadWrite,
+        statement_timeout,
+        async |client: &Client| {
+            let (written, txid) =
+                futures::join!(written(client, statement, returning), txid(client));
+            // The write's own error first: the other one only says that it failed.
+            let mut written = written?;
+            written.txid = txid?;
+            check.holds(written.affected)?;
+            Ok(written)
+        },
+    )
+    .await
+}
+
+async fn run(client: &Client, statement: &Statement) -> Result<RowStream, tokio_postgres::Error> {
+    client
+        .query_typed_raw(&statement.sql, untyped(&statement.params))
+        .await
+}
+
+async fn rows(client: &Client, select: &Statement) -> Result<Rows, Error> {
+    let mut stream = pin!(run(client, select).await?);
+    let mut rows = Rows::default();
+    while let Some(row) = stream.try_next().await? {
+        rows.push(row.try_get(0)?)?;
+    }
+    Ok(rows)
+}
+
+async fn total(client: &Client, count: Option<&Statement>) -> Result<Option<u64>, Error> {
+    let Some(count) = count else { return Ok(None) };
+    let mut stream = pin!(run(client, count).await?);
+    let mut total = None;
+    while let Some(row) = stream.try_next().await? {
+        total = Some(number(row.try_get(0)?));
+    }
+    Ok(total)
+}
+
+async fn written(
+    client: &Client,
+    statement: &Statement,
+    returning: bool,
+) -> Result<Written, Error> {
+    let mut stream = pin!(run(client, statement).await?);
+    let mut written = Written::default();
+    while let Some(row) = stream.try_next().await? {
+        if returning {
+            written.rows.push(row.try_get(0)?)?;
+            written.affected += 1;
+            written.inserted += u64::from(row.try_get::<_, bool>(1)?);
+        } else {
+            written.affected = number(row.try_get(0)?);
+            written.inserted = number(row.try_get(1)?);
+        }
+    }
+    Ok(written)
+}
+
+/// Sent behind the write, so it sees the id that the write got. A write that found no row gets
+/// none, and nothing of it will arrive in a stream.
+async fn txid(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
+    let rows = client
+        .query_typed(
+            "select pg_catalog.pg_current_xact_id_if_assigned()::text",
+            &[],
+        )
         .await?;
-    pin_mut!(stream);
-    while let Some(row) = stream.next().await {
-        let row = row?;
-        if rows_wanted {
-            let text: String = row.try_get(0)?;
-            bytes += text.len();
-            if bytes > limits.bytes {
-                return Err(Error::TooLarge(limits.bytes));
-            }
-            outcome.rows.push(text);
-        }
-        if tells_inserted && row.try_get(row.len() - 1)? {
-            outcome.inserted += 1;
-        }
+    match rows.first() {
+        Some(row) => row.try_get(0),
+        None => Ok(None),
     }
-    outcome.affected = stream.rows_affected().unwrap_or(0);
-    if !tells_inserted {
-        outcome.inserted = outcome.affected;
-    }
-    Ok(outcome)
+}
+
+fn number(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or_default()
 }

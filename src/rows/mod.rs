@@ -1,91 +1,132 @@
-//! Reading and writing rows in the `PostgREST` dialect.
+//! Reads and writes of rows in the PostgREST dialect.
 //!
-//! request (what a URL says) → plan (what it means in this catalogue) → statement (SQL) → execute
-//! (in a transaction). It writes and never publishes: subscribers see what was committed, and
-//! nothing else. It knows no statuses; `http::problem` does.
+//! `request` reads the URL, `plan` looks its names up in the catalogue, `body` and `statement` make
+//! SQL of it, and only `execute` takes a connection. Rows are PostgreSQL's own JSON text from
+//! end to end. Nothing here publishes a change, and no error knows an HTTP status.
 
+pub mod body;
 pub mod execute;
 pub mod plan;
 pub mod request;
 pub mod statement;
 
+use crate::filter::ConditionError;
 use crate::postgres::pool::PoolError;
-use crate::postgres::transaction::BeginError;
+use crate::postgres::transaction::TransactionError;
 
-/// Why a request cannot be answered.
+/// Why a request for rows was not answered with rows.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The query string cannot be read.
-    #[error("{message}")]
+    /// A parameter of the URL cannot be read.
+    #[error("the parameter \"{parameter}\" cannot be read: {reason}")]
     Syntax {
-        /// What is wrong.
-        message: String,
-        /// Where, or what is expected.
-        details: String,
+        /// Its name.
+        parameter: String,
+        /// What is wrong with its value.
+        reason: String,
     },
-    /// A part of the dialect that this version does not have.
-    #[error("{0} is not supported")]
-    Unsupported(String),
-    /// The body cannot be read.
-    #[error("{0}")]
-    Body(String),
-    /// `Range`, `limit` or `offset` outside the rows.
-    #[error("requested range not satisfiable")]
-    Range(String),
-    /// None of the media types in `Accept` can be produced.
-    #[error("none of these media types are available: {0}")]
-    Accept(String),
-    /// The body has a media type that is not read.
-    #[error("a body of type {0} cannot be read")]
-    ContentType(String),
-    /// A schema that is not served.
-    #[error("invalid schema: {0}")]
-    Schema(String, String),
-    /// No such table, or nobody made it visible.
-    #[error("could not find the table '{schema}.{table}' in the schema cache")]
-    NoTable {
+    /// A filter cannot be read.
+    #[error("the filter on \"{column}\" cannot be read")]
+    Filter {
+        /// The column it names.
+        column: String,
+        /// What is wrong with it.
+        source: ConditionError,
+    },
+    /// Something of the dialect that we do not have.
+    #[error("{0} are not supported")]
+    Unsupported(&'static str),
+    /// A range without rows by its own words.
+    #[error("the range holds no rows: {0}")]
+    Range(&'static str),
+    /// `handling=strict`, and these preferences will not be honoured.
+    #[error("unknown preferences: {}", .0.join(", "))]
+    Preferences(Vec<String>),
+    /// No such table, as far as the API may know.
+    #[error("the table \"{schema}.{name}\" is not served")]
+    UnknownTable {
         /// The served schema.
         schema: String,
-        /// The name in the URL.
-        table: String,
-        /// A name that looks like it.
+        /// The name asked for.
+        name: String,
+        /// A served table with a name like it.
         near: Option<String>,
     },
-    /// No such column, in a filter, `select` or `order`.
+    /// No such column, in a URL.
     #[error("column {table}.{column} does not exist")]
-    NoColumn {
-        /// The table.
+    UnknownColumn {
+        /// Table name.
         table: String,
-        /// The name in the URL.
+        /// Column name.
         column: String,
+        /// A column with a name like it.
+        near: Option<String>,
     },
     /// No such column, in a body or in `columns`.
-    #[error("could not find the '{column}' column of '{table}' in the schema cache")]
-    NoPayloadColumn {
-        /// The table.
+    #[error("the table \"{table}\" has no column \"{column}\"")]
+    UnknownPayloadColumn {
+        /// Table name.
         table: String,
-        /// The name in the body.
+        /// Column name.
         column: String,
+        /// A column with a name like it.
+        near: Option<String>,
     },
-    /// One row was asked for, and this many came.
-    #[error("cannot coerce the result to a single JSON object")]
-    Singular(usize),
-    /// More than may be answered at once.
-    #[error("the answer is larger than {0} bytes")]
-    TooLarge(usize),
+    /// A relation of a kind that nobody can write to.
+    #[error("\"{0}\" is a materialized view and cannot be written to")]
+    NotWritable(String),
+    /// The body is not rows.
+    #[error("the body cannot be read: {0}")]
+    Body(&'static str),
+    /// Rows of one body name different columns.
+    #[error("All object keys must match")]
+    KeysDiffer,
+    /// One object was asked for, and there is another number of rows.
+    #[error("the result is not one object")]
+    NotSingle {
+        /// How many there are.
+        rows: u64,
+    },
+    /// More rows would have changed than `max-affected` allows.
+    #[error("the request changes more rows than max-affected allows")]
+    TooManyAffected {
+        /// How many it would have changed.
+        rows: u64,
+    },
+    /// The offset is past the last row.
+    #[error("the offset is past the last row")]
+    PastEnd {
+        /// The offset asked for.
+        offset: u64,
+        /// How many rows there are.
+        total: u64,
+    },
+    /// The rows are larger than one answer may be.
+    #[error("the answer is larger than {limit} bytes")]
+    TooLarge {
+        /// The largest answer, in bytes.
+        limit: usize,
+    },
     /// No connection.
     #[error("no connection to the database")]
-    Connect(#[from] PoolError),
-    /// `PostgreSQL`'s answer.
-    #[error("the database refused")]
+    Pool(#[from] PoolError),
+    /// The statement failed.
+    #[error("the statement failed")]
     Database(#[from] tokio_postgres::Error),
+    /// The transaction around it failed.
+    #[error("the transaction failed")]
+    Transaction(#[from] TransactionError),
 }
 
-impl From<BeginError> for Error {
-    fn from(error: BeginError) -> Self {
-        match error {
-            BeginError::Connect(error) => Self::Connect(error),
-            BeginError::Database(error) => Self::Database(error),
-        }
+impl Error {
+    /// A catalogue that was read a moment later might answer otherwise.
+    #[must_use]
+    pub fn is_about_catalog(&self) -> bool {
+        matches!(
+            self,
+            Self::UnknownTable { .. }
+                | Self::UnknownColumn { .. }
+                | Self::UnknownPayloadColumn { .. }
+        )
     }
 }

@@ -1,292 +1,443 @@
-//! What a request means in this catalogue: every name looked up, every value left alone. Pure.
+//! What a request means in this database: every name found in the catalogue, or refused.
+//!
+//! Promises that the names in a [`Plan`] are names of its table. Pure: it asks the catalogue and
+//! nothing else.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
-
 use super::Error;
-use super::request::{Order, Request, Resolution, Verb};
+use super::request::{Item, Range, Request, Resolution, Return, Term, Verb};
 use crate::filter::Condition;
 use crate::schema::catalog::{Catalog, Table};
 
-/// What to do with which table.
-#[derive(Debug, Clone)]
-pub struct Plan {
+/// One read or write of one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// GET, HEAD and streams.
+    Read(Read),
+    /// POST
+    Insert(Insert),
+    /// PATCH
+    Update(Update),
+    /// DELETE
+    Delete(Delete),
+}
+
+/// Which rows to show, and what of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
     /// The table.
     pub table: Arc<Table>,
-    /// What to do.
-    pub action: Action,
-    /// Which columns are answered: name in the table and in the answer. `None` for all.
-    pub columns: Option<Vec<(String, String)>>,
-    /// Which rows.
+    /// What of a row is shown.
+    pub select: Selection,
+    /// All must hold. Their columns are the table's.
     pub conditions: Vec<Condition>,
-    /// In which order.
-    pub order: Vec<Order>,
+    /// First term first. Their columns are the table's.
+    pub order: Vec<Term>,
+    /// Which of the rows that match.
+    pub range: Range,
+    /// Whether all rows that match are counted as well.
+    pub count: bool,
 }
 
-/// What to do.
-#[derive(Debug, Clone)]
-pub enum Action {
-    /// Read rows.
-    Read {
-        /// At most so many.
-        limit: Option<u64>,
-        /// Leaving out so many.
-        offset: u64,
-        /// Count all of them too.
-        count: bool,
-    },
-    /// Write the rows of the body.
-    Insert {
-        /// The body's columns.
-        columns: Vec<String>,
-        /// Rows in the body.
-        rows: usize,
-        /// What to do about rows that are there, and which columns tell that they are.
-        conflict: Option<(Resolution, Vec<String>)>,
-    },
-    /// Set the body's columns.
-    Update {
-        /// The body's columns.
-        columns: Vec<String>,
-    },
-    /// Delete rows.
-    Delete,
+/// What of a row is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Selection {
+    /// The whole row, as row images have it.
+    All,
+    /// These columns in this order.
+    Columns(Vec<Output>),
 }
 
-/// Looks everything up.
-///
-/// # Errors
-/// [`Error`] about a name, or about the body.
-pub fn plan(request: &Request, catalog: &Catalog, body: &[u8]) -> Result<Plan, Error> {
-    let table = catalog
-        .table(&request.table)
-        .ok_or_else(|| Error::NoTable {
+/// A column under the name it has in the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Output {
+    /// Column of the table.
+    pub column: String,
+    /// Member of the JSON object. The only name in SQL that is the client's own.
+    pub name: String,
+}
+
+/// What a write sends back of each row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Returning {
+    /// What of a row is shown.
+    pub select: Selection,
+    /// First term first.
+    pub order: Vec<Term>,
+}
+
+/// New rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Insert {
+    /// The table.
+    pub table: Arc<Table>,
+    /// The payload's keys to use; all of them when not given.
+    pub columns: Option<Vec<String>>,
+    /// A key that a row lacks means the column's default, and not null.
+    pub missing_default: bool,
+    /// What to do with rows that exist.
+    pub conflict: Option<Conflict>,
+    /// What to send back.
+    pub returning: Option<Returning>,
+}
+
+/// What to do with rows that exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// Columns of a unique index. Empty: any, which only [`Resolution::Ignore`] can do.
+    pub target: Vec<String>,
+    /// What becomes of them.
+    pub resolution: Resolution,
+}
+
+/// New values for rows that match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    /// The table.
+    pub table: Arc<Table>,
+    /// The payload's keys to use; all of them when not given.
+    pub columns: Option<Vec<String>>,
+    /// All must hold. None: every row.
+    pub conditions: Vec<Condition>,
+    /// What to send back.
+    pub returning: Option<Returning>,
+}
+
+/// The end of rows that match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delete {
+    /// The table.
+    pub table: Arc<Table>,
+    /// All must hold. None: every row.
+    pub conditions: Vec<Condition>,
+    /// What to send back.
+    pub returning: Option<Returning>,
+}
+
+impl Plan {
+    /// The plan for `request`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`], [`Error::UnknownColumn`], [`Error::UnknownPayloadColumn`],
+    /// [`Error::NotWritable`].
+    pub fn of(request: &Request, catalog: &Catalog) -> Result<Self, Error> {
+        if request.verb == Verb::Read {
+            return Read::of(request, catalog).map(Self::Read);
+        }
+        let table = writable(request, catalog)?;
+        let returning = returning(request, &table)?;
+        Ok(match request.verb {
+            Verb::Read | Verb::Insert => Self::Insert(Insert {
+                columns: payload_columns(request, &table)?,
+                missing_default: request.preferences.missing_default == Some(true),
+                conflict: conflict(request, &table)?,
+                returning,
+                table,
+            }),
+            Verb::Update => Self::Update(Update {
+                columns: payload_columns(request, &table)?,
+                conditions: conditions(request, &table)?,
+                returning,
+                table,
+            }),
+            Verb::Delete => Self::Delete(Delete {
+                conditions: conditions(request, &table)?,
+                returning,
+                table,
+            }),
+        })
+    }
+}
+
+impl Read {
+    /// The plan for a read, whatever the verb of `request`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`], [`Error::UnknownColumn`].
+    pub fn of(request: &Request, catalog: &Catalog) -> Result<Self, Error> {
+        let table = table(request, catalog)?;
+        Ok(Self {
+            select: selection(request, &table)?,
+            conditions: conditions(request, &table)?,
+            order: order(request, &table)?,
+            range: request.range,
+            count: request.preferences.count,
+            table,
+        })
+    }
+}
+
+fn table(request: &Request, catalog: &Catalog) -> Result<Arc<Table>, Error> {
+    match catalog.table(&request.table) {
+        Some(table) => Ok(Arc::clone(table)),
+        None => Err(Error::UnknownTable {
             schema: catalog.schema().to_owned(),
-            table: request.table.clone(),
-            near: nearest(&request.table, &catalog.names()),
-        })?;
-    let known = |column: &str| {
-        table
-            .column(column)
-            .map(|_| ())
-            .ok_or_else(|| Error::NoColumn {
-                table: table.name.clone(),
-                column: column.to_owned(),
-            })
-    };
-    request
-        .select
-        .iter()
-        .flatten()
-        .try_for_each(|(column, _)| known(column))?;
-    request
-        .conditions
-        .iter()
-        .try_for_each(|condition| known(&condition.column))?;
-    request
-        .order
-        .iter()
-        .try_for_each(|order| known(&order.column))?;
-    request
-        .on_conflict
-        .iter()
-        .flatten()
-        .try_for_each(|column| known(column))?;
-    let action = match request.verb {
-        Verb::Read => Action::Read {
-            limit: request.limit,
-            offset: request.offset,
-            count: request.prefer.count,
-        },
-        Verb::Insert => {
-            let payload = payload(request, table, body)?;
-            let target = || {
-                request
-                    .on_conflict
-                    .clone()
-                    .unwrap_or_else(|| table.key.clone())
-            };
-            Action::Insert {
-                columns: payload.columns,
-                rows: payload.rows,
-                conflict: request
-                    .prefer
-                    .resolution
-                    .map(|resolution| (resolution, target())),
-            }
-        }
-        Verb::Update => {
-            let payload = payload(request, table, body)?;
-            if payload.rows != 1 {
-                return Err(Error::Body("an update takes one object".into()));
-            }
-            Action::Update {
-                columns: payload.columns,
-            }
-        }
-        Verb::Delete => Action::Delete,
-    };
-    Ok(Plan {
-        table: Arc::clone(table),
-        action,
-        columns: request.select.clone(),
-        conditions: request.conditions.clone(),
-        order: request.order.clone(),
-    })
+            name: request.table.clone(),
+            near: nearest(&request.table, catalog.names().into_iter()),
+        }),
+    }
 }
 
-struct Payload {
-    columns: Vec<String>,
-    rows: usize,
+/// Whether a view takes writes only PostgreSQL can say; of a materialized one it is certain.
+fn writable(request: &Request, catalog: &Catalog) -> Result<Arc<Table>, Error> {
+    let table = table(request, catalog)?;
+    if table.kind == 'm' {
+        return Err(Error::NotWritable(table.qualified()));
+    }
+    Ok(table)
 }
 
-type Object<'b> = std::collections::BTreeMap<String, &'b RawValue>;
-
-/// The shape of a body: an object, or an array of objects with the same keys.
-fn payload(request: &Request, table: &Table, body: &[u8]) -> Result<Payload, Error> {
-    let malformed =
-        |error: serde_json::Error| Error::Body(format!("empty or invalid json: {error}"));
-    let first = body.iter().find(|b| !b.is_ascii_whitespace());
-    let objects: Vec<Object> = match first {
-        Some(b'[') => serde_json::from_slice(body).map_err(malformed)?,
-        _ => vec![serde_json::from_slice(body).map_err(malformed)?],
-    };
-    let keys: BTreeSet<&str> = objects
-        .first()
-        .into_iter()
-        .flat_map(Object::keys)
-        .map(String::as_str)
-        .collect();
-    let columns: Vec<String> = match &request.columns {
-        Some(columns) => columns.clone(),
-        None if objects
-            .iter()
-            .all(|o| o.len() == keys.len() && o.keys().all(|key| keys.contains(key.as_str()))) =>
-        {
-            keys.iter().map(|key| (*key).to_owned()).collect()
-        }
-        None => return Err(Error::Body("All object keys must match".into())),
-    };
-    if let Some(column) = columns.iter().find(|column| table.column(column).is_none()) {
-        return Err(Error::NoPayloadColumn {
+fn known(table: &Table, column: &str) -> Result<(), Error> {
+    match table.column(column) {
+        Some(_) => Ok(()),
+        None => Err(Error::UnknownColumn {
             table: table.name.clone(),
-            column: column.clone(),
-        });
+            column: column.to_owned(),
+            near: nearest(column, column_names(table)),
+        }),
     }
-    Ok(Payload {
-        columns,
-        rows: objects.len(),
-    })
 }
 
-/// The name that differs least, if any differs little.
-fn nearest(name: &str, names: &[&str]) -> Option<String> {
-    let distances = names.iter().map(|known| (distance(name, known), *known));
-    let (distance, nearest) = distances.min()?;
-    (distance <= name.chars().count().max(4) / 2).then(|| nearest.to_owned())
+/// Refuses a payload's key that is no column.
+pub(super) fn known_in_payload(table: &Table, column: &str) -> Result<(), Error> {
+    match table.column(column) {
+        Some(_) => Ok(()),
+        None => Err(Error::UnknownPayloadColumn {
+            table: table.name.clone(),
+            column: column.to_owned(),
+            near: nearest(column, column_names(table)),
+        }),
+    }
 }
 
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+fn column_names(table: &Table) -> impl Iterator<Item = &str> {
+    table.columns.iter().map(|column| column.name.as_str())
+}
+
+fn selection(request: &Request, table: &Table) -> Result<Selection, Error> {
+    if request.select == [Item::All] {
+        return Ok(Selection::All);
+    }
+    let mut outputs = Vec::new();
+    for item in &request.select {
+        match item {
+            Item::All => outputs.extend(column_names(table).map(|name| Output {
+                column: name.to_owned(),
+                name: name.to_owned(),
+            })),
+            Item::Column { column, output } => {
+                known(table, column)?;
+                outputs.push(Output {
+                    column: column.clone(),
+                    name: output.clone(),
+                });
+            }
         }
     }
-    row[b.len()]
+    Ok(Selection::Columns(outputs))
+}
+
+fn conditions(request: &Request, table: &Table) -> Result<Vec<Condition>, Error> {
+    for condition in &request.conditions {
+        known(table, &condition.column)?;
+    }
+    Ok(request.conditions.clone())
+}
+
+fn order(request: &Request, table: &Table) -> Result<Vec<Term>, Error> {
+    for term in &request.order {
+        known(table, &term.column)?;
+    }
+    Ok(request.order.clone())
+}
+
+fn returning(request: &Request, table: &Table) -> Result<Option<Returning>, Error> {
+    // Looked up even when nothing is sent back: a mistake is a mistake.
+    let returning = Returning {
+        select: selection(request, table)?,
+        order: order(request, table)?,
+    };
+    let wanted = request.preferences.returning == Some(Return::Representation);
+    Ok(wanted.then_some(returning))
+}
+
+fn payload_columns(request: &Request, table: &Table) -> Result<Option<Vec<String>>, Error> {
+    for column in request.columns.iter().flatten() {
+        known_in_payload(table, column)?;
+    }
+    Ok(request.columns.clone())
+}
+
+/// Without a key there is nothing that a row could be merged by.
+fn conflict(request: &Request, table: &Table) -> Result<Option<Conflict>, Error> {
+    let Some(resolution) = request.preferences.resolution else {
+        return Ok(None);
+    };
+    for column in request.on_conflict.iter().flatten() {
+        known(table, column)?;
+    }
+    let target = request.on_conflict.as_ref().unwrap_or(&table.key).clone();
+    if target.is_empty() && resolution == Resolution::Merge {
+        return Ok(None);
+    }
+    Ok(Some(Conflict { target, resolution }))
+}
+
+/// The candidate that a typing mistake may have meant.
+fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
+    let allowed = name.chars().count().div_ceil(3).min(3);
+    candidates
+        .map(|candidate| (distance(name, candidate), candidate))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min()
+        .map(|(_, candidate)| candidate.to_owned())
+}
+
+/// Characters to insert, delete or replace to make one of the other (Levenshtein).
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut above: Vec<usize> = (0..=to.len()).collect();
+    for (row, c) in from.chars().enumerate() {
+        let mut left = row + 1;
+        let mut corner = above[0];
+        above[0] = left;
+        for (column, d) in to.iter().enumerate() {
+            let replaced = corner + usize::from(c != *d);
+            corner = above[column + 1];
+            left = replaced.min(left + 1).min(corner + 1);
+            above[column + 1] = left;
+        }
+    }
+    above[to.len()]
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::request;
     use super::*;
     use crate::schema::catalog::Column;
 
-    /// A catalogue with one table of these columns; the first is the key.
-    pub fn catalog(table: &str, columns: &[&str]) -> Catalog {
-        let column = |name: &&str| Column {
-            name: (*name).to_owned(),
-            type_name: "text".into(),
-            base: "text".into(),
-            byte_ordered: true,
+    pub(in crate::rows) fn column(name: &str, type_name: &str) -> Column {
+        Column {
+            name: name.to_owned(),
+            type_name: type_name.to_owned(),
+            base: String::new(),
+            byte_ordered: false,
             deterministic: true,
             not_null: false,
             virtual_: false,
             selectable: true,
-        };
-        let table = Table {
-            oid: 1,
-            schema: "public".into(),
-            name: table.to_owned(),
-            kind: 'r',
-            columns: columns.iter().map(column).collect(),
-            key: vec![columns[0].to_owned()],
+        }
+    }
+
+    pub(in crate::rows) fn catalog() -> Catalog {
+        let table = |oid, name: &str, kind, key: &[&str]| Table {
+            oid,
+            schema: "public".to_owned(),
+            name: name.to_owned(),
+            kind,
+            columns: vec![
+                column("id", "integer"),
+                column("title", "text"),
+                column("odd\"\nname", "character[]"),
+            ],
+            key: key.iter().map(|&name| name.to_owned()).collect(),
             watched: true,
             row_security: false,
         };
-        Catalog::new("public", vec![table], &[])
-    }
-
-    fn planned(verb: Verb, query: &str, body: &str) -> Result<Plan, Error> {
-        let request = request::parse(verb, "tasks", query, |_| None)?;
-        plan(
-            &request,
-            &catalog("tasks", &["id", "title"]),
-            body.as_bytes(),
+        Catalog::new(
+            "public",
+            vec![
+                table(1, "tasks", 'r', &["id"]),
+                table(2, "odd \"table", 'r', &["odd\"\nname", "id"]),
+                table(3, "totals", 'm', &[]),
+                table(4, "shown", 'v', &[]),
+            ],
+            &[],
         )
     }
 
-    #[test]
-    fn names_are_looked_up() {
-        for query in ["select=nope", "nope=eq.1", "order=nope", "on_conflict=nope"] {
-            assert!(
-                matches!(planned(Verb::Read, query, ""), Err(Error::NoColumn { .. })),
-                "{query}"
-            );
-        }
-        let request = request::parse(Verb::Read, "task", "", |_| None).unwrap();
-        let Err(Error::NoTable { near, .. }) = plan(&request, &catalog("tasks", &["id"]), b"")
-        else {
-            panic!()
-        };
-        assert_eq!(near.as_deref(), Some("tasks"));
+    fn plan(verb: Verb, table: &str, query: &str, prefer: &str) -> Result<Plan, Error> {
+        let request = Request::parse(verb, table, query, |name| {
+            (name == "prefer").then(|| prefer.to_owned())
+        })?;
+        Plan::of(&request, &catalog())
     }
 
     #[test]
-    fn bodies_are_objects_with_the_same_keys() {
-        let columns = |query: &str, body: &str| match planned(Verb::Insert, query, body)?.action {
-            Action::Insert { columns, rows, .. } => Ok::<_, Error>((columns.join(","), rows)),
-            _ => panic!(),
-        };
-        assert_eq!(
-            columns("", r#" [{"id":1,"title":"a"},{"title":"b","id":2}]"#).unwrap(),
-            ("id,title".into(), 2)
-        );
-        assert_eq!(
-            columns("columns=id", r#"[{"id":1},{"title":"b","id":2}]"#).unwrap(),
-            ("id".into(), 2)
-        );
-        assert_eq!(columns("", "[]").unwrap(), (String::new(), 0));
-        for body in [
-            "",
-            "5",
-            "[5]",
-            "{",
-            r#"[{"id":1},{"title":"b"}]"#,
-            "{\"id\":1} x",
-        ] {
-            assert!(matches!(columns("", body), Err(Error::Body(_))), "{body}");
+    fn a_wrong_name_is_refused_with_the_one_it_may_have_meant() {
+        assert!(matches!(
+            plan(Verb::Read, "task", "", ""),
+            Err(Error::UnknownTable { near: Some(near), .. }) if near == "tasks"
+        ));
+        assert!(matches!(
+            plan(Verb::Read, "elephants", "", ""),
+            Err(Error::UnknownTable { near: None, .. })
+        ));
+        for query in ["titel=eq.a", "select=titel", "order=titel"] {
+            assert!(
+                matches!(
+                    plan(Verb::Read, "tasks", query, ""),
+                    Err(Error::UnknownColumn { near: Some(near), .. }) if near == "title"
+                ),
+                "{query}"
+            );
         }
         assert!(matches!(
-            columns("", r#"{"nope":1}"#),
-            Err(Error::NoPayloadColumn { .. })
+            plan(Verb::Insert, "tasks", "columns=titel", ""),
+            Err(Error::UnknownPayloadColumn { .. })
         ));
+        assert!(matches!(
+            plan(
+                Verb::Insert,
+                "tasks",
+                "on_conflict=titel",
+                "resolution=merge-duplicates"
+            ),
+            Err(Error::UnknownColumn { .. })
+        ));
+    }
+
+    #[test]
+    fn a_star_beside_other_items_becomes_the_columns() {
+        let Ok(Plan::Read(read)) = plan(Verb::Read, "tasks", "select=*,name:title", "") else {
+            panic!()
+        };
+        let Selection::Columns(outputs) = read.select else {
+            panic!()
+        };
+        let names: Vec<_> = outputs.iter().map(|output| output.name.as_str()).collect();
+        assert_eq!(names, ["id", "title", "odd\"\nname", "name"]);
+    }
+
+    #[test]
+    fn an_upsert_without_a_target_uses_the_primary_key() {
+        let conflict = |table, query, prefer| match plan(Verb::Insert, table, query, prefer) {
+            Ok(Plan::Insert(insert)) => insert.conflict.map(|conflict| conflict.target),
+            other => panic!("{other:?}"),
+        };
+        let merge = "resolution=merge-duplicates";
+        assert_eq!(conflict("tasks", "", merge).unwrap(), ["id"]);
+        assert_eq!(
+            conflict("tasks", "on_conflict=title", merge).unwrap(),
+            ["title"]
+        );
+        assert_eq!(conflict("tasks", "on_conflict=title", ""), None);
+        assert_eq!(conflict("shown", "", merge), None);
+        assert_eq!(
+            conflict("shown", "", "resolution=ignore-duplicates"),
+            Some(vec![])
+        );
+    }
+
+    #[test]
+    fn a_materialized_view_is_read_and_never_written() {
+        assert!(plan(Verb::Read, "totals", "", "").is_ok());
+        for verb in [Verb::Insert, Verb::Update, Verb::Delete] {
+            assert!(matches!(
+                plan(verb, "totals", "", ""),
+                Err(Error::NotWritable(_))
+            ));
+        }
     }
 }

@@ -243,7 +243,16 @@ pub struct Handle {
     schema: String,
     current: watch::Sender<Arc<Catalog>>,
     reloading: tokio::sync::Mutex<()>,
-    generation: Mutex<u64>,
+    reads: Mutex<Reads>,
+}
+
+/// Reads by number.
+#[derive(Debug, Default)]
+struct Reads {
+    /// The latest that was begun.
+    begun: u64,
+    /// The latest that succeeded.
+    done: u64,
 }
 
 /// Why the catalogue could not be read. The old one keeps serving.
@@ -266,7 +275,7 @@ impl Handle {
             schema,
             current: watch::Sender::new(Arc::default()),
             reloading: tokio::sync::Mutex::new(()),
-            generation: Mutex::new(0),
+            reads: Mutex::default(),
         }
     }
 
@@ -288,16 +297,25 @@ impl Handle {
     /// # Errors
     /// See [`CatalogError`]; the old picture stays.
     pub async fn reload(&self) -> Result<Arc<Catalog>, CatalogError> {
-        let asked = *self.generation.lock().expect("no panic while held");
+        let asked = self.reads().begun;
         let _one_at_a_time = self.reloading.lock().await;
-        // A read that began while we waited began after we asked.
-        if *self.generation.lock().expect("no panic while held") > asked + 1 {
-            return Ok(self.current());
-        }
-        *self.generation.lock().expect("no panic while held") += 1;
+        let number = {
+            let mut reads = self.reads();
+            // It began after we asked.
+            if reads.done > asked {
+                return Ok(self.current());
+            }
+            reads.begun += 1;
+            reads.begun
+        };
         let client = self.pool.get().await?;
         let catalog = Arc::new(Catalog::load(&**client, &self.schema).await?);
         self.current.send_replace(Arc::clone(&catalog));
+        self.reads().done = number;
         Ok(catalog)
+    }
+
+    fn reads(&self) -> std::sync::MutexGuard<'_, Reads> {
+        self.reads.lock().expect("no panic while held")
     }
 }

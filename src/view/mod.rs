@@ -16,7 +16,7 @@ use crate::cursor::{Cursor, Name, Token, Xid};
 use crate::event::{Element, Transaction};
 use crate::filter::Matcher;
 use crate::hub::{Bounds, Topic};
-use crate::postgres::value::Untyped;
+use crate::rows::statement::Statement;
 use crate::schema::catalog::Table;
 use crate::sse;
 
@@ -35,10 +35,8 @@ pub struct Definition {
     pub matcher: Matcher,
     /// Which columns: name in the table and name in the view. `None` for all.
     pub columns: Option<Vec<(String, String)>>,
-    /// The statement that reads the state: one column, `row_to_json` of each row in the view.
-    pub sql: String,
-    /// Its parameters.
-    pub parameters: Vec<Untyped>,
+    /// The statement that reads the state: one column, the JSON text of each whole row in the view.
+    pub statement: Statement,
 }
 
 /// A definition with its stream.

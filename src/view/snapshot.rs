@@ -11,15 +11,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, WeakShared};
 use futures::{StreamExt, pin_mut};
-use tokio_postgres::types::ToSql;
+use tokio_postgres::RowStream;
 
 use super::View;
 use super::image::Undecided;
 use crate::cursor::{Cursor, Name};
 use crate::event::Element;
 use crate::log::Place;
-use crate::postgres::pool::{Pool, PoolError};
-use crate::postgres::transaction::{BeginError, Mode, Transaction};
+use crate::postgres::pool::{Lease, Pool, PoolError};
+use crate::postgres::transaction::{self, Access, TransactionError};
+use crate::postgres::untyped::untyped;
+use crate::rows::statement::Statement;
 
 /// Bytes after which a piece of a snapshot is closed.
 const PIECE: usize = 128 << 10;
@@ -45,6 +47,9 @@ pub enum SnapshotError {
     /// No connection.
     #[error("no connection for reading the view")]
     Connect(#[from] PoolError),
+    /// The transaction around it.
+    #[error("the view could not be read")]
+    Transaction(#[from] TransactionError),
     /// PostgreSQL's answer.
     #[error("the view could not be read")]
     Query(#[from] tokio_postgres::Error),
@@ -57,15 +62,6 @@ pub enum SnapshotError {
     /// A snapshot in another form, or none.
     #[error("the database gave no snapshot")]
     NoSnapshot,
-}
-
-impl From<BeginError> for SnapshotError {
-    fn from(error: BeginError) -> Self {
-        match error {
-            BeginError::Connect(error) => Self::Connect(error),
-            BeginError::Database(error) => Self::Query(error),
-        }
-    }
 }
 
 type Reading = BoxFuture<'static, Result<Arc<Snapshot>, Arc<SnapshotError>>>;
@@ -138,21 +134,33 @@ async fn query(
     limits: &Limits,
     position: u64,
 ) -> Result<Snapshot, SnapshotError> {
-    let transaction = Transaction::begin(pool, Mode::Snapshot, limits.timeout).await?;
-    let head = "select pg_current_snapshot()::text, (select uuid::text from rowcast.epoch)";
-    let head = transaction.query_typed(head, &[]).await?;
-    let head = head.first().ok_or(SnapshotError::NoSnapshot)?;
-    let cursor =
-        Cursor::from_pg_snapshot(head.try_get(0)?).map_err(|_| SnapshotError::NoSnapshot)?;
-    let uuid: Option<&str> = head.try_get(1)?;
-    let parameters = view
-        .definition
-        .parameters
-        .iter()
-        .map(|value| value as &(dyn ToSql + Sync));
-    let rows = transaction
-        .query_raw(&view.definition.sql, parameters)
-        .await?;
+    let lease = Lease::take(pool).await?;
+    transaction::run(lease, Access::ReadOnly, limits.timeout, async |client| {
+        let Statement { sql, params } = &view.definition.statement;
+        // Both are sent before either is answered; the transaction gives them one snapshot.
+        let (head, rows) = futures::join!(
+            client.query_typed(HEAD, &[]),
+            client.query_typed_raw(sql, untyped(params)),
+        );
+        let head = head?;
+        let head = head.first().ok_or(SnapshotError::NoSnapshot)?;
+        let cursor =
+            Cursor::from_pg_snapshot(head.try_get(0)?).map_err(|_| SnapshotError::NoSnapshot)?;
+        let uuid: Option<&str> = head.try_get(1)?;
+        let pieces = pieces(view, rows?, limits.bytes).await?;
+        Ok(Snapshot {
+            cursor: Arc::new(cursor),
+            epoch: uuid.map(|uuid| place.epoch(uuid)),
+            position,
+            reset: with_reset(&pieces[0]),
+            pieces,
+        })
+    })
+    .await
+}
+
+/// The marks and the rows between them, in pieces of bounded size.
+async fn pieces(view: &View, rows: RowStream, limit: usize) -> Result<Vec<Bytes>, SnapshotError> {
     pin_mut!(rows);
     let mut pieces = Vec::new();
     let mut array = view.array();
@@ -162,8 +170,8 @@ async fn query(
         let row = row?;
         let text: &str = row.try_get(0)?;
         total += text.len();
-        if total > limits.bytes {
-            return Err(SnapshotError::TooLarge(limits.bytes));
+        if total > limit {
+            return Err(SnapshotError::TooLarge(limit));
         }
         array.push(&view.row(text)?);
         if array.bytes() > PIECE {
@@ -172,15 +180,10 @@ async fn query(
     }
     array.push(&Element::SnapshotEnd);
     pieces.push(array.finish());
-    transaction.commit().await?;
-    Ok(Snapshot {
-        cursor: Arc::new(cursor),
-        epoch: uuid.map(|uuid| place.epoch(uuid)),
-        position,
-        reset: with_reset(&pieces[0]),
-        pieces,
-    })
+    Ok(pieces)
 }
+
+const HEAD: &str = "select pg_current_snapshot()::text, (select uuid::text from rowcast.epoch)";
 
 /// The array with a reset as its first element.
 fn with_reset(piece: &Bytes) -> Bytes {
