@@ -89,14 +89,18 @@ packages() {
   done
 }
 
+# The copy of the list beside the installation tells whether it is older than the list.
 python() {
+  list=tests/clients/requirements.txt
   venv=tests/clients/.venv
-  "$venv/bin/python" -c 'import httpx, httpx_sse' 2>/dev/null && return
+  [ -f "$list" ] || return 0
+  cmp -s "$list" "$venv/installed.txt" && return
   has python3 || add python3 python
   python3 -c 'import ensurepip' 2>/dev/null || add python3-venv python
-  say "installing httpx and httpx-sse in $venv"
+  say "installing the packages of $list"
   python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check httpx==0.28.1 httpx-sse==0.4.3
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$list"
+  cp "$list" "$venv/installed.txt"
 }
 
 case "${1:-}" in
