@@ -1,0 +1,36 @@
+# Everything a newcomer types. `make run` and `make test` install what this machine lacks.
+
+# Node from tests/setup.sh, where the system's is too old.
+export PATH := $(CURDIR)/tests/.node/node_modules/node/bin:$(PATH)
+
+.PHONY: help run test lint bench
+
+help: ## tell what there is
+	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-12s%s\n", $$1, $$2 }'
+
+run: ## start Rowcast with a PostgreSQL of its own and a board to play with
+	@tests/setup.sh run
+	cargo run --release
+
+test: ## run every test; ROWCAST_PG_BIN=/path/to/bin chooses the PostgreSQL
+	@tests/setup.sh test
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	  set -x && cargo nextest run && cargo test --doc; \
+	else \
+	  set -x && cargo test; \
+	fi
+
+lint: ## check format, lints, and what the dependencies bring along
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	@if ! cargo deny --version >/dev/null 2>&1; then \
+	  echo "cargo-deny is not installed: dependencies were not checked"; \
+	elif git ls-remote -q https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; then \
+	  set -x && cargo deny check; \
+	else \
+	  echo "the advisory database cannot be reached: advisories were not checked"; \
+	  set -x && cargo deny check bans licenses sources; \
+	fi
+
+bench: ## measure the rooms that need no database
+	cargo bench --bench rooms
