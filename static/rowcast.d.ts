@@ -1,2 +1,95 @@
-/** Follows a view: calls `each` with every array of changes that the relay sends. */
-export function watch(url: string, each: (changes: object[]) => void): EventSource;
+/** The client of Rowcast; see rowcast.js. */
+
+/** What a stream is worth right now. `stale`: the rows may be behind the database. */
+export type Status = 'connecting' | 'live' | 'stale' | 'closed'
+
+/** One change, as it was committed. `value` is absent for a delete and for a row too large to be sent. */
+export interface Change<Row = any> {
+  type: string
+  key?: string
+  value?: Row
+  operation: 'insert' | 'update' | 'delete' | 'message' | 'notify'
+  /** Decimal text of the transaction's xid8. */
+  txid?: string
+  /** RFC 3339. */
+  timestamp?: string
+}
+
+/** Whatever goes wrong between page and relay. */
+export class RowcastError extends Error {
+  constructor(told: { message?: string; status?: number; code?: string; details?: unknown; hint?: string | null })
+  /** The HTTP status; 0 when no answer came at all. */
+  readonly status: number
+  /** SQLSTATE or PGRST code; empty when the relay did not give one. */
+  readonly code: string
+  readonly details: unknown
+  readonly hint: string | null
+}
+
+export interface Options {
+  /** The column of the key: rows over the stream's size limit are then fetched by it. */
+  key?: string
+  /** Closes the stream. */
+  signal?: AbortSignal
+}
+
+interface Stream {
+  readonly url: string
+  readonly status: Status
+  /** When the rows were last known to be the truth. */
+  readonly since: Date | null
+  readonly error: RowcastError | null
+  on(name: 'status', listener: (status: Status, error: RowcastError | null) => void): () => void
+  /** Resolves when this stream covers the write; at once when there is no txid. Rejects on `close`. */
+  synced(txid: string | null | undefined, options?: { signal?: AbortSignal }): Promise<void>
+  close(): void
+}
+
+export interface View<Row = any> extends Stream {
+  /** The last complete state, by key. */
+  readonly rows: ReadonlyMap<string, Row>
+  /** Keys whose row was too large for the stream: `rows` has an older one, or none. */
+  readonly outdated: ReadonlySet<string>
+  /** The whole state: once the first snapshot is complete, and after each event. */
+  subscribe(listener: (rows: Row[], byKey: ReadonlyMap<string, Row>) => void): () => void
+  /** Live changes only: what a snapshot or a TRUNCATE replaced is told by `subscribe` alone. */
+  on(name: 'change', listener: (change: Change<Row>) => void): () => void
+  on(name: 'status', listener: (status: Status, error: RowcastError | null) => void): () => void
+}
+
+export interface Channel<Payload = any> extends Stream {
+  on(name: 'message', listener: (message: Change<Payload>) => void): () => void
+  on(name: 'status', listener: (status: Status, error: RowcastError | null) => void): () => void
+}
+
+/** A live view of the rows that the URL reads. Connects when somebody first listens. */
+export function view<Row = any>(url: string, options?: Options): View<Row>
+
+/** Messages that are not rows. */
+export function channel<Payload = any>(name: string, options?: Options): Channel<Payload>
+
+/** One write; throws a RowcastError when it is refused. */
+export function write<Row = any>(
+  method: 'POST' | 'PATCH' | 'PUT' | 'DELETE',
+  url: string,
+  body?: unknown,
+  options?: { signal?: AbortSignal },
+): Promise<{ rows: Row[]; txid: string | null }>
+
+/** Whether a token (the id of an event) includes a transaction. */
+export function covers(token: string, txid: string | bigint): boolean
+
+/** The rows of one view, kept by the events of its stream. Pure. */
+export class Replica<Row = any> {
+  rows: Map<string, Row>
+  outdated: Set<string>
+  /** Whether `rows` has been a complete state at least once. */
+  ready: boolean
+  token: string
+  /** Counts how often `rows` was replaced as a whole. */
+  generation: number
+  /** Takes one event; returns the live changes in it. */
+  apply(data: string | unknown[], id?: string): Change<Row>[]
+  /** Forgets the pieces of a snapshot that was cut. */
+  cut(): void
+}

@@ -1,6 +1,564 @@
-/** Follows a view: calls `each` with every array of changes that the relay sends. */
-export function watch(url, each) {
-  const source = new EventSource(url);
-  source.addEventListener("data", (event) => each(JSON.parse(event.data)));
-  return source;
+/**
+ * The client of Rowcast: live views of tables, and channels.
+ *
+ *     import { view } from '/rowcast.js'
+ *     const tasks = view('/rest/v1/tasks?board_id=eq.7')
+ *     const stop = tasks.subscribe(rows => render(rows))
+ *
+ * It promises that a page never sees half a snapshot or half a transaction, that it knows within
+ * 12 seconds when it is no longer fresh, and that it comes back by itself. It does not know what
+ * the rows mean, and it keeps nothing once the page is gone.
+ *
+ * A browser allows six HTTP/1.1 connections per host over all of its tabs, so the streams live in
+ * a SharedWorker, which is this same file: one EventSource per URL, however many tabs look at it.
+ * Where there is no SharedWorker, the page runs the same code itself.
+ *
+ * Values are what JSON.parse makes of them: a bigint over 2^53 loses digits; its `key` does not.
+ */
+
+/** Silent for longer than this is stale: 12 s, less the second until our clock looks again. */
+const SILENCE = 11_000
+/** A connection attempt is given longer, so that a `retry:` of the relay is respected. */
+const PATIENCE = 20_000
+/** How long a lost connection may take to come back before the page says so. */
+const GRACE = 3_000
+/** Hub and page greet each other with this; a tab of another release then works alone. */
+const VERSION = 1
+
+/** Whatever goes wrong between page and relay; `status` is 0 when no answer came at all. */
+export class RowcastError extends Error {
+  /** @param {{message?: string, status?: number, code?: string, details?: any, hint?: any}} told */
+  constructor({ message, status = 0, code = '', details = null, hint = null }) {
+    super(message || 'the relay did not answer')
+    this.name = 'RowcastError'
+    Object.assign(this, { status, code, details, hint })
+  }
+}
+
+/**
+ * Whether a place in the log includes a transaction.
+ * @param {string} token `epoch.view.snapshot`, the id of an event
+ * @param {string | bigint} txid
+ */
+export function covers(token, txid) {
+  const snapshot = token?.split('.')[2]
+  if (!snapshot) return false
+  const [xmax, ...running] = snapshot.split('-').map(hex => BigInt('0x' + hex))
+  const behind = xmax - BigInt(txid)
+  return behind > 0n && !running.includes(behind)
+}
+
+/**
+ * The rows of one view, kept by the events of its stream. Pure: no socket and no clock.
+ *
+ * A snapshot arrives in pieces and replaces `rows` in one step when its last piece is here, so
+ * that a screen which had rows never shows an empty or a half table in between.
+ */
+export class Replica {
+  /** The last complete state, by key. @type {Map<string, any>} */
+  rows = new Map()
+  /** Keys whose row was too large to be sent: `rows` has an older one, or none. */
+  outdated = new Set()
+  /** Whether `rows` has been a complete state at least once. */
+  ready = false
+  /** The place in the log that `rows` shows. */
+  token = '0'
+  /** Counts how often `rows` was replaced as a whole. */
+  generation = 0
+  /** The state under construction, and whether it still waits for its `snapshot-end`. */
+  #next = null
+  #open = false
+
+  /**
+   * Takes one event.
+   * @param {string | any[]} data the data of the event, as text or parsed
+   * @param {string} [id] the id of the event; `0` marks a piece that is not a state yet
+   * @returns {any[]} the live changes in it; a snapshot is none
+   */
+  apply(data, id = this.token) {
+    const changes = []
+    for (const { type, key, value, headers = {} } of typeof data === 'string' ? JSON.parse(data) : data) {
+      const { control, operation, txid, timestamp, too_large } = headers
+      if (control === 'reset' || control === 'snapshot-start') {
+        this.#next = { rows: new Map(), outdated: new Set() }
+        changes.length = 0
+        this.#open = control === 'snapshot-start'
+      } else if (control === 'snapshot-end') {
+        this.#open = false
+      } else if (operation) {
+        const { rows, outdated } = this.#next ?? this
+        if (key !== undefined) {
+          outdated.delete(key)
+          if (operation === 'delete') rows.delete(key)
+          else if (too_large) outdated.add(key)
+          else rows.set(key, value)
+        }
+        if (!this.#open) changes.push({ type, key, value, operation, txid, timestamp })
+      }
+    }
+    if (id === '0') return changes
+    if (this.#next && !this.#open) {
+      Object.assign(this, this.#next)
+      this.#next = null
+      this.ready = true
+      this.generation++
+    }
+    if (!this.#next) this.token = id
+    return changes
+  }
+
+  /** Forgets the pieces of a snapshot that was cut; the stream will start it over. */
+  cut() {
+    this.#next = null
+    this.#open = false
+  }
+}
+
+/**
+ * One stream of the relay and the tabs that look at it. Lives in the SharedWorker, or in the
+ * page where there is none. Knows ports and facts; what the facts mean is the page's business.
+ */
+class Source {
+  /** Ports of the pages, each with how many beats it has left unanswered. @type {Map<MessagePort, number>} */
+  ports = new Map()
+  replica = new Replica()
+  /** When the state was last proved fresh, in ms; 0 for never. */
+  fresh = 0
+  /** Whether the relay, or the lack of it, said that the state may be old. */
+  behind = false
+  /** The last trouble, as plain data. */
+  error = null
+  /** When the relay last spoke, and when it was last called. */
+  #heard = 0
+  #tried = 0
+  /** Whether this connection has said itself whether it is up to date. */
+  #told = false
+  #attempt = 0
+  /** The latest request for each row that was too large. @type {Map<string, symbol>} */
+  #asked = new Map()
+  #timer = 0
+  #events
+  #clock
+
+  constructor(url) {
+    this.url = url
+    this.#connect()
+    this.#clock = setInterval(() => this.#beat(), 5_000)
+  }
+
+  join(port, key) {
+    this.key = key ?? this.key
+    port.onmessage = ({ data }) => {
+      this.ports.set(port, 0)
+      if (data === 'bye') this.#leave(port)
+      if (data === 'check') this.check(true)
+    }
+    // Newer browsers tell when the other end has died; the beat finds out in the others.
+    port.addEventListener?.('close', () => this.#leave(port))
+    this.ports.set(port, 0)
+    port.postMessage(this.#facts({ rows: this.replica.ready ? this.replica.rows : undefined }))
+  }
+
+  /** Looks at the clock: after a sleep the connection may be dead without knowing it. */
+  check(awake) {
+    const silent = Date.now() - Math.max(this.#heard, this.#tried)
+    const limit = this.#events.readyState === 1 ? (awake ? SILENCE / 2 : SILENCE) : awake ? 1_000 : PATIENCE
+    if (!this.#timer && silent > limit) this.#again(awake)
+  }
+
+  #facts(more) {
+    const { fresh, behind, error, replica: { ready, token, outdated } } = this
+    return { version: VERSION, ready, token, outdated, fresh, behind, error, ...more }
+  }
+
+  #tell(more) {
+    for (const port of this.ports.keys()) port.postMessage(this.#facts(more))
+  }
+
+  #beat() {
+    this.check()
+    for (const [port, missed] of this.ports) {
+      if (missed > 5) {
+        port.postMessage(this.#facts({ gone: true }))
+        this.#leave(port)
+      } else this.ports.set(port, missed + 1)
+    }
+    this.#tell()
+  }
+
+  #leave(port) {
+    port.close()
+    if (this.ports.delete(port) && !this.ports.size) this.#end()
+  }
+
+  #end() {
+    this.#events.close()
+    clearTimeout(this.#timer)
+    clearInterval(this.#clock)
+    if (sources.get(this.url) === this) sources.delete(this.url)
+  }
+
+  #address() {
+    const { token } = this.replica
+    return token === '0' ? this.url : `${this.url}${this.url.includes('?') ? '&' : '?'}last_event_id=${token}`
+  }
+
+  #connect() {
+    this.#tried = Date.now()
+    this.#timer = 0
+    const events = (this.#events = new EventSource(this.#address()))
+    events.onopen = () => {
+      this.replica.cut()
+      this.#told = false
+    }
+    events.onerror = () => this.#lost(events.readyState === 2)
+    events.addEventListener('data', event => this.#data(event))
+    events.addEventListener('control', event => this.#control(event))
+  }
+
+  #lost(closed) {
+    const lost = Date.now()
+    setTimeout(() => {
+      if (this.#heard > lost || this.behind || !this.ports.size) return
+      this.behind = true
+      this.#tell()
+    }, GRACE)
+    if (closed) this.#refused()
+  }
+
+  /** An EventSource gives up on any answer but 200 and does not say why. Ask, then decide. */
+  async #refused() {
+    const stop = new AbortController()
+    this.#timer = -1
+    try {
+      const answer = await fetch(this.#address(), { headers: { accept: 'text/event-stream' }, signal: stop.signal })
+      if (answer.status >= 400 && answer.status < 500) {
+        this.error = await reason(answer)
+        // A code makes it the relay's own word: this URL will never be a stream. Anything else is
+        // a proxy on a bad day.
+        if (this.error.code && this.ports.size) {
+          this.#tell({ closed: true })
+          return this.#end()
+        }
+      }
+    } catch {
+      // No answer at all: the error that follows says as much.
+    } finally {
+      stop.abort()
+    }
+    if (this.ports.size) this.#again()
+  }
+
+  #again(soon) {
+    this.#events.close()
+    const wait = soon ? 0 : Math.min(5_000, 500 * 2 ** this.#attempt++) * (0.5 + Math.random() / 2)
+    this.#timer = setTimeout(() => this.#connect(), wait)
+  }
+
+  #data({ data, lastEventId }) {
+    this.#heard = Date.now()
+    const { replica } = this
+    const before = replica.generation
+    const changes = replica.apply(data, lastEventId)
+    if (lastEventId === '0') return
+    this.#attempt = 0
+    if (!this.#told) this.behind = false
+    if (!this.behind) {
+      this.error = null
+      this.fresh = this.#heard
+    }
+    this.#tell({ changes, rows: before === replica.generation ? undefined : replica.rows })
+    for (const { key, value, operation } of changes) {
+      if (value === undefined && operation !== 'delete') this.#asked.delete(key)
+    }
+    for (const key of replica.outdated) if (this.key && !this.#asked.has(key)) this.#fetch(key)
+  }
+
+  #control({ data, lastEventId }) {
+    this.#heard = Date.now()
+    const { upToDate, error } = JSON.parse(data)
+    if (upToDate !== undefined) {
+      this.#told = true
+      this.behind = !upToDate
+      this.error = error ? { status: 200, ...error } : null
+      if (upToDate) this.fresh = this.#heard
+      this.#attempt = 0
+    }
+    this.replica.apply([], lastEventId)
+    this.#tell()
+  }
+
+  /** Gets a row that was too large for the stream, if the page named the key's column. */
+  async #fetch(key) {
+    const { replica } = this
+    const { generation } = replica
+    const turn = Symbol()
+    this.#asked.set(key, turn)
+    const url = `${this.url}${this.url.includes('?') ? '&' : '?'}${this.key}=eq.${encodeURIComponent(key)}`
+    const rows = await fetch(url, { headers: { accept: 'application/json' } }).then(r => (r.ok ? r.json() : []), () => [])
+    // A newer change of the same row, or a new snapshot, makes this answer old news.
+    if (rows.length !== 1 || !replica.outdated.has(key) || this.#asked.get(key) !== turn || generation !== replica.generation) return
+    this.#asked.delete(key)
+    this.#tell({ changes: replica.apply([{ key, value: rows[0], headers: { operation: 'update' } }]) })
+  }
+}
+
+/** All streams of this worker or page, by URL. @type {Map<string, Source>} */
+const sources = new Map()
+
+function join(port, { url, key }) {
+  if (!sources.has(url)) sources.set(url, new Source(url))
+  sources.get(url).join(port, key)
+}
+
+let worker
+
+/** Hands a port to the SharedWorker, or to this page when `alone` or when there is no other way. */
+function hand(port, request, alone) {
+  try {
+    if (alone || !globalThis.SharedWorker) throw 0
+    worker ??= new SharedWorker(import.meta.url, { type: 'module', name: 'rowcast' })
+    worker.port.postMessage(request, [port])
+    return worker
+  } catch {
+    join(port, request)
+  }
+}
+
+/** What a page holds: a view or a channel. Connects when somebody first listens. */
+class Stream {
+  /** The last trouble, or null. @type {RowcastError | null} */
+  error = null
+  /** Rows by key, whole after each event. @type {Map<string, any>} */
+  rows = new Map()
+  /** Keys whose row was too large for the stream and could not be fetched. @type {Set<string>} */
+  outdated = new Set()
+  status = 'connecting'
+  #listeners = { rows: new Set(), change: new Set(), message: new Set(), status: new Set() }
+  #waiting = new Set()
+  #facts = { ready: false, token: '0', fresh: 0, behind: false }
+  #alone = false
+  #heard = 0
+  #port
+  #clock
+  #page
+
+  /**
+   * @param {string} url
+   * @param {{key?: string, signal?: AbortSignal}} [options] `key` names the column of the key, so
+   *   that a row over the stream's size limit can be fetched; `signal` closes the stream
+   * @param {boolean} [channel] messages have no snapshot to wait for
+   */
+  constructor(url, { key, signal } = {}, channel = false) {
+    this.url = new URL(url, globalThis.location?.href).href
+    this.key = key
+    this.channel = channel
+    signal?.addEventListener('abort', () => this.close())
+  }
+
+  /** When the rows were last known to be the truth. @type {Date | null} */
+  get since() {
+    return this.#facts.fresh ? new Date(this.#facts.fresh) : null
+  }
+
+  /**
+   * Calls back with the whole state: when the first snapshot is complete, and after each event.
+   * @param {(rows: any[], byKey: Map<string, any>) => void} listener
+   * @returns {() => void} stops it; the stream is released when nobody listens any more
+   */
+  subscribe(listener) {
+    if (this.#facts.ready) queueMicrotask(() => this.#listeners.rows.has(listener) && listener([...this.rows.values()], this.rows))
+    return this.on('rows', listener)
+  }
+
+  /**
+   * Listens to `change` (live changes of a view), `message` (of a channel) or `status`.
+   * @returns {() => void} stops it
+   */
+  on(name, listener) {
+    this.#listeners[name].add(listener)
+    this.#open()
+    return () => {
+      this.#listeners[name].delete(listener)
+      this.#idle()
+    }
+  }
+
+  /**
+   * Resolves when `rows` shows the given write: the `txid` is the header `Rowcast-Txid` of its
+   * answer. No txid, nothing changed, nothing to wait for.
+   * @param {string | null | undefined} txid
+   * @param {{signal?: AbortSignal}} [options]
+   */
+  synced(txid, { signal } = {}) {
+    if (!txid || covers(this.#facts.token, txid)) return Promise.resolve()
+    if (this.status === 'closed') return Promise.reject(new RowcastError({ message: 'the stream is closed' }))
+    return new Promise((resolve, reject) => {
+      const wait = { txid, resolve, reject }
+      this.#waiting.add(wait)
+      signal?.addEventListener('abort', () => this.#waiting.delete(wait) && (reject(signal.reason), this.#idle()))
+      this.#open()
+    })
+  }
+
+  /** Lets go of the stream for good. */
+  close() {
+    this.#release()
+    for (const { reject } of this.#waiting) reject(new RowcastError({ message: 'the stream is closed' }))
+    this.#waiting.clear()
+    this.#say('closed')
+  }
+
+  #open() {
+    if (this.#port || this.status === 'closed') return
+    const { port1, port2 } = new MessageChannel()
+    this.#port = port1
+    this.#heard = Date.now()
+    let greeted = false
+    const failed = () => {
+      if (greeted || this.#port !== port1) return
+      this.#alone = true
+      this.#reopen()
+    }
+    port1.onmessage = ({ data }) => {
+      if (this.#port !== port1) return
+      if (data.version !== VERSION) return failed()
+      greeted = true
+      if (data.gone) return this.#reopen()
+      port1.postMessage('here')
+      this.#take(data)
+    }
+    hand(port2, { url: this.url, key: this.key }, this.#alone)?.addEventListener('error', failed)
+    setTimeout(failed, 3_000)
+    this.#clock = setInterval(() => this.#tick(), 1_000)
+    this.#watch()
+  }
+
+  /** The events after which a page may have slept through its own clock. */
+  #watch() {
+    if (!globalThis.addEventListener || this.#page) return
+    const { signal } = (this.#page = new AbortController())
+    const check = () => {
+      this.#port?.postMessage('check')
+      this.#tick()
+    }
+    addEventListener('online', check, { signal })
+    document.addEventListener('visibilitychange', check, { signal })
+    addEventListener('pagehide', () => this.#drop(), { signal })
+    addEventListener('pageshow', event => event.persisted && (this.#open(), this.#tick()), { signal })
+  }
+
+  #drop() {
+    clearInterval(this.#clock)
+    this.#port?.postMessage('bye')
+    this.#port = undefined
+  }
+
+  #reopen() {
+    this.#drop()
+    this.#open()
+  }
+
+  #release() {
+    this.#drop()
+    this.#page?.abort()
+    this.#page = undefined
+  }
+
+  #idle() {
+    if (this.#waiting.size || this.status === 'closed' || Object.values(this.#listeners).some(set => set.size)) return
+    this.#release()
+    this.#facts = { ...this.#facts, ready: false }
+    this.#say('connecting')
+  }
+
+  #take({ rows, changes = [], closed, ...facts }) {
+    this.#heard = Date.now()
+    this.#facts = facts
+    this.outdated = facts.outdated
+    this.error = facts.error && new RowcastError(facts.error)
+    if (this.channel) facts.ready = facts.fresh > 0
+    if (rows) this.rows = rows
+    else {
+      for (const { key, value, operation } of changes) {
+        if (key === undefined) continue
+        if (operation === 'delete') this.rows.delete(key)
+        else if (value !== undefined) this.rows.set(key, value)
+      }
+    }
+    for (const change of changes) this.#emit(this.channel ? 'message' : 'change', change)
+    if (facts.ready && (rows || changes.length)) this.#emit('rows', [...this.rows.values()], this.rows)
+    for (const wait of this.#waiting) {
+      if (!covers(facts.token, wait.txid)) continue
+      this.#waiting.delete(wait)
+      wait.resolve()
+    }
+    if (closed) this.close()
+    else {
+      this.#tick()
+      this.#idle()
+    }
+  }
+
+  #tick() {
+    const { ready, fresh, behind } = this.#facts
+    // The worker beats every 5 s; one that does not is gone.
+    if (this.#port && Date.now() - this.#heard > SILENCE) this.#reopen()
+    if (behind || (fresh && Date.now() - fresh > SILENCE)) this.#say('stale')
+    else this.#say(ready ? 'live' : 'connecting')
+  }
+
+  #say(status) {
+    if (this.status === status || this.status === 'closed') return
+    this.status = status
+    this.#emit('status', status, this.error)
+  }
+
+  #emit(name, ...args) {
+    for (const listener of this.#listeners[name]) {
+      // One bad listener must not keep the others, or `synced`, from their news.
+      try {
+        listener(...args)
+      } catch (error) {
+        queueMicrotask(() => { throw error })
+      }
+    }
+  }
+}
+
+/** A live view: the same URL that reads the rows once. */
+export const view = (url, options) => new Stream(url, options)
+
+/** A channel: messages that are not rows, by `on('message')`. */
+export const channel = (name, options) => new Stream('/channels/' + encodeURIComponent(name), options, true)
+
+/**
+ * One write. `await view.synced(txid)` then waits until the view shows it.
+ * @param {'POST' | 'PATCH' | 'PUT' | 'DELETE'} method
+ * @param {string} url
+ * @param {any} [body]
+ * @param {{signal?: AbortSignal}} [options]
+ * @returns {Promise<{rows: any[], txid: string | null}>}
+ * @throws {RowcastError}
+ */
+export async function write(method, url, body, { signal } = {}) {
+  const headers = { 'content-type': 'application/json', prefer: 'return=representation' }
+  const answer = await fetch(url, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) }).catch(cause => {
+    if (signal?.aborted) throw cause
+    throw new RowcastError({})
+  })
+  if (!answer.ok) throw new RowcastError(await reason(answer))
+  return { rows: answer.status === 204 ? [] : await answer.json(), txid: answer.headers.get('rowcast-txid') }
+}
+
+/** Why an answer is a refusal, as plain data: the relay's own words, or the status line. */
+async function reason(answer) {
+  const told = await answer.json().catch(() => ({}))
+  return { message: `${answer.status} ${answer.statusText}`.trim(), ...told, status: answer.status }
+}
+
+if (globalThis.SharedWorkerGlobalScope && self instanceof SharedWorkerGlobalScope) {
+  self.onconnect = ({ ports: [page] }) => {
+    page.onmessage = ({ data, ports: [port] }) => join(port, data)
+  }
 }

@@ -42,6 +42,7 @@ macro_rules! file {
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
+const IMAGE: &str = "image/svg+xml";
 const TYPES: &str = "application/typescript; charset=utf-8";
 
 /// Every file, by the exact path that serves it.
@@ -49,8 +50,18 @@ const TYPES: &str = "application/typescript; charset=utf-8";
 static FILES: &[File] = &[
     file!("/",             "index.html",   HTML,   board: true),
     file!("/index.html",   "index.html",   HTML,   board: true),
-    file!("/board.js",     "board.js",     SCRIPT, board: true),
+    file!("/activity.js",  "activity.js",  SCRIPT, board: true),
     file!("/board.css",    "board.css",    CSS,    board: true),
+    file!("/board.js",     "board.js",     SCRIPT, board: true),
+    file!("/drag.js",      "drag.js",      SCRIPT, board: true),
+    file!("/editor.js",    "editor.js",    SCRIPT, board: true),
+    file!("/favicon.svg",  "favicon.svg",  IMAGE,  board: true),
+    file!("/lists.js",     "lists.js",     SCRIPT, board: true),
+    file!("/pending.js",   "pending.js",   SCRIPT, board: true),
+    file!("/people.js",    "people.js",    SCRIPT, board: true),
+    file!("/status.js",    "status.js",    SCRIPT, board: true),
+    file!("/time.js",      "time.js",      SCRIPT, board: true),
+    file!("/toast.js",     "toast.js",     SCRIPT, board: true),
     file!("/rowcast.js",   "rowcast.js",   SCRIPT, board: false),
     file!("/rowcast.d.ts", "rowcast.d.ts", TYPES,  board: false),
 ];

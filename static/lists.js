@@ -1,0 +1,236 @@
+/**
+ * Draws the lists and their cards, and moves what moved.
+ *
+ * Elements are kept by id and only touched where they differ, so focus, scrolling and half-typed
+ * text survive a change from elsewhere. A card in `held` (somebody writes in it or drags it) stays
+ * exactly where it is until it is let go. Knows nothing of writes.
+ */
+import { colourOf, person, portray } from './people.js'
+import { tell } from './time.js'
+
+const GLOW = 2_800
+const MOVE = { duration: 280, easing: 'cubic-bezier(.2, .8, .2, 1)' }
+const calm = matchMedia('(prefers-reduced-motion: reduce)')
+const listTemplate = document.getElementById('list-template')
+const cardTemplate = document.getElementById('card-template')
+const flights = document.getElementById('flights')
+
+const byPosition = (a, b) => a.position - b.position || (a.id > b.id ? 1 : -1)
+
+export class Lists {
+  /** Ids of cards that must not be moved, redrawn or removed. */
+  held = new Set()
+  /** Rows as drawn, by id. */
+  lists = new Map()
+  cards = new Map()
+  #sections = new Map()
+  #items = new Map()
+  #glows = new Map()
+  #shape = ''
+
+  /** @param {Element} root @param {Element} end what stays behind the last list */
+  constructor(root, end) {
+    this.root = root
+    this.end = end
+  }
+
+  section = id => this.#sections.get(id)
+  item = id => this.#items.get(id)
+  inOrder = () => [...this.lists.values()].sort(byPosition)
+  cardsIn = list => [...this.cards.values()].filter(card => card.list_id === list).sort(byPosition)
+
+  /** Draws a state: rows of lists and rows of cards. */
+  draw(lists, cards) {
+    const focused = document.activeElement
+    const neighbour = this.#neighbour(focused)
+    this.lists = new Map(lists.map(row => [row.id, row]))
+    this.cards = new Map(cards.map(row => [row.id, row]))
+    const order = this.inOrder().map(list => [list.id, this.cardsIn(list.id).map(({ id }) => id)])
+    const shape = JSON.stringify([order, [...this.held]])
+    const change = () => this.#arrange(order)
+    if (shape !== this.#shape) this.#shape ? this.glide(change) : change()
+    this.#shape = shape
+    for (const row of lists) this.#fillList(row)
+    for (const row of cards) this.#fillCard(row)
+    // Moving an element takes the focus from it; a card that is gone leaves it to the next one.
+    if (focused !== document.activeElement) (focused.isConnected ? focused : neighbour?.isConnected ? neighbour : null)?.focus({ preventScroll: true })
+  }
+
+  /** A row that was `new-1` has its own id now. */
+  rename(table, from, to) {
+    const elements = table === 'cards' ? this.#items : this.#sections
+    const element = elements.get(from)
+    if (!element) return
+    elements.get(to)?.remove()
+    elements.delete(from)
+    elements.set(to, element)
+    element.dataset[table === 'cards' ? 'card' : 'list'] = to
+    if (this.held.delete(from)) this.held.add(to)
+  }
+
+  #neighbour(focused) {
+    const item = focused?.closest?.('[data-card]')
+    return item && (item.nextElementSibling ?? item.previousElementSibling)
+  }
+
+  #arrange(order) {
+    const seen = new Set()
+    let at = this.root.querySelector('.list')
+    for (const [id, cards] of order) {
+      const section = this.#sections.get(id) ?? this.#newList(id)
+      if (section === at) at = after(at)
+      else this.root.insertBefore(section, at ?? this.end)
+      const place = section.querySelector('.cards')
+      let next = this.#unheld(place.firstElementChild)
+      for (const card of cards) {
+        seen.add(card)
+        const item = this.#items.get(card) ?? this.#newCard(card)
+        if (this.held.has(card) && item.isConnected) continue
+        if (item === next) next = this.#unheld(item.nextElementSibling)
+        else place.insertBefore(item, next)
+      }
+    }
+    for (const [id, item] of this.#items) {
+      if (seen.has(id) || this.held.has(id)) continue
+      item.remove()
+      this.#items.delete(id)
+    }
+    for (const [id, section] of this.#sections) {
+      // A list is kept while somebody writes in one of its cards.
+      if (this.lists.has(id) || section.querySelector('[data-editing]')) continue
+      section.remove()
+      this.#sections.delete(id)
+    }
+  }
+
+  #unheld(item) {
+    while (item && (item.dataset.placeholder !== undefined || this.held.has(idOf(item.dataset.card)))) item = item.nextElementSibling
+    return item
+  }
+
+  #newList(id) {
+    const section = listTemplate.content.firstElementChild.cloneNode(true)
+    const title = section.querySelector('.list-title')
+    section.dataset.list = id
+    title.id = `list-${id}`
+    section.setAttribute('aria-labelledby', title.id)
+    this.#sections.set(id, section)
+    return section
+  }
+
+  #newCard(id) {
+    const item = cardTemplate.content.firstElementChild.cloneNode(true)
+    item.dataset.card = id
+    item.querySelector('.title').id = `title-${id}`
+    item.setAttribute('aria-labelledby', `title-${id}`)
+    this.#items.set(id, item)
+    return item
+  }
+
+  #fillList({ id, title }) {
+    const section = this.#sections.get(id)
+    const count = section.querySelectorAll('.card:not([data-dragged])').length
+    write(section.querySelector('.list-title'), title)
+    write(section.querySelector('.count'), count || '')
+    section.querySelector('.empty').hidden = count > 0
+  }
+
+  #fillCard({ id, title, note, assignee, changed_at, changed_by }) {
+    const item = this.#items.get(id)
+    const given = person(assignee)
+    write(item.querySelector('.title'), title)
+    write(item.querySelector('.note'), note)
+    item.querySelector('.note').hidden = !note
+    write(item.querySelector('.by-name'), changed_by)
+    tell(item.querySelector('time'), changed_at)
+    portray(item.querySelector('.assignee .avatar'), given?.name)
+    const button = item.querySelector('.assignee')
+    button.setAttribute('aria-label', given ? `Given to ${given.name}. Change` : 'Give it to somebody')
+    button.title = given?.name ?? 'Nobody yet'
+    item.toggleAttribute('data-unsaved', String(id).startsWith('new-'))
+  }
+
+  /** Lets a card glow in the colour of who changed it. */
+  glow(id, by) {
+    const item = this.#items.get(id)
+    if (!item) return
+    clearTimeout(this.#glows.get(id))
+    delete item.dataset.glow
+    item.style.setProperty('--glow', colourOf(by))
+    void item.offsetWidth // lets the animation start over
+    item.dataset.glow = ''
+    this.#glows.set(id, setTimeout(() => delete item.dataset.glow, GLOW))
+  }
+
+  /** Makes a change to the arrangement of cards and lets the eye follow it. */
+  glide(change) {
+    if (calm.matches || document.hidden) return change()
+    const before = new Map()
+    for (const item of this.root.querySelectorAll('.card, [data-placeholder]')) {
+      const rect = item.getBoundingClientRect()
+      if (rect.width) before.set(item, { rect, parent: item.parentElement })
+    }
+    change()
+    for (const [item, { rect, parent }] of before) {
+      if (!item.isConnected) {
+        if (!('placeholder' in item.dataset)) fade(item, rect)
+        continue
+      }
+      const now = item.getBoundingClientRect()
+      const [x, y] = [rect.left - now.left, rect.top - now.top]
+      if (!now.width || (Math.abs(x) < 1 && Math.abs(y) < 1)) continue
+      if (item.parentElement === parent) item.animate([{ transform: `translate(${x}px, ${y}px)` }, { transform: 'none' }], MOVE)
+      else if (!('placeholder' in item.dataset)) fly(item, rect, now)
+    }
+    for (const item of this.root.querySelectorAll('.card')) {
+      if (!before.has(item) && !('dragged' in item.dataset)) item.animate([{ opacity: 0, transform: 'translateY(8px)' }, {}], MOVE)
+    }
+  }
+}
+
+/** The id in a data attribute, as it is in a row. */
+export const idOf = text => (text?.startsWith('new-') ? text : Number(text))
+
+/** A likeness of a card above everything, for a way that leads out of its list. */
+export function likeness(item, { left, top, width, height }) {
+  const copy = item.cloneNode(true)
+  for (const element of [copy, ...copy.querySelectorAll('[id]')]) element.removeAttribute('id')
+  for (const name of ['card', 'glow', 'flying', 'lifted', 'dragged']) delete copy.dataset[name]
+  copy.removeAttribute('tabindex')
+  Object.assign(copy.style, { left: `${left}px`, top: `${top}px`, width: `${width}px`, height: `${height}px` })
+  flights.append(copy)
+  return copy
+}
+
+/** Cards on their way to another list. @type {WeakMap<Element, Element>} */
+const flying = new WeakMap()
+
+function fly(item, from, to) {
+  // One that is still on its way turns around where it is.
+  const earlier = flying.get(item)
+  if (earlier) from = earlier.getBoundingClientRect()
+  earlier?.remove()
+  const copy = likeness(item, to)
+  flying.set(item, copy)
+  item.dataset.flying = ''
+  copy.animate([{ transform: `translate(${from.left - to.left}px, ${from.top - to.top}px)` }, { transform: 'none' }], { ...MOVE, duration: 420 }).finished.catch(() => {}).then(() => {
+    copy.remove()
+    if (flying.get(item) !== copy) return
+    flying.delete(item)
+    delete item.dataset.flying
+  })
+}
+
+function fade(item, rect) {
+  const copy = likeness(item, rect)
+  copy.animate([{}, { opacity: 0, transform: 'scale(.96)' }], { ...MOVE, duration: 180 }).finished.catch(() => {}).then(() => copy.remove())
+}
+
+function after(section) {
+  const next = section.nextElementSibling
+  return next?.classList.contains('list') ? next : null
+}
+
+function write(element, text) {
+  if (element.textContent !== String(text)) element.textContent = text
+}
