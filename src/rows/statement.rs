@@ -43,22 +43,14 @@ pub fn statement(plan: &Plan, body: &str, representation: bool, most: u64) -> St
             if let Some((resolution, target)) = conflict {
                 sql.push_str(&on_conflict(*resolution, target, columns));
             }
-            let mut returned = Vec::new();
-            if representation {
-                returned.push(row(plan.columns.as_deref()));
-            }
-            if tells_inserted(plan) {
-                returned.push("t.xmax = 0".to_owned());
-            }
-            if !returned.is_empty() {
-                let _infallible = write!(sql, " returning {}", returned.join(", "));
-            }
             let parameters = if columns.is_empty() {
                 Vec::new()
             } else {
                 vec![Untyped(body.to_owned())]
             };
-            Statement { sql, parameters }
+            let mut statement = Statement { sql, parameters };
+            returning(&mut statement, plan, representation);
+            statement
         }
         Action::Update { columns } => {
             let name = name(&plan.table);
@@ -153,13 +145,17 @@ fn row(columns: Option<&[(String, String)]>) -> String {
 }
 
 fn by(order: &Order) -> String {
+    format!("t.{}{}", identifier(&order.column), direction(order))
+}
+
+fn direction(order: &Order) -> String {
     let direction = if order.descending { " desc" } else { "" };
     let nulls = match order.nulls_first {
         Some(true) => " nulls first",
         Some(false) => " nulls last",
         None => "",
     };
-    format!("t.{}{direction}{nulls}", identifier(&order.column))
+    format!("{direction}{nulls}")
 }
 
 fn insert(table: &Table, columns: &[String]) -> String {
@@ -197,10 +193,42 @@ fn on_conflict(resolution: Resolution, target: &[String], columns: &[String]) ->
     }
 }
 
+/// The rows that were written, if wanted in the order that is wanted. `returning` itself has no
+/// order, so the columns to sort by travel beside it under names of our own.
 fn returning(statement: &mut Statement, plan: &Plan, representation: bool) {
+    let mut returned = Vec::new();
     if representation {
-        let _infallible = write!(statement.sql, " returning {}", row(plan.columns.as_deref()));
+        returned.push((row(plan.columns.as_deref()), "\"!row\"".to_owned()));
     }
+    if tells_inserted(plan) {
+        returned.push(("t.xmax = 0".to_owned(), "\"!inserted\"".to_owned()));
+    }
+    if returned.is_empty() {
+        return;
+    }
+    if !representation || plan.order.is_empty() {
+        let returned: Vec<_> = returned.into_iter().map(|(value, _)| value).collect();
+        let _infallible = write!(statement.sql, " returning {}", returned.join(", "));
+        return;
+    }
+    let answered: Vec<_> = returned.iter().map(|(_, name)| name.clone()).collect();
+    let mut order = Vec::new();
+    for (place, by) in plan.order.iter().enumerate() {
+        let name = format!("\"!by {place}\"");
+        order.push(format!("{name}{}", direction(by)));
+        returned.push((format!("t.{}", identifier(&by.column)), name));
+    }
+    let returned: Vec<_> = returned
+        .iter()
+        .map(|(value, name)| format!("{value} as {name}"))
+        .collect();
+    statement.sql = format!(
+        "with w as ({} returning {}) select {} from w order by {}",
+        statement.sql,
+        returned.join(", "),
+        answered.join(", "),
+        order.join(", ")
+    );
 }
 
 fn filter(statement: &mut Statement, conditions: &[Condition]) {
@@ -290,6 +318,12 @@ mod tests {
             ),
             format!(
                 r#"update {NAME} as t set "a""b" = b."a""b" from json_populate_record(null::{NAME}, $1::json) as b where (t."id" = $2) returning row_to_json(t.*)::text"#
+            )
+        );
+        assert_eq!(
+            sql(Verb::Delete, "order=id.desc", "return=representation", ""),
+            format!(
+                r#"with w as (delete from {NAME} as t returning row_to_json(t.*)::text as "!row", t."id" as "!by 0") select "!row" from w order by "!by 0" desc"#
             )
         );
         assert_eq!(
