@@ -1,7 +1,7 @@
 // Two windows on the demo board: what one does, and what SQL does, both show without a reload.
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { mkdtemp, stat } from 'node:fs/promises'
+import { mkdtemp, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -104,7 +104,9 @@ test('no window was reloaded, none is behind, and none made a mistake', options,
     assert.equal(await page.locator('[data-status]').first().getAttribute('data-status'), 'live')
   }
   assert.deepEqual(mistakes, [])
-  const picture = join(await mkdtemp(join(tmpdir(), 'rowcast-board-')), 'board.png')
+  const directory = await mkdtemp(join(tmpdir(), 'rowcast-board-'))
+  const picture = join(directory, 'board.png')
   await b.screenshot({ path: picture })
-  assert.ok((await stat(picture)).size > 10_000, picture)
+  assert.ok((await stat(picture)).size > 10_000, `${picture} shows nothing`)
+  await rm(directory, { recursive: true })
 })

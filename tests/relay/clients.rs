@@ -12,13 +12,13 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
-use crate::harness::{DEADLINE, Database, Event, Relay, Stream, database};
+use crate::harness::{DEADLINE, Database, Event, Stream, database};
 
 const NOTES: &str =
     "create table notes (id int primary key, title text not null); select rowcast.watch('notes')";
 
 /// A script's own limits are tighter and say more.
-const SCRIPT: Duration = Duration::from_secs(240);
+const SCRIPT: Duration = Duration::from_mins(4);
 
 /// A folder under `tests/`.
 pub fn folder(name: &str) -> PathBuf {
