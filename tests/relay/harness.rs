@@ -1,7 +1,7 @@
 //! The real relay on a free port, a database of its own for each test, and clients.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -156,40 +156,72 @@ pub struct Relay {
 impl Relay {
     /// Starts the real binary and waits until it says where it is.
     pub async fn start(database: &Database, arguments: &[&str]) -> Self {
-        let mut child = command()
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--database-url",
-                &database.url,
-            ])
-            .args(arguments)
+        Self::at(database, "127.0.0.1:0", arguments).await
+    }
+
+    /// Starts it on this address, e.g. where one was killed.
+    pub async fn at(database: &Database, address: &str, arguments: &[&str]) -> Self {
+        let mut command = command();
+        command
+            .args(["serve", "--listen", address])
+            .args(["--database-url", &database.url])
+            .args(arguments);
+        Self::spawn(command).await.0
+    }
+
+    /// Starts it with a private PostgreSQL and the demo board. Tells the database's address too.
+    pub async fn demo(data_dir: &Path) -> (Self, String) {
+        let mut command = command();
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir);
+        let (relay, psql) = Self::spawn(command).await;
+        let database = psql
+            .strip_prefix("psql -d ")
+            .expect("a psql line")
+            .trim_matches('\'')
+            .to_owned();
+        (relay, database)
+    }
+
+    /// Also gives the psql line that it says.
+    async fn spawn(mut command: Command) -> (Self, String) {
+        let mut child = command
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let url = tokio::time::timeout(DEADLINE * 2, async {
+        let said = tokio::time::timeout(DEADLINE * 2, async {
+            let mut url = None;
             loop {
                 let line = lines
                     .next_line()
                     .await
                     .unwrap()
                     .expect("the relay says its address");
-                if let Some(url) = line.strip_prefix("api   ") {
-                    return url.trim_end_matches("/rest/v1/").to_owned();
+                if let Some(api) = line.strip_prefix("api   ") {
+                    url = Some(api.trim_end_matches("/rest/v1/").to_owned());
+                } else if let Some(psql) = line.strip_prefix("psql  ") {
+                    return (url.expect("the API comes first"), psql.to_owned());
                 }
             }
         })
         .await
         .expect("the relay starts");
-        Self { child, url }
+        (Self { child, url: said.0 }, said.1)
     }
 
     /// `kill -9`.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
+    }
+
+    /// Asks it to end, and waits for that.
+    pub async fn end(mut self) {
+        self.signal("TERM").await;
+        let ended = tokio::time::timeout(DEADLINE * 2, self.child.wait()).await;
+        ended.expect("the relay ends").unwrap();
     }
 
     /// Sends a signal by name, e.g. `TERM`.

@@ -3,4 +3,6 @@
 
 mod harness;
 
+mod browser;
+mod clients;
 mod live;

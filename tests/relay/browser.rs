@@ -1,0 +1,72 @@
+//! A real Chromium in front of the relay; its scripts are in `tests/browser/`.
+
+use std::path::Path;
+
+use crate::clients::{folder, installed, node};
+use crate::harness::{Relay, database, eventually};
+
+fn ready() -> bool {
+    let places = [
+        "/usr/bin/chromium",
+        "/usr/bin/chromium-browser",
+        "/usr/bin/google-chrome",
+    ];
+    let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| {
+        let there = places.iter().find(|place| Path::new(place).exists());
+        (*there.unwrap_or(&places[0])).to_owned()
+    });
+    installed(Path::new(&chromium), "apt-get install chromium")
+        && installed(
+            &folder("browser").join("node_modules/playwright-core"),
+            "npm ci --prefix tests/browser",
+        )
+}
+
+#[tokio::test]
+async fn an_event_source_of_chromium_outlives_the_relay() {
+    if !ready() {
+        return;
+    }
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql("create table notes (id int primary key, title text not null); insert into notes values (1, 'there'); select rowcast.watch('notes')")
+        .await;
+    let script = folder("browser").join("eventsource.test.mjs");
+    let url = relay.url.clone();
+    let restart = async {
+        eventually("the page's wish for a restart", async || {
+            let wish = "select 'wished' from notes where title = 'restart'";
+            (database.one(wish).await == "wished").then_some(())
+        })
+        .await;
+        relay.kill().await;
+        database.sql("insert into notes values (4, 'missed')").await;
+        let address = url.trim_start_matches("http://");
+        Relay::at(&database, address, &[]).await
+    };
+    let script = node(&script, &url, &database.url);
+    tokio::pin!(script, restart);
+    // The script fails for its own reasons, and it is the one to say so.
+    let _relay = tokio::select! {
+        () = &mut script => return,
+        relay = &mut restart => relay,
+    };
+    script.await;
+}
+
+#[tokio::test]
+async fn two_windows_show_the_same_board() {
+    if !ready() {
+        return;
+    }
+    let directory = tempfile::Builder::new()
+        .prefix("rowcast-board")
+        .tempdir_in("/tmp")
+        .unwrap();
+    let (relay, database) = Relay::demo(&directory.path().join("d")).await;
+    let script = folder("browser").join("board.test.mjs");
+    node(&script, &relay.url, &database).await;
+    // Its private PostgreSQL ends with it.
+    relay.end().await;
+}
