@@ -5,4 +5,5 @@ mod harness;
 
 mod browser;
 mod clients;
+mod history;
 mod live;
