@@ -54,6 +54,7 @@ create table rowcast.log (
 );
 comment on table rowcast.log is 'One row a change, in the transaction that made it';
 comment on column rowcast.log.rel is 'The table; a partition when its root is watched; null for messages and for resets of everything';
+comment on column rowcast.log.depth is 'pg_trigger_depth() where it was logged: above 1 inside other triggers; for people who look into the log';
 comment on column rowcast.log.op is 'I insert, U update, D delete, T truncate, P published message, R reset: state unknown from here on';
 comment on column rowcast.log.new is 'The row after; the payload of a message; the new file of a truncated table';
 comment on column rowcast.log.truncated is 'old and new hold only the primary key: the row is too large or cannot be converted';

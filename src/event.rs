@@ -29,8 +29,6 @@ pub struct Entry {
     pub rel: u32,
     /// What happened.
     pub operation: Operation,
-    /// `pg_trigger_depth()`: 1 for a statement of the client, more for what triggers did.
-    pub depth: i32,
     /// The channel of a message.
     pub channel: Option<String>,
     /// The row before, as JSON text.

@@ -27,9 +27,9 @@ use crate::schema::catalog::{Catalog, Table};
 /// Each is a condition on the head of the primary key, so that the cost does not depend on the
 /// size of the log. The planner has nothing to choose.
 pub const POLL: &str = "\
-select id, xid, at, rel, op, depth, channel, old, new, truncated from rowcast.log where xid >= $1
+select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where xid >= $1
 union all
-select id, xid, at, rel, op, depth, channel, old, new, truncated from rowcast.log where xid = any ($2)";
+select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where xid = any ($2)";
 
 const HEAD: &str = "\
 select pg_current_snapshot()::text, e.uuid::text, s.horizon::text, g.last_value, g.is_called, s.gap
@@ -295,11 +295,10 @@ fn entry(row: &Row) -> Result<(Xid, Entry), LogError> {
         rel: row.try_get::<_, Option<u32>>(3)?.unwrap_or(0),
         operation: Operation::from_letter(letter.cast_unsigned())
             .ok_or(LogError::Unexpected("an operation of a later version"))?,
-        depth: row.try_get(5)?,
-        channel: row.try_get(6)?,
-        old: image(7)?,
-        new: image(8)?,
-        truncated: row.try_get(9)?,
+        channel: row.try_get(5)?,
+        old: image(6)?,
+        new: image(7)?,
+        truncated: row.try_get(8)?,
         at: row.try_get(2)?,
     };
     Ok((xid, entry))

@@ -21,14 +21,11 @@ struct Touch<'a> {
     entry: &'a Entry,
     old: Option<&'a Arc<str>>,
     new: Option<&'a Arc<str>>,
-    /// The entry moved a row from one key to another.
-    moved: bool,
 }
 
 /// The net changes of `entries`, the inserts, updates and deletes of one transaction on one table
 /// in the order of their ids; `key` names the columns of the primary key. States that the log does
-/// not tell are [`State::Unknown`]. A key that rows moved to and away from, and that ended as it
-/// began, is left out.
+/// not tell are [`State::Unknown`]. A key of several steps that ended as it began is left out.
 ///
 /// # Errors
 /// [`Keyless`].
@@ -46,12 +43,7 @@ pub fn net(entries: &[&Entry], key: &[String]) -> Result<Vec<Change>, Keyless> {
         let moved = old_key.is_some() && new_key.is_some() && old_key != new_key;
         let (old, new) = (entry.old.as_ref(), entry.new.as_ref());
         let mut touch = |key: String, old, new| {
-            let touch = Touch {
-                entry,
-                old,
-                new,
-                moved,
-            };
+            let touch = Touch { entry, old, new };
             touches.entry(key).or_default().push(touch);
         };
         match (old_key, new_key) {
@@ -82,12 +74,12 @@ pub fn net(entries: &[&Entry], key: &[String]) -> Result<Vec<Change>, Keyless> {
     Ok(changes.into_iter().map(|(_, change)| change).collect())
 }
 
-/// Rows moved to this key and away from it, and it ended as it began: each image that a step left
-/// behind here was consumed here. Which image that is, or none, the log cannot tell when equal rows
-/// change places, and need not: there is nothing to say of the key. Reading the row instead would
-/// tell it as some later transaction left it, at two keys at a time.
+/// Whether a key of several steps ended as it began: each image that a step left behind here was
+/// consumed here. Which image that is, or none, the log cannot tell where equal rows change places
+/// or nested triggers log first, and need not: there is nothing to say of the key. Reading the row
+/// instead would tell it as some later transaction left it, at two keys at a time.
 fn came_back(touches: &[Touch<'_>]) -> bool {
-    touches.iter().any(|touch| touch.moved)
+    touches.len() > 1
         && !touches.iter().any(|touch| touch.entry.truncated)
         && balance(touches).values().all(|count| *count == 0)
 }
@@ -140,17 +132,6 @@ fn ends(touches: &[Touch<'_>], key: &[String]) -> Option<(State, State)> {
     };
     let (produced, consumed) = (of_sign(1), of_sign(-1));
     match (produced.as_slice(), consumed.as_slice()) {
-        // It ended as it began; or began and ended without a row. Only the order tells, and only
-        // where the log has it right, without nested triggers.
-        ([], []) => {
-            let in_order = touches.iter().all(|touch| touch.entry.depth <= 1);
-            let chained = touches.windows(2).all(|pair| pair[0].new == pair[1].old);
-            if in_order && chained {
-                Some((row(touches[0].old), row(touches[touches.len() - 1].new)))
-            } else {
-                Some((unknown()?, unknown()?))
-            }
-        }
         ([] | [(_, 1)], [] | [(_, -1)]) => Some((as_row(&consumed), as_row(&produced))),
         // A chain with a hole, as after DDL inside the transaction.
         _ => Some((unknown()?, unknown()?)),
@@ -165,12 +146,11 @@ mod tests {
     use super::super::Operation;
     use super::*;
 
-    fn entry(id: i64, depth: i32, old: Option<&str>, new: Option<&str>) -> Entry {
+    fn entry(id: i64, old: Option<&str>, new: Option<&str>) -> Entry {
         Entry {
             id,
             rel: 1,
             operation: Operation::Update,
-            depth,
             channel: None,
             old: old.map(Into::into),
             new: new.map(Into::into),
@@ -198,14 +178,8 @@ mod tests {
 
     #[test]
     fn shifting_all_keys_keeps_every_row() {
-        let shift = |id: i64, from: u32| {
-            entry(
-                id,
-                1,
-                Some(&image(from, from)),
-                Some(&image(from + 1, from)),
-            )
-        };
+        let shift =
+            |id: i64, from: u32| entry(id, Some(&image(from, from)), Some(&image(from + 1, from)));
         let net = netted(&[shift(1, 1), shift(2, 2), shift(3, 3)]);
         assert_eq!(net["1"], (row(1, 1), State::Absent));
         assert_eq!(net["2"], (row(2, 2), row(2, 1)));
@@ -216,38 +190,43 @@ mod tests {
     #[test]
     fn a_nested_trigger_that_logs_first_is_put_in_order() {
         let net = netted(&[
-            entry(1, 2, Some(&image(1, 1)), Some(&image(1, 11))),
-            entry(2, 1, Some(&image(1, 0)), Some(&image(1, 1))),
+            entry(1, Some(&image(1, 1)), Some(&image(1, 11))),
+            entry(2, Some(&image(1, 0)), Some(&image(1, 1))),
         ]);
         assert_eq!(net["1"], (row(1, 0), row(1, 11)));
     }
 
     #[test]
-    fn a_row_that_came_and_went_leaves_nothing() {
+    fn a_row_that_came_and_went_is_not_told() {
         let net = netted(&[
-            entry(1, 1, None, Some(&image(1, 1))),
-            entry(2, 1, Some(&image(1, 1)), None),
+            entry(1, None, Some(&image(1, 1))),
+            entry(2, Some(&image(1, 1)), None),
         ]);
-        assert_eq!(net["1"], (State::Absent, State::Absent));
+        assert_eq!(net.get("1"), None);
     }
 
     #[test]
-    fn what_the_order_cannot_tell_is_unknown() {
+    fn a_key_that_ended_as_it_began_is_not_told_whatever_the_order() {
         // True history: 0 -> 1, then a nested 1 -> 0. Logged the other way round.
         let net = netted(&[
-            entry(1, 2, Some(&image(1, 1)), Some(&image(1, 0))),
-            entry(2, 1, Some(&image(1, 0)), Some(&image(1, 1))),
+            entry(1, Some(&image(1, 1)), Some(&image(1, 0))),
+            entry(2, Some(&image(1, 0)), Some(&image(1, 1))),
         ]);
-        let unknown = State::Unknown("{\"id\":1}".into());
-        assert_eq!(net["1"], (unknown.clone(), unknown));
+        assert_eq!(net.get("1"), None);
+    }
+
+    #[test]
+    fn an_update_that_changes_nothing_is_told() {
+        let net = netted(&[entry(1, Some(&image(1, 1)), Some(&image(1, 1)))]);
+        assert_eq!(net["1"], (row(1, 1), row(1, 1)));
     }
 
     #[test]
     fn a_key_that_rows_passed_through_is_not_told() {
         // update t set id = id + 1; update t set id = id - 1, v = 7
         let net = netted(&[
-            entry(1, 1, Some(&image(1, 0)), Some(&image(2, 0))),
-            entry(2, 1, Some(&image(2, 0)), Some(&image(1, 7))),
+            entry(1, Some(&image(1, 0)), Some(&image(2, 0))),
+            entry(2, Some(&image(2, 0)), Some(&image(1, 7))),
         ]);
         assert_eq!(net.get("2"), None);
         assert_eq!(net["1"], (row(1, 0), row(1, 7)));
@@ -255,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_truncated_entry_is_read_again_by_its_key() {
-        let mut wide = entry(1, 1, Some("{\"id\" : 4}"), Some("{\"id\" : 5}"));
+        let mut wide = entry(1, Some("{\"id\" : 4}"), Some("{\"id\" : 5}"));
         wide.truncated = true;
         let net = netted(&[wide]);
         assert_eq!(
@@ -270,7 +249,7 @@ mod tests {
 
     #[test]
     fn an_image_without_its_key_is_an_error() {
-        let entry = entry(1, 1, None, Some("{\"renamed\":1}"));
+        let entry = entry(1, None, Some("{\"renamed\":1}"));
         assert_eq!(net(&[&entry], &["id".to_owned()]), Err(Keyless));
     }
 
@@ -291,25 +270,22 @@ mod tests {
                 match (kind, &old) {
                     (0, None) => {
                         table.insert(key, value);
-                        entries.push(entry(id, 1, None, Some(&image(key, value))));
+                        entries.push(entry(id, None, Some(&image(key, value))));
                     }
                     (1, Some(old)) => {
                         table.remove(&key);
-                        entries.push(entry(id, 1, Some(old), None));
+                        entries.push(entry(id, Some(old), None));
                     }
                     (2 | 3, Some(old)) if target == key || !table.contains_key(&target) => {
                         table.remove(&key);
                         table.insert(target, value);
-                        entries.push(entry(id, 1, Some(old), Some(&image(target, value))));
+                        entries.push(entry(id, Some(old), Some(&image(target, value))));
                     }
                     _ => {}
                 }
             }
             if let Some(seed) = shuffle {
                 fastrand::Rng::with_seed(seed).shuffle(&mut entries);
-                for entry in &mut entries {
-                    entry.depth = 2;
-                }
             }
             let truth = |table: &HashMap<u32, u32>, key| {
                 table.get(&key).map_or(State::Absent, |value| row(key, *value))
