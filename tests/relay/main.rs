@@ -3,4 +3,5 @@
 
 mod harness;
 
+mod history;
 mod live;
