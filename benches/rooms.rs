@@ -76,7 +76,6 @@ fn entries() -> Vec<Entry> {
             id,
             rel: 16_384,
             operation: Operation::Update,
-            depth: 1,
             channel: None,
             old: Some(old),
             new: Some(new),

@@ -56,6 +56,15 @@ async fn an_event_source_of_chromium_outlives_the_relay() {
 }
 
 #[tokio::test]
+async fn the_client_module_keeps_the_replica_that_events_describe() {
+    if !ready() {
+        return;
+    }
+    // Pure: it asks no relay.
+    node(&folder("browser").join("replica.test.mjs"), "", "").await;
+}
+
+#[tokio::test]
 async fn two_windows_show_the_same_board() {
     if !ready() {
         return;

@@ -411,12 +411,15 @@ impl Writer {
 }
 
 async fn execute(client: &Client, sql: &str) -> Result<(), Refused> {
-    client.batch_execute(sql).await.map_err(explained)
+    client
+        .batch_execute(sql)
+        .await
+        .map_err(|error| explained(&error))
 }
 
 /// Only what concurrency explains is tolerated; anything else is a mistake here or a writer
 /// harmed by the product.
-fn explained(error: tokio_postgres::Error) -> Refused {
+fn explained(error: &tokio_postgres::Error) -> Refused {
     let code = error.code().map(tokio_postgres::error::SqlState::code);
     // Serialization, deadlock, unique, foreign key.
     let expected = ["40001", "40P01", "23505", "23503"];
@@ -430,7 +433,10 @@ fn explained(error: tokio_postgres::Error) -> Refused {
 /// Leaves the writer's id for the transaction.
 async fn sign(client: &Client, id: &str) -> Result<String, Refused> {
     let sql = format!("insert into tx (id) values ('{id}') returning xid");
-    let messages = client.simple_query(&sql).await.map_err(explained)?;
+    let messages = client
+        .simple_query(&sql)
+        .await
+        .map_err(|error| explained(&error))?;
     let xid = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
         _ => None,
@@ -553,15 +559,15 @@ fn scratch(r: &mut fastrand::Rng) -> String {
 
 async fn copy(client: &Client, r: &mut fastrand::Rng) -> Result<(), Refused> {
     let sink = client.copy_in("copy scratch (v) from stdin");
-    let sink = sink.await.map_err(explained)?;
+    let sink = sink.await.map_err(|error| explained(&error))?;
     let mut sink = std::pin::pin!(sink);
     let mut lines = String::new();
     for _ in 0..r.u8(1..20) {
         writeln!(lines, "{}", r.u8(..)).unwrap();
     }
     let sent = sink.send(bytes::Bytes::from(lines)).await;
-    sent.map_err(explained)?;
-    sink.finish().await.map_err(explained)?;
+    sent.map_err(|error| explained(&error))?;
+    sink.finish().await.map_err(|error| explained(&error))?;
     Ok(())
 }
 
@@ -616,6 +622,17 @@ async fn roam(
     observer
 }
 
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    /// The next event may stand for everything missed.
+    Joining,
+    /// Between the marks of a snapshot.
+    Reading,
+    /// A control came, so that each event is of one transaction.
+    Live,
+}
+
 /// A screen that distrusts its stream.
 struct Observer {
     table: (&'static str, &'static [&'static str]),
@@ -628,10 +645,7 @@ struct Observer {
     /// Where it stands; nothing before the first snapshot is complete.
     cursor: Option<Cursor>,
     view: Option<String>,
-    /// A control came, so that the next event is of one transaction.
-    live: bool,
-    /// Between the marks of a snapshot.
-    reading: bool,
+    phase: Phase,
     /// The state was read, and no truncation has been told since.
     read_since_truncation: bool,
     resets: u64,
@@ -654,8 +668,7 @@ impl Observer {
             writers: HashMap::new(),
             cursor: None,
             view: None,
-            live: false,
-            reading: false,
+            phase: Phase::Joining,
             read_since_truncation: false,
             resets: 0,
             txids: BTreeSet::new(),
@@ -666,7 +679,7 @@ impl Observer {
     async fn arrive(mut self, relay: &Relay) -> (Self, Stream) {
         self.stays = true;
         let mut stream = relay.stream(&self.path()).await;
-        while !self.live {
+        while self.phase != Phase::Live {
             let event = stream.next().await.expect("a steady stream goes on");
             self.take(&event);
         }
@@ -678,8 +691,7 @@ impl Observer {
     }
 
     fn connected(&mut self) {
-        self.live = false;
-        self.reading = false;
+        self.phase = Phase::Joining;
     }
 
     fn at_the_marker(&self) -> bool {
@@ -688,15 +700,15 @@ impl Observer {
             ["k"] => self.rows.contains_key(&MARKER.to_string()),
             _ => self.rows.contains_key(&format!("\"1\"/\"{MARKER}\"")),
         };
-        !self.reading && found(self.table.1)
+        self.phase != Phase::Reading && found(self.table.1)
     }
 
     fn take(&mut self, event: &Event) {
         let checked = std::panic::AssertUnwindSafe(|| self.check(event));
         if let Err(panic) = std::panic::catch_unwind(checked) {
             eprintln!(
-                "{} at {:?}, live {}, was given {event:?}",
-                self.name, self.cursor, self.live
+                "{} at {:?}, {:?}, was given {event:?}",
+                self.name, self.cursor, self.phase
             );
             std::panic::resume_unwind(panic);
         }
@@ -712,7 +724,7 @@ impl Observer {
                 );
                 if event.id != START {
                     self.advance(&event.id);
-                    self.live = true;
+                    self.phase = Phase::Live;
                 }
             }
             "data" => self.data(event),
@@ -726,14 +738,14 @@ impl Observer {
         assert!(!elements.is_empty(), "an event says something");
         let before = self.cursor.clone();
         let has = |control: &str| elements.iter().any(|e| e["headers"]["control"] == control);
-        if self.reading || has("snapshot-start") {
+        if self.phase == Phase::Reading || has("snapshot-start") {
             return self.snapshot(event, &elements);
         }
         self.advance(&event.id);
         let before = before.expect("a snapshot comes first");
         let now = self.cursor.clone().expect("it has just been set");
-        let strict = self.live;
-        if !self.live {
+        let strict = self.phase == Phase::Live;
+        if !strict {
             count(&self.statistics.caught_up);
         }
         let truncated = elements
@@ -849,9 +861,9 @@ impl Observer {
                         self.rows.is_empty(),
                         "a reset comes before a second snapshot"
                     );
-                    self.reading = true;
+                    self.phase = Phase::Reading;
                 }
-                Some("snapshot-end") => self.reading = false,
+                Some("snapshot-end") => self.phase = Phase::Joining,
                 Some(other) => panic!("a control of name {other}"),
                 None => {
                     let key = element["key"].as_str().unwrap().to_owned();
@@ -860,9 +872,8 @@ impl Observer {
                 }
             }
         }
-        self.live = false;
         self.read_since_truncation = true;
-        if self.reading {
+        if self.phase == Phase::Reading {
             assert_eq!(event.id, START, "no place to go on from");
         } else {
             self.advance(&event.id);
