@@ -290,7 +290,12 @@ impl Subscription {
                         self.queue.push_back(head.into());
                         self.queue.push_back(body);
                     }
-                    Delivery::Reset(reason) => {
+                    // A state that was read after that transaction holds what it calls for.
+                    Delivery::Reset { xid: Some(xid), .. } if live.sent.is_done(xid) => {
+                        let token = token(&live).to_string();
+                        return self.reopen(live, Some(token)).await;
+                    }
+                    Delivery::Reset { reason, .. } => {
                         debug!(reason, "stream starts over");
                         return self.reopen(live, Some(START.to_owned())).await;
                     }
@@ -363,7 +368,10 @@ impl Subscription {
             .feed
             .join_view(view, from.map(|token| &token.cursor));
         let (view, joined) = joined.map_err(|error| self.explain(error.into()))?;
-        if let Some(from) = from
+        // Other columns than this stream has told so far need a new state.
+        let told = self.columns.as_ref();
+        let same_columns = told.is_none_or(|known| *known == columns(&view));
+        if let Some(from) = from.filter(|_| same_columns)
             && let Some(caught) = self.missed(&joined, from).await
         {
             let folded = log::fold(caught.missed.iter().map(AsRef::as_ref), view.table().oid);
@@ -415,7 +423,7 @@ impl Subscription {
             sent: Arc::clone(&snapshot.cursor),
             in_step: false,
         };
-        self.schema(view, &live);
+        self.schema(view);
         let last = snapshot.pieces.len() - 1;
         let end = token(&live).to_string();
         for (place, piece) in snapshot.pieces.iter().enumerate() {
@@ -529,15 +537,12 @@ impl Subscription {
     }
 
     /// Tells the columns when they are not what they were in this stream.
-    fn schema(&mut self, view: &View, live: &Live) {
-        let member = |(name, kind)| serde_json::json!({"name": name, "type": kind});
-        let schema: Vec<serde_json::Value> = view.schema().into_iter().map(member).collect();
-        let schema = serde_json::Value::from(schema).to_string();
+    fn schema(&mut self, view: &View) {
+        let schema = columns(view);
         if self.columns.as_ref().is_some_and(|known| *known != schema) {
             let control = self.control_at(START, None, &format!(r#","schema":{schema}"#));
             self.queue.push_back(control);
         }
-        let _at_the_start_of_its_snapshot = live;
         self.columns = Some(schema);
     }
 
@@ -592,6 +597,13 @@ impl Subscription {
         let seconds = Timestamp::now().duration_since(at).as_secs_f64();
         self.parts.metrics.commit_to_write.observe(seconds.max(0.0));
     }
+}
+
+/// The columns of a view as JSON text.
+fn columns(view: &View) -> String {
+    let member = |(name, kind)| serde_json::json!({"name": name, "type": kind});
+    let schema: Vec<serde_json::Value> = view.schema().into_iter().map(member).collect();
+    serde_json::Value::from(schema).to_string()
 }
 
 /// What a returning client missed.

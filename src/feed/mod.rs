@@ -350,25 +350,25 @@ impl Feed {
             ring: Ring::new(Arc::clone(&cursor)),
             cursor,
         });
-        self.reset_all(&mut live, "epoch");
+        self.reset_all(&mut live, "epoch", None);
     }
 
-    fn reset_all(&self, live: &mut Live, reason: &'static str) {
+    fn reset_all(&self, live: &mut Live, reason: &'static str, xid: Option<Xid>) {
         for (_, view) in live.views.drain() {
-            self.reset(view.topic(), reason);
+            self.reset(view.topic(), reason, xid);
         }
         for (_, channel) in live.channels.drain() {
-            self.reset(&channel.topic, reason);
+            self.reset(&channel.topic, reason, xid);
         }
     }
 
-    fn reset(&self, topic: &crate::hub::Topic<Delivery>, reason: &'static str) {
+    fn reset(&self, topic: &crate::hub::Topic<Delivery>, reason: &'static str, xid: Option<Xid>) {
         self.parts
             .metrics
             .resets
             .get_or_create(&Reason { reason })
             .inc();
-        topic.publish(Delivery::Reset(reason), 0);
+        topic.publish(Delivery::Reset { reason, xid }, 0);
     }
 
     /// Publishes a batch and moves on to its end, as one step for whoever joins.
@@ -398,7 +398,7 @@ impl Feed {
 
     fn route(&self, live: &mut Live, epoch: Name, transaction: &Transaction, cursor: &Arc<Cursor>) {
         if transaction.reset_all {
-            self.reset_all(live, "log");
+            self.reset_all(live, "log", Some(transaction.xid));
             return;
         }
         let token = |view| Token {
@@ -423,7 +423,7 @@ impl Feed {
                         true
                     }
                     Err(_undecided) => {
-                        self.reset(view.topic(), "table");
+                        self.reset(view.topic(), "table", Some(transaction.xid));
                         false
                     }
                 }

@@ -58,8 +58,14 @@ pub enum Delivery {
     Event(Arc<Event>),
     /// A bare NOTIFY, as the data lines of an event. It has no place in the log.
     Notify(Bytes),
-    /// This stream is over: whoever showed it must ask for it again and read its state anew.
-    Reset(&'static str),
+    /// This stream is over: whoever showed it must ask for it again and read its state anew, unless
+    /// that state was read after the transaction that calls for it.
+    Reset {
+        /// For the log and the counters.
+        reason: &'static str,
+        /// The transaction, where one calls for it.
+        xid: Option<Xid>,
+    },
 }
 
 /// One transaction, encoded for one view or channel.
