@@ -3,4 +3,12 @@
 
 mod harness;
 
+mod channels;
+mod crash;
+mod heal;
 mod live;
+mod poll;
+mod refusals;
+mod resume;
+mod schema;
+mod shutdown;
