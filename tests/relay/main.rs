@@ -3,9 +3,12 @@
 
 mod harness;
 
+mod agree;
 mod channels;
+mod cli;
 mod crash;
 mod heal;
+mod hostile;
 mod live;
 mod poll;
 mod refusals;

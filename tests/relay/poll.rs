@@ -11,11 +11,13 @@ async fn plan(client: &Client, cursor: &str) -> String {
     let (xmax, xip) = cursor.split_once(' ').unwrap();
     let sql = format!("explain execute poll ('{xmax}', '{{{xip}}}')");
     let mut text = String::new();
+    client.batch_execute(rowcast::log::BEGIN).await.unwrap();
     for message in client.simple_query(&sql).await.unwrap() {
         if let SimpleQueryMessage::Row(row) = message {
             writeln!(text, "{}", row.get(0).unwrap()).unwrap();
         }
     }
+    client.batch_execute("rollback").await.unwrap();
     text
 }
 
@@ -45,12 +47,10 @@ async fn a_poll_looks_into_the_index_twice_and_nowhere_else() {
 
     let log = "insert into rowcast.log (rel, op, old, new) select 1, 'U', '{}', '{}' from generate_series(1, ";
     // A long life of small transactions, then one huge one. Nobody has counted rows yet.
-    database
-        .sql(&format!(
-            "alter table rowcast.log set (autovacuum_enabled = off);
-              do $$ begin for i in 1..500 loop {log}20); commit; end loop; end $$"
-        ))
-        .await;
+    let settings = "alter table rowcast.log set (autovacuum_enabled = off)";
+    database.sql(settings).await;
+    let small = format!("do $$ begin for i in 1..500 loop {log}20); commit; end loop; end $$");
+    database.sql(&small).await;
     database.sql(&format!("{log}1000000)")).await;
     for when in ["a million rows", "analyzed"] {
         assert_by_index(&plan(&client, &now().await).await, when);

@@ -128,6 +128,10 @@ async fn any_relay_serves_any_token_from_memory_or_from_the_log() {
     let database = database().await;
     let first = database.relay().await;
     database.sql(TASKS).await;
+    eventually("a stored snapshot", async || {
+        (database.one("select count(*) from rowcast.tick").await != "0").then_some(())
+    })
+    .await;
     let mut stream = first.stream(PATH).await;
     let mut screen = Screen::default();
     let txid = database
@@ -145,18 +149,24 @@ async fn any_relay_serves_any_token_from_memory_or_from_the_log() {
         .sql("insert into tasks values (50, 'phantom')")
         .await;
     database.sql("delete from tasks where id in (2, 50)").await;
+    let second = database.relay().await;
+    // Without a stored snapshot to start at, this one remembers nothing of the past.
+    database.sql("delete from rowcast.tick").await;
+    let third = database.relay().await;
+    let mut live = Vec::new();
+    for relay in [&first, &second, &third] {
+        let mut stream = relay.stream(PATH).await;
+        stream
+            .until(|event| event.has_control("snapshot-end"))
+            .await;
+        live.push(stream);
+    }
     let txid = database
         .commit("update tasks set title = 'c' where id = 1")
         .await;
-
-    let second = database.relay().await;
-    // Without a stored snapshot to start at, this one remembers nothing of the past.
-    eventually("no stored snapshot", async || {
-        database.sql("delete from rowcast.tick").await;
-        (database.one("select count(*) from rowcast.tick").await == "0").then_some(())
-    })
-    .await;
-    let third = database.relay().await;
+    for stream in &mut live {
+        stream.until(|event| event.has_txid(&txid)).await;
+    }
     for (relay, source) in [(&first, "ring"), (&second, "ring"), (&third, "log")] {
         let mut returned = relay.resume(PATH, &id).await;
         let mut again = screen.clone();
