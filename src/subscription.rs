@@ -370,7 +370,10 @@ impl Subscription {
             .feed
             .join_view(view, from.map(|token| &token.cursor));
         let (view, joined) = joined.map_err(|error| self.explain(&error.into()))?;
-        if let Some(from) = from
+        // Other columns than this stream has told so far need a new state.
+        let columns = columns(&view);
+        let same_columns = self.columns.as_ref().is_none_or(|told| *told == columns);
+        if let Some(from) = from.filter(|_| same_columns)
             && let Some(caught) = self.missed(&joined, from).await
         {
             let folded = log::fold(caught.missed.iter().map(AsRef::as_ref), view.table().oid);
@@ -383,6 +386,7 @@ impl Subscription {
                 );
                 if let Ok(elements) = elements {
                     self.answer(caught.source);
+                    self.columns = Some(columns);
                     let live = joined_at(
                         Shown::View(Arc::clone(&view)),
                         joined,
@@ -537,9 +541,7 @@ impl Subscription {
 
     /// Tells the columns when they are not what they were in this stream.
     fn schema(&mut self, view: &View) {
-        let member = |(name, kind)| serde_json::json!({"name": name, "type": kind});
-        let schema: Vec<serde_json::Value> = view.schema().into_iter().map(member).collect();
-        let schema = serde_json::Value::from(schema).to_string();
+        let schema = columns(view);
         if self.columns.as_ref().is_some_and(|known| *known != schema) {
             let control = self.control_at(START, None, &format!(r#","schema":{schema}"#));
             self.queue.push_back(control);
@@ -598,6 +600,13 @@ impl Subscription {
         let seconds = Timestamp::now().duration_since(at).as_secs_f64();
         self.parts.metrics.commit_to_write.observe(seconds.max(0.0));
     }
+}
+
+/// The columns of a view as JSON text.
+fn columns(view: &View) -> String {
+    let member = |(name, kind)| serde_json::json!({"name": name, "type": kind});
+    let schema: Vec<serde_json::Value> = view.schema().into_iter().map(member).collect();
+    serde_json::Value::from(schema).to_string()
 }
 
 /// What a returning client missed.

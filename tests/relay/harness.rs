@@ -37,6 +37,15 @@ impl Server {
             .prefix("rowcast-test")
             .tempdir_in("/tmp")
             .unwrap();
+        Self::start_in(directory, settings).await
+    }
+
+    /// Starts one that was stopped before.
+    pub async fn resume(directory: tempfile::TempDir) -> Self {
+        Self::start_in(directory, &[]).await
+    }
+
+    async fn start_in(directory: tempfile::TempDir, settings: &[(&str, &str)]) -> Self {
         let options = Options {
             data_dir: directory.path().join("d"),
             durable: false,
@@ -131,6 +140,19 @@ impl Database {
                 _ => None,
             })
             .unwrap_or_default()
+    }
+
+    /// Runs statements as one transaction; returns its id.
+    pub async fn commit(&self, sql: &str) -> String {
+        let sql = format!("begin; {sql}; select pg_current_xact_id()::text; commit");
+        let client = self.client().await;
+        let answers = client.simple_query(&sql).await;
+        let answers = answers.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let rows = answers.iter().filter_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        rows.last().unwrap()
     }
 
     /// A relay on it. The first one installs Rowcast.
@@ -377,6 +399,19 @@ impl Event {
         }
     }
 
+    /// Whether a screen that was given everything up to this event shows this transaction.
+    pub fn covers(&self, txid: &str) -> bool {
+        let token = self.id.parse::<rowcast::cursor::Token>();
+        token.is_ok_and(|token| token.cursor.is_done(txid.parse().unwrap()))
+    }
+
+    /// Whether this is a control element of a `data` event.
+    pub fn has_control(&self, name: &str) -> bool {
+        self.elements()
+            .iter()
+            .any(|element| element["headers"]["control"] == name)
+    }
+
     /// Whether an element has this `txid`.
     pub fn has_txid(&self, txid: &str) -> bool {
         self.elements()
@@ -536,11 +571,31 @@ impl Screen {
         }
     }
 
+    /// Applies events until the stream says that this transaction has been shown.
+    pub async fn reach(&mut self, stream: &mut Stream, txid: &str) -> Vec<Event> {
+        let mut events = Vec::new();
+        let begun = std::time::Instant::now();
+        loop {
+            let event = stream.next().await.expect("the stream goes on");
+            self.apply(&event);
+            let reached = self.complete && event.covers(txid);
+            events.push(event);
+            if reached {
+                return events;
+            }
+            // Heartbeats never end.
+            assert!(begun.elapsed() < DEADLINE, "not shown: {txid}");
+        }
+    }
+
     /// Applies events until `found` holds for what is shown.
     pub async fn follow(&mut self, stream: &mut Stream, found: impl Fn(&Self) -> bool) {
+        let begun = std::time::Instant::now();
         while !(self.complete && found(self)) {
             let event = stream.next().await.expect("the stream goes on");
             self.apply(&event);
+            // Heartbeats never end.
+            assert!(begun.elapsed() < DEADLINE, "not shown; but: {self:?}");
         }
     }
 }

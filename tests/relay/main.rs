@@ -5,7 +5,18 @@
 
 mod harness;
 
+mod agree;
 mod browser;
+mod channels;
+mod cli;
 mod clients;
+mod crash;
+mod heal;
 mod history;
+mod hostile;
 mod live;
+mod poll;
+mod refusals;
+mod resume;
+mod schema;
+mod shutdown;

@@ -1,0 +1,254 @@
+//! The command line does what it says, to the database that it is pointed at, and errors say what
+//! to try.
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout};
+
+use crate::harness::{DEADLINE, Database, command, database, eventually, signal};
+
+async fn run(arguments: &[&str]) -> (bool, String, String) {
+    let running = command().args(arguments).stdin(Stdio::null()).output();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = tokio::time::timeout(DEADLINE * 2, running)
+        .await
+        .unwrap()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.success(), text(stdout), text(stderr))
+}
+
+async fn on(database: &Database, arguments: &[&str]) -> (bool, String, String) {
+    let url = ["--database-url", &database.url];
+    run(&[arguments, &url].concat()).await
+}
+
+#[tokio::test]
+async fn tables_are_watched_listed_unwatched_and_everything_is_removed() {
+    let database = database().await;
+    database.sql("create schema sales; create table tasks (id int primary key); create table sales.\"Odd Name\" (id int primary key); create table keyless (id int)").await;
+    // Nobody has installed anything; the first command does.
+    let (done, told, _) = on(&database, &["watched"]).await;
+    assert!(done && told.contains("no table is watched"), "{told}");
+    for _ in 0..2 {
+        let (done, told, error) = on(&database, &["watch", "tasks", "sales.\"Odd Name\""]).await;
+        assert!(done, "{error}");
+        assert_eq!(told, "watching tasks\nwatching sales.\"Odd Name\"\n");
+    }
+    assert_eq!(
+        on(&database, &["watched"]).await.1,
+        "public.tasks\nsales.Odd Name\n"
+    );
+    database.sql("alter table tasks disable trigger all").await;
+    assert!(
+        on(&database, &["watched"])
+            .await
+            .1
+            .contains("public.tasks  (triggers missing or disabled)")
+    );
+
+    for (table, hint) in [("keyless", "add primary key"), ("nope", "try:")] {
+        let (done, _, error) = on(&database, &["watch", table]).await;
+        assert!(!done);
+        assert!(
+            error.contains(&format!("table \"{table}\" cannot be watched")) && error.contains(hint),
+            "{error}"
+        );
+    }
+    let (done, told, _) = on(&database, &["unwatch", "tasks"]).await;
+    assert!(done && told == "not watching tasks\n", "{told}");
+    assert_eq!(on(&database, &["watched"]).await.1, "sales.Odd Name\n");
+
+    let (done, told, error) = on(&database, &["uninstall"]).await;
+    assert!(done && told.starts_with("removed from "), "{error}");
+    let left = "select count(*) from pg_namespace where nspname = 'rowcast'";
+    let triggers = "select count(*) from pg_trigger where tgname like '!rowcast%'";
+    assert_eq!(
+        (database.one(left).await, database.one(triggers).await),
+        ("0".into(), "0".into())
+    );
+    database
+        .sql("insert into tasks values (1); insert into sales.\"Odd Name\" values (1)")
+        .await;
+    assert!(on(&database, &["uninstall"]).await.0, "twice is no error");
+    assert!(
+        on(&database, &["watch", "tasks"]).await.0,
+        "and it can come back"
+    );
+}
+
+#[tokio::test]
+async fn the_printed_sql_installs_what_the_relay_expects() {
+    let database = database().await;
+    let (done, sql, error) = run(&["sql"]).await;
+    assert!(done, "{error}");
+    database.sql(&sql).await;
+    database
+        .sql("create table tasks (id int primary key); select rowcast.watch('tasks')")
+        .await;
+    let relay = database.relay().await;
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    let mut screen = crate::harness::Screen::default();
+    let txid = database.commit("insert into tasks values (1)").await;
+    screen.reach(&mut stream, &txid).await;
+    assert_eq!(screen.rows.len(), 1);
+}
+
+#[tokio::test]
+async fn a_tail_prints_one_line_a_change_and_outlives_its_relay() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql("create table tasks (id int primary key, title text); insert into tasks values (1, 'old'); select rowcast.watch('tasks')").await;
+    let address = relay.url.trim_start_matches("http://").to_owned();
+    let mut child = command()
+        .args(["tail", "tasks?id=lt.10", "--url", &relay.url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    line(&mut lines, "{\"id\":1,\"title\":\"old\"}").await;
+    line(&mut lines, "snapshot-end").await;
+    database
+        .sql("insert into tasks values (2, 'new'), (20, 'not here')")
+        .await;
+    assert!(
+        line(&mut lines, "\"id\":2")
+            .await
+            .contains("insert  public.tasks  2")
+    );
+
+    relay.kill().await;
+    database.sql("delete from tasks where id = 1").await;
+    let _relay = command()
+        .args([
+            "serve",
+            "--listen",
+            &address,
+            "--database-url",
+            &database.url,
+        ])
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    assert!(
+        line(&mut lines, "delete")
+            .await
+            .ends_with("delete  public.tasks  1")
+    );
+
+    let (done, _, error) = run(&[
+        "tail",
+        "tasks?id=nonsense",
+        "--url",
+        &format!("http://{address}"),
+    ])
+    .await;
+    assert!(!done && error.contains("try:"), "{error}");
+}
+
+/// The next line with this text.
+async fn line(lines: &mut Lines<BufReader<ChildStdout>>, text: &str) -> String {
+    tokio::time::timeout(DEADLINE, async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("it goes on");
+            if line.contains(text) {
+                return line;
+            }
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("no line with {text}"))
+}
+
+/// A relay with a private database in this directory, and where it says it is.
+async fn private(directory: &Path) -> (Child, String) {
+    let mut child = command()
+        .args(["--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(directory)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let page = line(&mut lines, "page  http://").await;
+    line(&mut lines, "psql  ").await;
+    (
+        child,
+        page.trim_start_matches("page  ")
+            .trim_end_matches('/')
+            .to_owned(),
+    )
+}
+
+async fn http(url: &str, body: Option<&str>) -> String {
+    let relay = crate::harness::Stream::open(url, None);
+    match body {
+        None => {
+            let mut stream = relay.await;
+            let event = stream.data().await;
+            event.data
+        }
+        Some(body) => {
+            let client =
+                hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+                    .build_http::<http_body_util::Full<bytes::Bytes>>();
+            let request = hyper::Request::post(url)
+                .header("content-type", "application/json")
+                .body(bytes::Bytes::from(body.to_owned()).into())
+                .unwrap();
+            client.request(request).await.unwrap().status().to_string()
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_database_it_brings_its_own_and_finds_it_again() {
+    let directory = tempfile::Builder::new()
+        .prefix("rowcast-cli")
+        .tempdir_in("/tmp")
+        .unwrap();
+    let data = directory.path().join("d");
+    let text = data.to_str().unwrap();
+    let (done, _, error) = run(&["watched", "--data-dir", text]).await;
+    assert!(!done && error.contains("no database is running"), "{error}");
+
+    let (mut relay, url) = private(&data).await;
+    let status = http(&format!("{url}/rest/v1/tasks"), Some(r#"{"title":"kept"}"#)).await;
+    assert_eq!(status, "201 Created");
+    let (done, told, error) = run(&["watched", "--data-dir", text]).await;
+    assert!(done && told == "public.tasks\n", "{told}{error}");
+    let psql = [
+        "psql",
+        "--data-dir",
+        text,
+        "-Atc",
+        "update tasks set title = title || '!' returning title",
+    ];
+    let (done, told, error) = run(&psql).await;
+    if !error.contains("psql was not found") {
+        assert!(done && told.starts_with("kept!\n"), "{told}{error}");
+    }
+    signal(relay.id().unwrap(), "TERM").await;
+    assert_eq!(relay.wait().await.unwrap().code(), Some(0));
+    eventually("its database has ended", async || {
+        (!run(&["watched", "--data-dir", text]).await.0).then_some(())
+    })
+    .await;
+
+    let (mut relay, url) = private(&data).await;
+    assert!(
+        http(&format!("{url}/rest/v1/tasks"), None)
+            .await
+            .contains("\"kept")
+    );
+    signal(relay.id().unwrap(), "INT").await;
+    assert_eq!(relay.wait().await.unwrap().code(), Some(0));
+}

@@ -1,0 +1,107 @@
+//! A database that dies and comes back costs screens a moment, and never the truth.
+
+use crate::harness::{Database, Screen, Server, eventually, signal};
+
+const TASKS: &str = "create table tasks (id int primary key, title text);
+    insert into tasks values (1, 'before'); select rowcast.watch('tasks')";
+
+fn epoch(id: &str) -> &str {
+    id.split('.').next().unwrap()
+}
+
+async fn comes_back(database: &Database) {
+    eventually("the server answers", async || {
+        let (client, connection) = tokio_postgres::connect(&database.url, tokio_postgres::NoTls)
+            .await
+            .ok()?;
+        tokio::spawn(connection);
+        client.batch_execute("select").await.ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_crashed_server_resets_open_streams_and_they_go_on() {
+    let server = Server::start(&[]).await;
+    let database = server.database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    let mut screen = Screen::default();
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 1)
+        .await;
+    let before = stream.id.clone();
+
+    let killed = server.cluster.pid().unwrap();
+    signal(killed, "KILL").await;
+    stream
+        .until(|event| event.name == "control" && event.json()["upToDate"] == false)
+        .await;
+    // No relay is needed for a change: this one is committed as soon as there is a server.
+    comes_back(&database).await;
+    database
+        .sql("insert into tasks values (2, 'meanwhile')")
+        .await;
+
+    let reset = stream.until(|event| event.has_control("reset")).await;
+    screen.apply(&reset);
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 2)
+        .await;
+    stream
+        .until(|event| event.name == "control" && event.json()["upToDate"] == true)
+        .await;
+    assert_ne!(epoch(&stream.id), epoch(&before));
+    let answer = relay
+        .post("/rest/v1/tasks", r#"{"id":3,"title":"after"}"#)
+        .await;
+    assert_eq!(answer.status, 201);
+    screen.reach(&mut stream, answer.txid()).await;
+    assert_eq!(screen.rows.len(), 3);
+    assert_ne!(server.cluster.pid(), Some(killed));
+
+    let mut returned = relay.resume("/rest/v1/tasks", &before).await;
+    let event = returned.data().await;
+    assert!(event.has_control("reset"));
+    let mut again = Screen::default();
+    again.apply(&event);
+    assert_eq!(again, screen);
+}
+
+#[tokio::test]
+async fn a_lost_connection_of_the_relay_loses_no_change_and_resets_nobody() {
+    let server = Server::start(&[]).await;
+    let database = server.database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    let mut screen = Screen::default();
+    // The reset that watching logs may still come, to a stream this new.
+    let txid = database.commit("insert into tasks values (2)").await;
+    screen.reach(&mut stream, &txid).await;
+    let mut id = 2;
+    for victims in ["rowcast feed", "rowcast doorbell", "rowcast%"] {
+        // Cut and changed in one go, so that nobody is there to hear the bell.
+        let cut = database
+            .one(&format!("select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and application_name like '{victims}'"))
+            .await;
+        assert_ne!(cut, "0", "{victims}");
+        id += 1;
+        let txid = database
+            .commit(&format!("insert into tasks values ({id}, '{victims}')"))
+            .await;
+        let events = screen.reach(&mut stream, &txid).await;
+        assert!(
+            !events.iter().any(|event| event.has_control("reset")),
+            "{victims}"
+        );
+        let told = events.iter().filter(|event| event.has_txid(&txid)).count();
+        assert_eq!(told, 1, "{victims}");
+        assert_eq!(screen.rows.len(), id);
+        eventually("ready", async || {
+            (relay.get("/readyz").await.status == 200).then_some(())
+        })
+        .await;
+    }
+}

@@ -1,0 +1,290 @@
+//! What cannot be done is refused in one answer that names it, and harms nothing else.
+
+use hyper::Method;
+
+use crate::harness::{Relay, Screen, database};
+
+const TABLES: &str = "
+    create table boards (id int primary key, name text unique);
+    create table tasks (id int primary key, board_id int references boards, title text,
+        heard text collate \"und-x-icu\", data jsonb, at timestamptz);
+    insert into boards values (1, 'one'), (2, 'two');
+    select rowcast.watch('boards'), rowcast.watch('tasks')";
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+const EVENTS: (&str, &str) = ("accept", "text/event-stream");
+const SINGLE: (&str, &str) = ("accept", "application/vnd.pgrst.object+json");
+const BACK: (&str, &str) = ("prefer", "return=representation");
+const FOREIGN: (&str, &str) = ("origin", "https://elsewhere.example");
+
+struct Refused<'a>(
+    &'a str,
+    &'a str,
+    &'a [(&'a str, &'a str)],
+    &'a str,
+    u16,
+    &'a str,
+);
+
+async fn all_refused(relay: &Relay, requests: &[Refused<'_>]) {
+    let mut wrong = Vec::new();
+    for Refused(method, path, headers, body, status, code) in requests {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let answer = relay
+            .request(method.clone(), &format!("/rest/v1/{path}"), headers, body)
+            .await;
+        let told: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        if answer.status != *status || told["code"] != *code || !told["message"].is_string() {
+            wrong.push(format!(
+                "{method} {path} {body:.40}: not {status} {code} but {} {:.200}",
+                answer.status, answer.body
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn each_mistake_has_its_status_and_code_and_costs_nobody_else_anything() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TABLES).await;
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    let mut screen = Screen::default();
+    screen.follow(&mut stream, |_| true).await;
+    let long = format!(r#"{{"id":1,"title":"{}"}}"#, "x".repeat(1 << 20));
+
+    let refused = [
+        // Names
+        Refused("GET", "nope", &[], "", 404, "PGRST205"),
+        Refused("POST", "nope", &[JSON], "{}", 404, "PGRST205"),
+        Refused("GET", "tasks?nope=eq.1", &[], "", 400, "42703"),
+        Refused("GET", "tasks?select=nope", &[], "", 400, "42703"),
+        Refused("GET", "tasks?order=nope", &[], "", 400, "42703"),
+        Refused("POST", "tasks", &[JSON], r#"{"nope":1}"#, 400, "PGRST204"),
+        // Syntax
+        Refused("GET", "tasks?id=5", &[], "", 400, "PGRST100"),
+        Refused("GET", "tasks?id=equals.5", &[], "", 400, "PGRST100"),
+        Refused("GET", "tasks?id=in.5", &[], "", 400, "PGRST100"),
+        Refused("GET", "tasks?id=is.5", &[], "", 400, "PGRST100"),
+        Refused("GET", "tasks?limit=-1", &[], "", 400, "PGRST100"),
+        Refused("GET", "tasks?order=id.sideways", &[], "", 400, "PGRST100"),
+        Refused(
+            "GET",
+            "tasks?or=(id.eq.1,id.eq.2)",
+            &[],
+            "",
+            400,
+            "PGRST127",
+        ),
+        Refused("GET", "tasks?title=like.a*", &[], "", 400, "PGRST127"),
+        // Bodies
+        Refused("POST", "tasks", &[JSON], "{\"id\":", 400, "PGRST102"),
+        Refused("POST", "tasks", &[JSON], "", 400, "PGRST102"),
+        Refused("POST", "tasks", &[JSON], "7", 400, "PGRST102"),
+        Refused(
+            "POST",
+            "tasks",
+            &[JSON],
+            r#"[{"id":1},{"title":"b"}]"#,
+            400,
+            "PGRST102",
+        ),
+        Refused(
+            "POST",
+            "tasks",
+            &[("content-type", "text/csv")],
+            "id\n1",
+            415,
+            "PGRST102",
+        ),
+        Refused("POST", "tasks", &[], r#"{"id":1}"#, 415, "PGRST102"),
+        Refused("POST", "tasks", &[JSON], &long, 413, "RCH03"),
+        // Values and constraints
+        Refused("GET", "tasks?id=eq.many", &[], "", 400, "22P02"),
+        Refused("POST", "tasks", &[JSON], r#"{"id":"many"}"#, 400, "22P02"),
+        Refused("POST", "tasks", &[JSON], r#"{"id":null}"#, 400, "23502"),
+        Refused("POST", "boards", &[JSON], r#"{"id":1}"#, 409, "23505"),
+        Refused(
+            "POST",
+            "tasks",
+            &[JSON],
+            r#"{"id":1,"board_id":9}"#,
+            409,
+            "23503",
+        ),
+        // What was asked for cannot be given
+        Refused("TRACE", "tasks", &[], "", 405, "PGRST117"),
+        Refused(
+            "GET",
+            "tasks",
+            &[("accept", "text/html")],
+            "",
+            406,
+            "PGRST107",
+        ),
+        Refused("GET", "boards", &[SINGLE], "", 406, "PGRST116"),
+        Refused("GET", "boards?id=eq.3", &[SINGLE], "", 406, "PGRST116"),
+        Refused("GET", "boards", &[("range", "5-2")], "", 416, "PGRST103"),
+        Refused(
+            "GET",
+            "boards?offset=7",
+            &[("prefer", "count=exact")],
+            "",
+            416,
+            "PGRST103",
+        ),
+        Refused(
+            "GET",
+            "boards",
+            &[("accept-profile", "secret")],
+            "",
+            406,
+            "PGRST106",
+        ),
+        // Foreign pages may neither write nor watch
+        Refused(
+            "POST",
+            "boards",
+            &[JSON, FOREIGN],
+            r#"{"id":3}"#,
+            403,
+            "RCH02",
+        ),
+        Refused("DELETE", "boards", &[FOREIGN], "", 403, "RCH02"),
+        Refused("GET", "boards", &[EVENTS, FOREIGN], "", 403, "RCH02"),
+    ];
+    all_refused(&relay, &refused).await;
+
+    let txid = database.commit("insert into tasks values (7)").await;
+    screen.reach(&mut stream, &txid).await;
+    assert_eq!(screen.rows.keys().collect::<Vec<_>>(), ["7"]);
+    assert_eq!(
+        relay
+            .get("/rest/v1/boards")
+            .await
+            .json()
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_url_that_can_never_be_live_is_a_client_error() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TABLES).await;
+    let refused = [
+        Refused("GET", "tasks?limit=5", &[EVENTS], "", 400, "PGRST127"),
+        Refused("GET", "tasks?offset=5", &[EVENTS], "", 400, "PGRST127"),
+        Refused(
+            "GET",
+            "tasks",
+            &[EVENTS, ("range", "0-4")],
+            "",
+            400,
+            "PGRST127",
+        ),
+        Refused("GET", "tasks?data=eq.{}", &[EVENTS], "", 400, "PGRST127"),
+        Refused("GET", "tasks?data=is.null", &[EVENTS], "", 400, "PGRST127"),
+        Refused("GET", "tasks?heard=lt.m", &[EVENTS], "", 400, "PGRST127"),
+        Refused("GET", "tasks?at=gt.now", &[EVENTS], "", 400, "PGRST127"),
+        Refused("GET", "tasks?title=is.true", &[EVENTS], "", 400, "PGRST127"),
+        Refused(
+            "GET",
+            "tasks?or=(id.eq.1,id.eq.2)",
+            &[EVENTS],
+            "",
+            400,
+            "PGRST127",
+        ),
+        Refused("GET", "tasks?id=equals.5", &[EVENTS], "", 400, "PGRST100"),
+        Refused("GET", "tasks?nope=eq.5", &[EVENTS], "", 400, "42703"),
+        Refused("GET", "tasks?id=eq.many", &[EVENTS], "", 400, "22P02"),
+    ];
+    // The same filters are fine as plain reads, where PostgreSQL decides them.
+    for path in [
+        "tasks?limit=5",
+        "tasks?data=eq.{}",
+        "tasks?heard=lt.m",
+        "tasks?at=gt.now",
+    ] {
+        assert_eq!(
+            relay
+                .get(&format!("/rest/v1/{path}").replace("{}", "%7B%7D"))
+                .await
+                .status,
+            200,
+            "{path}"
+        );
+    }
+    let encoded: Vec<String> = refused
+        .iter()
+        .map(|r| r.1.replace("{}", "%7B%7D"))
+        .collect();
+    let refused: Vec<Refused<'_>> = refused
+        .iter()
+        .zip(&encoded)
+        .map(|(r, path)| Refused(r.0, path, r.2, r.3, r.4, r.5))
+        .collect();
+    all_refused(&relay, &refused).await;
+    assert_eq!(relay.stream("/rest/v1/tasks?id=eq.5").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_write_that_is_refused_for_its_answer_leaves_no_trace() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TABLES).await;
+    let mut stream = relay.stream("/rest/v1/boards").await;
+    let mut screen = Screen::default();
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 2)
+        .await;
+    let before = screen.clone();
+    let refused = [
+        Refused(
+            "POST",
+            "boards",
+            &[JSON, SINGLE, BACK],
+            r#"[{"id":3,"name":"c"},{"id":4,"name":"d"}]"#,
+            406,
+            "PGRST116",
+        ),
+        Refused(
+            "PATCH",
+            "boards?id=gt.0",
+            &[JSON, SINGLE, BACK],
+            r#"{"name":null}"#,
+            406,
+            "PGRST116",
+        ),
+        Refused("DELETE", "boards", &[SINGLE, BACK], "", 406, "PGRST116"),
+        Refused(
+            "POST",
+            "boards",
+            &[JSON],
+            r#"[{"id":5,"name":"e"},{"id":1,"name":"f"}]"#,
+            409,
+            "23505",
+        ),
+        // No verb is answered as if it were another one.
+        Refused(
+            "PUT",
+            "boards?id=eq.1",
+            &[JSON],
+            r#"{"id":1,"name":"put"}"#,
+            405,
+            "PGRST117",
+        ),
+    ];
+    all_refused(&relay, &refused).await;
+    let txid = database
+        .commit("update boards set name = name where id = 1")
+        .await;
+    let events = screen.reach(&mut stream, &txid).await;
+    let changes = events.iter().filter(|event| event.name == "data").count();
+    assert_eq!((changes, screen), (1, before));
+}

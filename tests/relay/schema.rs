@@ -1,0 +1,286 @@
+//! Whatever happens to a watched table, its screens end up showing what it holds.
+
+use serde_json::json;
+
+use crate::harness::{Database, Relay, Screen, Stream, database, eventually};
+
+const TASKS: &str = "
+    create table tasks (id int primary key deferrable initially immediate, title text);
+    insert into tasks select n, 't' || n from generate_series(1, 5) n;
+    select rowcast.watch('tasks')";
+
+async fn shown(relay: &Relay, path: &str) -> (Stream, Screen) {
+    let mut stream = relay.stream(path).await;
+    let mut screen = Screen::default();
+    screen.follow(&mut stream, |_| true).await;
+    (stream, screen)
+}
+
+/// Asserts that the screen shows what a read gives, by the time it has this transaction.
+async fn agrees(relay: &Relay, path: &str, stream: &mut Stream, screen: &mut Screen, txid: &str) {
+    screen.reach(stream, txid).await;
+    let read = relay.get(path).await.json();
+    let read: Vec<_> = read.as_array().unwrap().iter().collect();
+    let mut rows: Vec<_> = screen.rows.values().collect();
+    rows.sort_by_key(|row| row["id"].as_i64());
+    let mut sorted = read.clone();
+    sorted.sort_by_key(|row| row["id"].as_i64());
+    assert_eq!(rows, sorted);
+}
+
+#[tokio::test]
+async fn a_new_column_is_told_and_then_shown_in_the_same_stream() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let (mut stream, mut screen) = shown(&relay, "/rest/v1/tasks").await;
+    let (mut chosen, _) = shown(&relay, "/rest/v1/tasks?select=id,title").await;
+
+    database
+        .sql("alter table tasks add column done boolean not null default false")
+        .await;
+    let told = stream
+        .until(|event| event.name == "control" && event.json()["schema"].is_array())
+        .await;
+    assert_eq!(
+        told.json()["schema"][2],
+        json!({"name": "done", "type": "boolean"})
+    );
+    let reset = stream.data().await;
+    assert!(reset.has_control("reset"), "{}", reset.data);
+    screen.apply(&reset);
+    let txid = database
+        .commit("insert into tasks values (6, 't6', true)")
+        .await;
+    agrees(&relay, "/rest/v1/tasks", &mut stream, &mut screen, &txid).await;
+    assert_eq!(screen.rows["1"]["done"], false);
+
+    database.sql("alter table tasks drop column title").await;
+    let error = chosen
+        .until(|event| event.name == "control" && event.json()["error"].is_object())
+        .await;
+    assert_eq!(error.json()["error"]["code"], "42703");
+    assert!(error.retry.is_some());
+    assert_eq!(chosen.next().await, None);
+    let txid = database.commit("update tasks set done = true").await;
+    agrees(&relay, "/rest/v1/tasks", &mut stream, &mut screen, &txid).await;
+    assert_eq!(screen.rows["1"], json!({"id": 1, "done": true}));
+}
+
+#[tokio::test]
+async fn disabled_triggers_come_back_and_what_they_missed_is_shown() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let (mut stream, mut screen) = shown(&relay, "/rest/v1/tasks").await;
+    // In one transaction, so that no repair comes between.
+    database
+        .sql("begin; alter table tasks disable trigger all; update tasks set title = 'unseen' where id = 2; commit")
+        .await;
+    screen
+        .follow(&mut stream, |screen| screen.rows["2"]["title"] == "unseen")
+        .await;
+    eventually("the triggers are enabled", async || {
+        let enabled = database.one("select bool_and(tgenabled = 'A') from pg_trigger where tgrelid = 'tasks'::regclass and tgname like '!%'").await;
+        (enabled == "t").then_some(())
+    })
+    .await;
+    let txid = database.commit("delete from tasks where id = 1").await;
+    agrees(&relay, "/rest/v1/tasks", &mut stream, &mut screen, &txid).await;
+}
+
+#[tokio::test]
+async fn odd_transactions_show_their_end_and_nothing_else() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    database
+        .sql("create table audit (id bigint generated always as identity primary key, task int);
+              create function nested() returns trigger language plpgsql as $$
+              begin
+                if new.title = 'again' then
+                  update tasks set title = 'settled' where id = new.id;
+                end if;
+                return null;
+              end $$;
+              create trigger a_nested after insert or update on tasks for each row execute function nested()")
+        .await;
+    let path = "/rest/v1/tasks";
+    let (mut stream, mut screen) = shown(&relay, path).await;
+
+    // Every key moves onto one that is still there.
+    let txid = database
+        .commit("set constraints all deferred; update tasks set id = id + 1")
+        .await;
+    agrees(&relay, path, &mut stream, &mut screen, &txid).await;
+    assert_eq!(
+        screen.rows.keys().collect::<Vec<_>>(),
+        ["2", "3", "4", "5", "6"]
+    );
+
+    // A key that moves alone is a delete and an upsert.
+    let txid = database
+        .commit("update tasks set id = 60 where id = 6")
+        .await;
+    let event = stream.data().await;
+    let elements = event.elements();
+    assert_eq!(elements.len(), 2, "{}", event.data);
+    assert_eq!(
+        (&elements[0]["key"], &elements[0]["headers"]["operation"]),
+        (&json!("6"), &json!("delete"))
+    );
+    assert_eq!(
+        (&elements[1]["key"], &elements[1]["value"]["id"]),
+        (&json!("60"), &json!(60))
+    );
+    screen.apply(&event);
+    assert!(event.covers(&txid));
+
+    // The nested update is logged first and happens last.
+    let txid = database
+        .commit("insert into tasks values (70, 'again')")
+        .await;
+    agrees(&relay, path, &mut stream, &mut screen, &txid).await;
+    assert_eq!(screen.rows["70"]["title"], "settled");
+    let txid = database
+        .commit("update tasks set title = 'again' where id in (2, 3)")
+        .await;
+    agrees(&relay, path, &mut stream, &mut screen, &txid).await;
+
+    // Rows that did not outlive their transaction were never there.
+    let txid = database
+        .commit("insert into tasks values (80, 'x'); update tasks set title = 'y' where id = 80; delete from tasks where id = 80;
+                 delete from tasks where id = 2; insert into tasks values (2, 'born again')")
+        .await;
+    let events = screen.reach(&mut stream, &txid).await;
+    assert!(events.iter().all(|event| !event.data.contains("\"80\"")));
+    agrees(
+        &relay,
+        path,
+        &mut stream,
+        &mut screen,
+        &database
+            .commit("update tasks set title = title where id = 3")
+            .await,
+    )
+    .await;
+    assert_eq!(screen.rows["2"]["title"], "born again");
+
+    // A truncation is a reset, and what its transaction did afterwards follows in the same event.
+    let txid = database.commit("update tasks set title = 'lost'; truncate tasks; insert into tasks values (1, 'first')").await;
+    let event = stream.data().await;
+    let elements = event.elements();
+    assert_eq!(elements[0]["headers"]["control"], "reset");
+    assert_eq!(elements.len(), 2, "{}", event.data);
+    assert!(event.has_txid(&txid));
+    screen.apply(&event);
+    agrees(
+        &relay,
+        path,
+        &mut stream,
+        &mut screen,
+        &database
+            .commit("insert into tasks values (2, 'second')")
+            .await,
+    )
+    .await;
+    assert_eq!(screen.rows.len(), 2);
+}
+
+#[tokio::test]
+async fn partitions_are_one_table() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql("create table days (id int, day date, what text, primary key (id, day)) partition by range (day);
+              create table november partition of days for values from ('2026-11-01') to ('2026-12-01');
+              create table december (id int not null, day date not null, what text, primary key (id, day));
+              insert into days values (1, '2026-11-01', 'a');
+              select rowcast.watch('days')")
+        .await;
+    let path = "/rest/v1/days";
+    let (mut stream, mut screen) = shown(&relay, path).await;
+    let txid = database
+        .commit("insert into days values (2, '2026-11-02', 'root'); insert into november values (3, '2026-11-03', 'leaf')")
+        .await;
+    agrees(&relay, path, &mut stream, &mut screen, &txid).await;
+    assert_eq!(screen.rows.len(), 3);
+    assert!(
+        screen.rows.contains_key(r#""3"/"2026-11-03""#),
+        "{:?}",
+        screen.rows.keys()
+    );
+
+    // Rows come along with a partition, without a trigger seeing them.
+    database
+        .sql("insert into december values (4, '2026-12-04', 'attached');
+              alter table days attach partition december for values from ('2026-12-01') to ('2027-01-01')")
+        .await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 4)
+        .await;
+    let txid = database
+        .commit("update days set day = '2026-12-01' where id = 1; insert into december values (5, '2026-12-05', 'new leaf')")
+        .await;
+    agrees(&relay, path, &mut stream, &mut screen, &txid).await;
+
+    eventually("the new partition has its trigger", async || {
+        let there = database.one("select count(*) from pg_trigger where tgrelid = 'december'::regclass and tgname = '!rowcast_truncate'").await;
+        (there == "1").then_some(())
+    })
+    .await;
+    database.sql("truncate december").await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 2)
+        .await;
+    database.sql("truncate days").await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.is_empty())
+        .await;
+    let txid = database
+        .commit("insert into days values (9, '2026-12-09', 'after')")
+        .await;
+    agrees(&relay, path, &mut stream, &mut screen, &txid).await;
+}
+
+async fn ends_with_error(stream: &mut Stream) -> String {
+    let error = stream
+        .until(|event| event.name == "control" && event.json()["error"].is_object())
+        .await;
+    assert_eq!(stream.next().await, None);
+    error.json()["error"]["code"].as_str().unwrap().to_owned()
+}
+
+async fn triggers(database: &Database) -> String {
+    database
+        .one("select count(*) from pg_trigger where tgname like '!rowcast%'")
+        .await
+}
+
+#[tokio::test]
+async fn a_table_that_is_given_up_ends_its_streams_with_the_reason() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    database
+        .sql("create table notes (id int primary key); select rowcast.watch('notes')")
+        .await;
+    let (mut tasks, _) = shown(&relay, "/rest/v1/tasks").await;
+    let (mut notes, mut screen) = shown(&relay, "/rest/v1/notes").await;
+    database.sql("select rowcast.unwatch('tasks')").await;
+    assert_eq!(ends_with_error(&mut tasks).await, "PGRST205");
+    database.sql("insert into tasks values (100)").await;
+
+    database
+        .sql("insert into notes values (1); drop table notes")
+        .await;
+    assert_eq!(ends_with_error(&mut notes).await, "PGRST205");
+    assert_eq!(triggers(&database).await, "0");
+
+    database
+        .sql("create table notes (id int primary key); select rowcast.watch('notes')")
+        .await;
+    let mut notes = relay.resume("/rest/v1/notes", &notes.id).await;
+    screen.apply(&notes.data().await);
+    assert!(screen.rows.is_empty() && screen.complete);
+}

@@ -1,0 +1,95 @@
+//! A relay that is told to stop says goodbye: no write is lost, no stream is torn.
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{DEADLINE, Screen, database, eventually};
+
+#[tokio::test]
+async fn sigterm_ends_streams_cleanly_and_lets_writes_finish() {
+    let database = database().await;
+    let mut relay = database.relay().await;
+    database
+        .sql("create table tasks (id int primary key); select rowcast.watch('tasks')")
+        .await;
+    let mut screen = Screen::default();
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    screen.follow(&mut stream, |_| true).await;
+    // And one whose every byte is looked at.
+    let address = relay.url.trim_start_matches("http://").to_owned();
+    let mut raw = TcpStream::connect(&address).await.unwrap();
+    let request = format!(
+        "GET /rest/v1/tasks HTTP/1.1\r\nhost: {address}\r\naccept: text/event-stream\r\n\r\n"
+    );
+    raw.write_all(request.as_bytes()).await.unwrap();
+    let mut bytes = vec![0; 16];
+    raw.read_exact(&mut bytes).await.unwrap();
+
+    // A write that waits for somebody else's lock.
+    let locker = database.client().await;
+    locker
+        .batch_execute("begin; lock table tasks in share mode")
+        .await
+        .unwrap();
+    let url = format!("{}/rest/v1/tasks", relay.url);
+    let writing = tokio::spawn(async move {
+        let client =
+            hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+                .build_http::<http_body_util::Full<bytes::Bytes>>();
+        let request = hyper::Request::post(url)
+            .header("content-type", "application/json")
+            .body(bytes::Bytes::from_static(b"{\"id\":7}").into())
+            .unwrap();
+        client.request(request).await.unwrap().status()
+    });
+    eventually("the write waits", async || {
+        let waiting = database.one("select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()").await;
+        (waiting == "1").then_some(())
+    })
+    .await;
+
+    relay.signal("TERM").await;
+    let goodbye = stream
+        .until(|event| event.name == "control" && event.json()["closing"] == true)
+        .await;
+    assert!(goodbye.retry.is_some());
+    assert_eq!(stream.next().await, None);
+    // Nobody new is let in.
+    eventually("no new connections", async || {
+        TcpStream::connect(&address).await.err()
+    })
+    .await;
+    locker.batch_execute("commit").await.unwrap();
+    assert_eq!(writing.await.unwrap(), 201);
+
+    tokio::time::timeout(DEADLINE, raw.read_to_end(&mut bytes))
+        .await
+        .unwrap()
+        .unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(text.ends_with("\n\n\r\n0\r\n\r\n"), "{text}");
+    let last = text
+        .trim_end_matches("\n\n\r\n0\r\n\r\n")
+        .rsplit("\n\n")
+        .next()
+        .unwrap();
+    let data = last
+        .lines()
+        .find_map(|line| line.strip_prefix("data: "))
+        .unwrap();
+    let told: Value = serde_json::from_str(data).unwrap();
+    assert_eq!(told["closing"], true);
+    assert!(last.contains("retry: "), "{last}");
+
+    let status = tokio::time::timeout(DEADLINE, relay.child.wait())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+    // What was written while the screen was away reaches it through another relay.
+    let relay = database.relay().await;
+    let mut returned = relay.resume("/rest/v1/tasks", &goodbye.id).await;
+    screen.apply(&returned.data().await);
+    assert!(screen.rows.contains_key("7"));
+}
