@@ -248,9 +248,9 @@ impl Problem {
         let mut problem = Self::new(status, code, message);
         problem.hint = match (near, error) {
             (Some(near), _) => Some(format!("perhaps \"{near}\" was meant")),
-            (None, Error::UnknownTable { .. }) => Some(
-                "if it exists, watch it first, as in: select rowcast.watch('tasks')".to_owned(),
-            ),
+            (None, Error::UnknownTable { name, .. }) => {
+                Some(format!("if it exists, make it live: rowcast watch {name}"))
+            }
             _ => None,
         };
         if let Error::NotWritable(_) = error {

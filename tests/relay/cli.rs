@@ -221,16 +221,16 @@ async fn without_a_database_it_brings_its_own_and_finds_it_again() {
     assert!(!done && error.contains("no database is running"), "{error}");
 
     let (mut relay, url) = private(&data).await;
-    let status = http(&format!("{url}/rest/v1/tasks"), Some(r#"{"title":"kept"}"#)).await;
+    let status = http(&format!("{url}/rest/v1/people"), Some(r#"{"name":"kept"}"#)).await;
     assert_eq!(status, "201 Created");
     let (done, told, error) = run(&["watched", "--data-dir", text]).await;
-    assert!(done && told == "public.tasks\n", "{told}{error}");
+    assert!(done && told.contains("public.cards\n"), "{told}{error}");
     let psql = [
         "psql",
         "--data-dir",
         text,
         "-Atc",
-        "update tasks set title = title || '!' returning title",
+        "update people set name = name || '!' where name = 'kept' returning name",
     ];
     let (done, told, error) = run(&psql).await;
     if !error.contains("psql was not found") {
@@ -245,7 +245,7 @@ async fn without_a_database_it_brings_its_own_and_finds_it_again() {
 
     let (mut relay, url) = private(&data).await;
     assert!(
-        http(&format!("{url}/rest/v1/tasks"), None)
+        http(&format!("{url}/rest/v1/people"), None)
             .await
             .contains("\"kept")
     );

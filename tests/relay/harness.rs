@@ -79,10 +79,7 @@ impl Server {
             .batch_execute(&format!("create database {name}"))
             .await
             .unwrap();
-        Database {
-            url: url(&name),
-            name,
-        }
+        Database { url: url(&name) }
     }
 }
 
@@ -113,7 +110,6 @@ pub async fn database() -> Database {
 pub struct Database {
     /// For `--database-url`.
     pub url: String,
-    pub name: String,
 }
 
 impl Database {
@@ -273,20 +269,6 @@ impl Relay {
             body,
         )
         .await
-    }
-
-    pub async fn patch(&self, path: &str, body: &str) -> Answer {
-        self.request(
-            Method::PATCH,
-            path,
-            &[("content-type", "application/json")],
-            body,
-        )
-        .await
-    }
-
-    pub async fn delete(&self, path: &str) -> Answer {
-        self.request(Method::DELETE, path, &[], "").await
     }
 
     pub async fn request(
@@ -500,17 +482,13 @@ impl Stream {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            match self.body.frame().await {
-                Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        self.raw.extend_from_slice(&bytes);
-                        self.take(&bytes);
-                    }
-                }
-                Some(Err(_)) | None => {
-                    self.ended = true;
-                    return None;
-                }
+            let Some(Ok(frame)) = self.body.frame().await else {
+                self.ended = true;
+                return None;
+            };
+            if let Ok(bytes) = frame.into_data() {
+                self.raw.extend_from_slice(&bytes);
+                self.take(&bytes);
             }
         }
     }

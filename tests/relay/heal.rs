@@ -85,7 +85,7 @@ async fn a_page_may_be_opened_while_the_database_is_away() {
         .await;
 
     let control = refused_for_now(&relay, path, "0").await;
-    assert_eq!(control.json()["error"]["code"], "PGRST001");
+    assert_eq!(control.json()["error"]["code"], "PGRST000");
     // Who has nothing to catch up on stays, and knows that it may be behind.
     let mut returned = relay.resume(path, &stream.id).await;
     let control = returned.next().await.unwrap();

@@ -193,7 +193,7 @@ async fn a_large_row_is_shown_and_a_huge_one_is_named() {
 
 /// Percent-encodes every byte.
 fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 fn quoted(name: &str) -> String {
