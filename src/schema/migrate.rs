@@ -60,12 +60,21 @@ impl From<tokio_postgres::Error> for MigrateError {
     }
 }
 
-/// Everything as one script, for somebody with more rights to run.
+/// Everything as one script, for somebody with more rights to run; harmless where it has been run
+/// before.
 #[must_use]
 pub fn script(bell: bool) -> String {
-    let mut script = String::from("begin;\n");
-    for sql in HISTORY {
-        script.push_str(sql);
+    let mut script = String::from("begin;\nset local client_min_messages = warning;\n");
+    for (done, sql) in HISTORY.iter().enumerate() {
+        // A DO block can choose; the dollar tags are ours and stand in none of the files.
+        let _infallible = write!(
+            script,
+            "do $rowcast$\ndeclare\n  done integer := 0;\nbegin\n  \
+             if to_regclass('rowcast.state') is not null then\n    \
+             select version into done from rowcast.state;\n  end if;\n  \
+             if done <= {done} then\n    execute $history$\n{sql}\n$history$;\n  end if;\n\
+             end\n$rowcast$;\n"
+        );
     }
     script.push_str(&functions(bell));
     script.push_str("commit;\n");

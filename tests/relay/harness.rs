@@ -1,6 +1,7 @@
 //! The real relay on a free port, a database of its own for each test, and clients.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::LazyLock;
@@ -83,6 +84,23 @@ impl Server {
     }
 }
 
+/// Removes `directory` once this process and its server are gone, however they end: what is shared
+/// is never dropped.
+fn swept_in_the_end(directory: &std::path::Path) {
+    let sweep = "cat; for _ in $(seq 60); do [ -e \"$1/d/data/postmaster.pid\" ] || break; sleep 0.5; done; rm -rf \"$1\"";
+    let broom = std::process::Command::new("sh")
+        .args(["-c", sweep, "sweep"])
+        .arg(directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    // The pipe is held until the process ends.
+    std::mem::forget(broom);
+}
+
 /// One PostgreSQL for all tests of this process that do not harm it. It lives in a runtime of its
 /// own, since each test's runtime ends with the test.
 static SHARED: LazyLock<(tokio::runtime::Runtime, Server)> = LazyLock::new(|| {
@@ -97,6 +115,7 @@ static SHARED: LazyLock<(tokio::runtime::Runtime, Server)> = LazyLock::new(|| {
             .join()
             .unwrap()
     });
+    swept_in_the_end(server.directory.path());
     (runtime, server)
 });
 
