@@ -90,7 +90,11 @@ fn functions(bell: bool) -> String {
     let mut sql = functions.join("\n");
     let digest = Name::of(functions).to_string();
     // The digest is ours and holds no quote.
-    let _infallible = write!(sql, "\nupdate rowcast.state set functions = '{digest}';\n");
+    let _infallible = write!(
+        sql,
+        "\nupdate rowcast.state set functions = '{digest}', version = greatest(version, {});\n",
+        HISTORY.len()
+    );
     sql
 }
 
@@ -138,10 +142,6 @@ async fn steps(client: &Client, wanted: &str) -> Result<Installed, tokio_postgre
         client.batch_execute(sql).await?;
     }
     client.batch_execute(wanted).await?;
-    let version = i32::try_from(HISTORY.len()).unwrap_or(i32::MAX);
-    client
-        .execute("update rowcast.state set version = $1", &[&version])
-        .await?;
     Ok(Installed::Now)
 }
 
