@@ -1,10 +1,12 @@
 //! The directory of a private cluster: what lies in it, whose it is, and who is in it now.
 //!
+//! ```text
 //!     lock        held while a rowcast runs the cluster, and its process id
 //!     data/       PostgreSQL's own
 //!     data.new/   the same while initdb fills it
 //!     log/        what the server says
 //!     run/        its socket, when the path is short enough for one
+//! ```
 //!
 //! Promises that only one rowcast is in it, and that a directory with somebody else's files is
 //! left untouched. As root, what PostgreSQL may write lies one level down, so that it cannot put a
