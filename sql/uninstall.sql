@@ -1,6 +1,8 @@
 -- Removes everything that Rowcast made in this database. The roles are the cluster's: they go when
 -- no other database needs them any more.
 begin;
+-- Dropping a trigger waits for readers, and everybody would queue behind it. A failed attempt frees all.
+set local lock_timeout = '100ms';
 do $$
 declare
   trigger record;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, Kind as TypeKind, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
@@ -39,7 +40,8 @@ from rowcast.state s left join rowcast.epoch e on true cross join rowcast.gap g"
 /// that was never analyzed to lie beyond any cursor, and would read all of it every time
 /// (measured). What it then thinks of the cost must not start the compiler either.
 pub const BEGIN: &str = "begin isolation level repeatable read, read only; \
-                         set local enable_seqscan = off; set local jit = off";
+                         set local enable_seqscan = off; set local jit = off; \
+                         set local lock_timeout = '300ms'";
 
 /// Sizes above which a transaction is not kept but told as "unknown from here on", which makes the
 /// views it touched read their state anew: bounded memory, whatever a writer does.
@@ -51,6 +53,8 @@ pub struct Bounds {
     pub bytes: usize,
     /// Bytes of images of one batch.
     pub batch: usize,
+    /// Log rows of one batch, above which it is not read at all: [`LogError::TooMuch`].
+    pub total: u64,
 }
 
 impl Default for Bounds {
@@ -59,6 +63,7 @@ impl Default for Bounds {
             rows: 20_000,
             bytes: 16 << 20,
             batch: 64 << 20,
+            total: u64::MAX,
         }
     }
 }
@@ -97,6 +102,9 @@ pub enum LogError {
     /// The connection has gone silent.
     #[error("the log did not answer within {} seconds", SILENCE.as_secs())]
     Silent,
+    /// More than the reader wants to take.
+    #[error("there is more to read than is wanted")]
+    TooMuch,
     /// An answer that this version does not understand.
     #[error("the log holds something unexpected: {0}")]
     Unexpected(&'static str),
@@ -168,8 +176,15 @@ pub async fn read(
         let keys: Vec<&str> = lookups.iter().map(|(key, ..)| &**key).collect();
         let rows = rows_told(client, table, &keys).await?;
         for (_, at, delta, change) in lookups {
-            let change = &mut transactions[at].deltas[delta].changes[change];
-            change.after = rows.get(&*change.key).cloned().unwrap_or(State::Absent);
+            let delta = &mut transactions[at].deltas[delta];
+            match (&rows, delta.changes.get_mut(change)) {
+                (Some(rows), Some(change)) => {
+                    change.after = rows.get(&*change.key).cloned().unwrap_or(State::Absent);
+                }
+                // Somebody holds the table: its views read their state when they can, and the
+                // others do not wait for it.
+                _ => delta.scope = Scope::Unknown,
+            }
         }
     }
     client.batch_execute("commit").await?;
@@ -189,49 +204,62 @@ pub async fn read(
 type Lookups = Vec<(Arc<str>, usize, usize, usize)>;
 
 /// As [`rows_by_key`], but a row that cannot be converted is told without its value: the casts of a
-/// table's owner run here, and an error of theirs must not stop the feed of everybody else.
+/// table's owner run here, and an error of theirs must not stop the feed of everybody else. `None`
+/// when the table is locked.
 async fn rows_told(
     client: &Client,
     table: &Table,
     lookups: &[&str],
-) -> Result<HashMap<String, State>, LogError> {
-    if let Some(found) = attempt(client, table, lookups).await? {
-        return Ok(found);
+) -> Result<Option<HashMap<String, State>>, LogError> {
+    match attempt(client, table, lookups).await? {
+        Attempt::Rows(found) => return Ok(Some(found)),
+        Attempt::Locked => return Ok(None),
+        Attempt::Refused => {}
     }
     let mut found = HashMap::with_capacity(lookups.len());
     for lookup in lookups {
-        if let Some(row) = attempt(client, table, &[lookup]).await? {
-            found.extend(row);
-        } else {
-            let image = Image::parse(lookup).ok();
-            let key = image.and_then(|image| image.key(&table.key));
-            let key = key.ok_or(LogError::Unexpected("a row without its primary key"))?;
-            found.insert(key, State::TooLarge);
+        match attempt(client, table, &[lookup]).await? {
+            Attempt::Rows(row) => found.extend(row),
+            Attempt::Locked => return Ok(None),
+            Attempt::Refused => {
+                let image = Image::parse(lookup).ok();
+                let key = image.and_then(|image| image.key(&table.key));
+                let key = key.ok_or(LogError::Unexpected("a row without its primary key"))?;
+                found.insert(key, State::TooLarge);
+            }
         }
     }
-    Ok(found)
+    Ok(Some(found))
 }
 
-/// [`rows_by_key`] under a savepoint; `None` when PostgreSQL refused.
-async fn attempt(
-    client: &Client,
-    table: &Table,
-    lookups: &[&str],
-) -> Result<Option<HashMap<String, State>>, LogError> {
+/// What came of a lookup.
+enum Attempt {
+    Rows(HashMap<String, State>),
+    /// Somebody holds the table.
+    Locked,
+    /// PostgreSQL refused for another reason.
+    Refused,
+}
+
+/// [`rows_by_key`] under a savepoint.
+async fn attempt(client: &Client, table: &Table, lookups: &[&str]) -> Result<Attempt, LogError> {
     client.batch_execute("savepoint lookup").await?;
-    match rows_by_key(client, table, lookups).await {
-        Err(LogError::Query(error)) if error.as_db_error().is_some() => {
-            client
-                .batch_execute("rollback to savepoint lookup; release savepoint lookup")
-                .await?;
-            Ok(None)
-        }
-        found => {
-            let found = found?;
+    let found = match rows_by_key(client, table, lookups).await {
+        Ok(found) => {
             client.batch_execute("release savepoint lookup").await?;
-            Ok(Some(found))
+            return Ok(Attempt::Rows(found));
         }
-    }
+        Err(LogError::Query(error)) => match error.code() {
+            Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => Attempt::Locked,
+            Some(_) => Attempt::Refused,
+            None => return Err(error.into()),
+        },
+        Err(error) => return Err(error),
+    };
+    client
+        .batch_execute("rollback to savepoint lookup; release savepoint lookup")
+        .await?;
+    Ok(found)
 }
 
 /// Current rows of a table by lookup objects, by their key.
@@ -315,6 +343,13 @@ async fn begin(client: &Client, from: &Cursor, bounds: Bounds) -> Result<Raw, Lo
     while let Some(row) = in_time(rows.next()).await? {
         let (xid, entry) = entry(&row?)?;
         batch.add(xid, entry);
+        if batch.rows > bounds.total {
+            return Err(LogError::TooMuch);
+        }
+        if batch.rows.is_multiple_of(1000) {
+            // Rows that have arrived are taken without waiting; others must have their turn.
+            tokio::task::yield_now().await;
+        }
     }
     Ok(Raw {
         end: snapshot(head.try_get(0)?)?,
@@ -407,11 +442,11 @@ impl Gathering {
         if pending.bytes > self.bounds.bytes || pending.entries.len() > self.bounds.rows {
             self.bytes -= pending.collapse();
         } else if self.bytes > self.bounds.batch {
-            let largest = self
-                .pending
-                .values_mut()
-                .max_by_key(|pending| pending.bytes);
-            self.bytes -= largest.map_or(0, Pending::collapse);
+            // All at once: looking for the largest at each further row would cost its square.
+            for pending in self.pending.values_mut() {
+                pending.collapse();
+            }
+            self.bytes = 0;
         }
     }
 
@@ -612,6 +647,18 @@ pub async fn start(client: &Client) -> Result<Cursor, LogError> {
                    and (s.horizon is null or pg_snapshot_xmin(t.snapshot) >= pg_snapshot_xmax(s.horizon)) \
                  order by t.at limit 1), pg_current_snapshot())::text";
     let row = client.query_one(sql, &[]).await?;
+    Cursor::from_pg_snapshot(row.try_get(0)?)
+        .map_err(|_| LogError::Unexpected("a snapshot in another form"))
+}
+
+/// The present, for a relay that would have to read too much to begin earlier.
+///
+/// # Errors
+/// [`LogError`].
+pub async fn present(client: &Client) -> Result<Cursor, LogError> {
+    let row = client
+        .query_one("select pg_current_snapshot()::text", &[])
+        .await?;
     Cursor::from_pg_snapshot(row.try_get(0)?)
         .map_err(|_| LogError::Unexpected("a snapshot in another form"))
 }

@@ -40,8 +40,19 @@ const CATCH_UP_BYTES: usize = 4 << 20;
 /// How long a stream that lost its view tries to get it back. Less than the 12 s of silence after
 /// which a screen calls itself stale.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// What is read from the log for one screen at most.
+const CATCH_UP: Bounds = Bounds {
+    rows: 20_000,
+    bytes: CATCH_UP_BYTES,
+    batch: 16 << 20,
+    total: 50_000,
+};
 /// Items taken from a topic at a time.
-const TAKE: usize = 64;
+const TAKE: usize = 8;
+/// Bytes taken out of a topic ahead of the socket.
+const MOUTHFUL: usize = 256 << 10;
+/// The member of a control that says that the relay stops.
+const CLOSING: &str = r#","closing":true"#;
 
 /// Makes the view of a stream from its request, also when the table has changed meanwhile.
 pub type Opener = Arc<dyn Fn() -> BoxFuture<'static, Result<View, Unavailable>> + Send + Sync>;
@@ -232,7 +243,7 @@ impl Subscription {
             biased;
             grace = shutdown.begun() => return self.close(live, grace).await,
             () = live.subscriber.changed() => {
-                if let Some(live) = self.deliver(live).await {
+                if let Some((live, _)) = self.deliver(live).await {
                     self.phase = Phase::Live(live);
                 }
                 return;
@@ -243,26 +254,32 @@ impl Subscription {
         // The position first, then everything that came before it was set: a control never
         // overtakes an event.
         let position = self.parts.feed.position();
-        let Some(mut live) = self.deliver(live).await else {
+        let Some((mut live, everything)) = self.deliver(live).await else {
             return;
         };
-        if let Some(position) = position.filter(|position| position.epoch == live.epoch) {
+        let position = position.filter(|position| everything && position.epoch == live.epoch);
+        if let Some(position) = position {
             live.sent = merge(&live.sent, &position.cursor);
         }
         self.queue.push_back(self.control(&live, None, ""));
         self.phase = Phase::Live(live);
     }
 
-    /// Queues everything that waits. `None` when the stream is over.
-    async fn deliver(&mut self, mut live: Live) -> Option<Live> {
+    /// Queues what waits, and says whether that was everything: no more than a mouthful is taken out
+    /// of the shared buffer, so that a slow screen costs a position and not memory. `None` when the
+    /// stream is over.
+    async fn deliver(&mut self, mut live: Live) -> Option<(Live, bool)> {
         loop {
+            if self.queue.iter().map(Bytes::len).sum::<usize>() > MOUTHFUL {
+                return Some((live, false));
+            }
             let items = match live.subscriber.take(TAKE) {
-                Ok(items) if items.is_empty() => return Some(live),
+                Ok(items) if items.is_empty() => return Some((live, true)),
                 Ok(items) => items,
                 Err(Lagged) => {
                     self.count_drop("lagged");
                     let token = token(&live).to_string();
-                    return self.reopen(live, Some(token)).await;
+                    return Some((self.reopen(live, token).await?, false));
                 }
             };
             for item in items {
@@ -299,7 +316,7 @@ impl Subscription {
                             START.to_owned()
                         };
                         debug!(?xid, known, "stream begins again");
-                        return self.reopen(live, Some(from)).await;
+                        return Some((self.reopen(live, from).await?, false));
                     }
                 }
             }
@@ -308,27 +325,37 @@ impl Subscription {
 
     /// Begins again within the same stream, from `token`. A database that is just coming back gets
     /// a few seconds before the stream gives up.
-    async fn reopen(&mut self, live: Live, token: Option<String>) -> Option<Live> {
+    async fn reopen(&mut self, live: Live, token: String) -> Option<Live> {
         drop(live);
         let begun = Instant::now();
         let mut backoff = Backoff::new();
+        let shutdown = self.parts.shutdown.clone();
         loop {
-            match self.open(token.as_deref(), None, None).await {
+            let opened = tokio::select! {
+                biased;
+                _grace = shutdown.begun() => break,
+                opened = self.open(Some(&token), None, None) => opened,
+            };
+            match opened {
                 Ok(live) => return Some(live),
                 Err(why) if why.passing && begun.elapsed() < PATIENCE => {
                     tokio::select! {
                         () = tokio::time::sleep(backoff.delay()) => {}
-                        _grace = self.parts.shutdown.begun() => return None,
+                        _grace = shutdown.begun() => break,
                     }
                 }
                 Err(why) => {
                     self.count_drop("unavailable");
-                    let frame = Self::unavailable(token.as_deref(), &why);
+                    let frame = Self::unavailable(Some(&token), &why);
                     self.queue.push_back(frame.slice(sse::COMMENT.len()..));
                     return None;
                 }
             }
         }
+        self.count_drop("shutdown");
+        let closing = self.control_at(&token, Some(self.retry_later()), CLOSING);
+        self.queue.push_back(closing);
+        None
     }
 
     /// Joins, and queues what the client needs to be where the feed is.
@@ -370,6 +397,12 @@ impl Subscription {
             .feed
             .join_view(view, from.map(|token| &token.cursor));
         let (view, joined) = joined.map_err(|error| self.explain(&error.into()))?;
+        // Made before the table changed, and so late that nobody will reset it: make it again.
+        let current = self.parts.catalog.current();
+        let now = current.table_by_oid(view.table().oid);
+        if now.is_some_and(|now| **now != *view.table()) {
+            return Err(self.explain(&NotYet.into()));
+        }
         // Other columns than this stream has told so far need a new state.
         let columns = columns(&view);
         let same_columns = self.columns.as_ref().is_none_or(|told| *told == columns);
@@ -419,10 +452,14 @@ impl Subscription {
         if snapshot.epoch != Some(joined.epoch) {
             return Err(self.explain(&NotYet.into()));
         }
+        // From the earlier of the two places: the shared read may have begun before we joined, and a
+        // reset may have come after we joined and before the read. What the state holds is skipped.
+        let mut subscriber = joined.subscriber;
+        subscriber.back_to(snapshot.position);
         let live = Live {
             shown: Shown::View(Arc::clone(view)),
             epoch: joined.epoch,
-            subscriber: view.topic().subscribe_at(snapshot.position),
+            subscriber,
             sent: Arc::clone(&snapshot.cursor),
             in_step: false,
         };
@@ -501,16 +538,15 @@ impl Subscription {
             });
         }
         let lease = Lease::take(&self.parts.pool).await.ok()?;
+        let read =
+            async |catalog| log::read(&lease, &joined.place, &from.cursor, catalog, CATCH_UP).await;
         let catalog = self.parts.catalog.current();
-        let batch = log::read(
-            &lease,
-            &joined.place,
-            &from.cursor,
-            &catalog,
-            Bounds::default(),
-        )
-        .await
-        .ok()?;
+        let mut batch = read(&catalog).await.ok()?;
+        if batch.definitions_changed {
+            // A table or partition that the feed has not met yet must not be left out.
+            let catalog = self.parts.catalog.reload().await.ok()?;
+            batch = read(&catalog).await.ok()?;
+        }
         lease.give_back();
         let trimmed = batch
             .horizon
@@ -551,13 +587,21 @@ impl Subscription {
 
     async fn close(&mut self, live: Live, grace: Duration) {
         // Spread, so that browsers do not all come back in the same second; a few need no spreading.
-        let streams = u64::try_from(self.parts.metrics.subscribers.get()).unwrap_or(0);
-        let spread = grace.min(Duration::from_millis(streams.saturating_mul(2)));
+        let spread = grace.min(Duration::from_millis(self.streams().saturating_mul(2)));
         tokio::time::sleep(spread.mul_f64(fastrand::f64())).await;
-        let retry = 200 + fastrand::u64(0..=800 + streams * 2);
         self.count_drop("shutdown");
-        self.queue
-            .push_back(self.control(&live, Some(retry), r#","closing":true"#));
+        let closing = self.control(&live, Some(self.retry_later()), CLOSING);
+        self.queue.push_back(closing);
+    }
+
+    /// Open streams of this relay.
+    fn streams(&self) -> u64 {
+        u64::try_from(self.parts.metrics.subscribers.get()).unwrap_or(0)
+    }
+
+    /// A reconnection time for the end of a relay, in milliseconds: longer with more screens.
+    fn retry_later(&self) -> u64 {
+        200 + fastrand::u64(0..=800 + self.streams() * 2)
     }
 
     fn control(&self, live: &Live, retry: Option<u64>, more: &str) -> Bytes {

@@ -1,7 +1,27 @@
 -- Which tables are watched, and whether they still are.
 
+-- A table and all partitions below it. Not pg_partition_tree: that locks each of them until the end
+-- of the transaction, and a lock of ours must never be one that a writer waits for.
+create or replace function rowcast.tree(rel oid) returns setof oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive tree (relid) as (
+    select rel
+    union
+    select i.inhrelid from tree t
+    join pg_class c on c.oid = t.relid and c.relkind = 'p'
+    join pg_inherits i on i.inhparent = t.relid
+  )
+  select relid from tree
+$$;
+alter function rowcast.tree(oid) owner to rowcast_owner;
+revoke all on function rowcast.tree(oid) from public;
+comment on function rowcast.tree(oid) is 'A table and its partitions, without locking them';
+
 -- The trigger argument that a table needs: 'guarded' when converting one of its columns runs code
--- that is not PostgreSQL's own (types of users and extensions, casts to json), else null.
+-- that is not PostgreSQL's own (types of users and extensions, casts to json), or of types whose few
+-- stored bytes may become more text than fits a value (1e131071 in jsonb or numeric[]), else null.
 create or replace function rowcast.guard(rel oid) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -19,7 +39,8 @@ as $$
   select 'guarded'
   where exists (
     select from used u join pg_type t on t.oid = u.type
-    where t.typnamespace <> 'pg_catalog'::regnamespace
+    where t.oid in ('jsonb'::regtype, 'numeric[]'::regtype, 'nummultirange'::regtype)
+       or t.typnamespace <> 'pg_catalog'::regnamespace
       and not (t.typtype = 'd')
       and not (t.typtype = 'e' and not exists (
         select from pg_cast c where c.castsource = t.oid and c.casttarget = 'json'::regtype))
@@ -39,7 +60,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select not exists (
     select
-    from (select relid from pg_partition_tree(rel) union select rel) r
+    from rowcast.tree(rel) as r (relid)
     cross join (values ('!rowcast', 'rowcast.capture()'), ('!rowcast_truncate', 'rowcast.capture_truncate()'))
       as wanted (name, function)
     where not exists (
@@ -71,7 +92,8 @@ as $$
                        || ' ' || coalesce(p.polqual::text, '') || ' ' || coalesce(p.polwithcheck::text, ''),
                        ',' order by p.polname)
      from pg_policy p where p.polrelid = rel),
-    (select string_agg(p.relid::oid::text, ',' order by p.relid::oid) from pg_partition_tree(rel) p),
+    (select string_agg(r.relid::text, ',' order by r.relid) from rowcast.tree(rel) as r (relid)),
+    (select string_agg(i.inhrelid::text, ',' order by i.inhrelid) from pg_inherits i where i.inhparent = rel),
     (select string_agg(m.roleid || ' ' || m.member, ',' order by m.roleid, m.member)
      from pg_auth_members m)
   ))
@@ -84,44 +106,63 @@ create or replace function rowcast.files(rel oid) returns json
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(json_object_agg(r.relid::oid::text, pg_relation_filenode(r.relid) order by r.relid::oid), '{}')
-  from (select relid from pg_partition_tree(rel) union select rel) r
+  select coalesce(json_object_agg(r.relid::text, pg_relation_filenode(r.relid) order by r.relid), '{}')
+  from rowcast.tree(rel) as r (relid)
   where pg_relation_filenode(r.relid) is not null
 $$;
 alter function rowcast.files(oid) owner to rowcast_owner;
 revoke all on function rowcast.files(oid) from public;
 comment on function rowcast.files(oid) is 'relfilenode of a table and its partitions';
 
--- Puts the triggers on a table. Runs as its caller, because ENABLE ALWAYS needs the table's owner.
--- CREATE TRIGGER waits for writers, and writers would queue behind it: so it waits 50 ms at a time.
-create or replace function rowcast.install(rel oid) returns void
+-- Puts the triggers on a table where they are not as they must be, and leaves those alone that are.
+-- Runs as its caller, because ENABLE ALWAYS needs the table's owner. CREATE TRIGGER waits for writers,
+-- and writers would queue behind it: so it waits 50 ms at a time, and gives its locks back between.
+create or replace function rowcast.install(rel oid, tries integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set client_min_messages = warning
 as $$
 declare
-  tries integer := 0;
+  tried integer := 0;
   leaf regclass;
+  wanted record;
   before text := current_setting('lock_timeout');
 begin
   perform set_config('lock_timeout', '50ms', true);
   loop
     begin
-      execute format('drop trigger if exists "!rowcast" on %s', rel::regclass);
-      execute format(
-        'create trigger "!rowcast" after insert or update or delete on %s for each row execute function rowcast.capture(%s)',
-        rel::regclass, rowcast.guard(rel));
-      for leaf in select relid from pg_partition_tree(rel) union select rel::regclass loop
-        execute format('drop trigger if exists "!rowcast_truncate" on %s', leaf);
+      if not exists (
+        select from pg_trigger t
+        where t.tgrelid = rel and t.tgname = '!rowcast' and t.tgfoid = 'rowcast.capture()'::regprocedure
+          and t.tgnargs = (case when rowcast.guard(rel) is null then 0 else 1 end)
+      ) then
+        execute format('drop trigger if exists "!rowcast" on %s', rel::regclass);
         execute format(
-          'create trigger "!rowcast_truncate" after truncate on %s for each statement execute function rowcast.capture_truncate()', leaf);
-        execute format('alter table %s enable always trigger "!rowcast_truncate"', leaf);
-        execute format('alter table %s enable always trigger "!rowcast"', leaf);
+          'create trigger "!rowcast" after insert or update or delete on %s for each row execute function rowcast.capture(%s)',
+          rel::regclass, rowcast.guard(rel));
+      end if;
+      for leaf in select relid from rowcast.tree(rel) as r (relid) loop
+        if not exists (
+          select from pg_trigger t
+          where t.tgrelid = leaf and t.tgname = '!rowcast_truncate'
+            and t.tgfoid = 'rowcast.capture_truncate()'::regprocedure
+        ) then
+          execute format('drop trigger if exists "!rowcast_truncate" on %s', leaf);
+          execute format(
+            'create trigger "!rowcast_truncate" after truncate on %s for each statement execute function rowcast.capture_truncate()', leaf);
+        end if;
+        for wanted in
+          select t.tgname from pg_trigger t
+          where t.tgrelid = leaf and t.tgname in ('!rowcast', '!rowcast_truncate') and t.tgenabled <> 'A'
+        loop
+          execute format('alter table %s enable always trigger %I', leaf, wanted.tgname);
+        end loop;
       end loop;
       exit;
     exception when lock_not_available then
-      tries := tries + 1;
-      if tries >= 100 then
+      tried := tried + 1;
+      if tried >= tries then
+        perform set_config('lock_timeout', before, true);
         raise exception 'table % is locked by somebody else', rel::regclass
           using errcode = 'lock_not_available',
                 hint = 'Look into pg_locks and try again.';
@@ -132,9 +173,9 @@ begin
   perform set_config('lock_timeout', before, true);
 end
 $$;
-alter function rowcast.install(oid) owner to rowcast_owner;
-revoke all on function rowcast.install(oid) from public;
-comment on function rowcast.install(oid) is 'Puts the capture triggers on a table';
+alter function rowcast.install(oid, integer) owner to rowcast_owner;
+revoke all on function rowcast.install(oid, integer) from public;
+comment on function rowcast.install(oid, integer) is 'Puts the capture triggers on a table';
 
 create or replace function rowcast.watch(rel regclass) returns void
 language plpgsql
@@ -158,6 +199,11 @@ begin
       using errcode = 'wrong_object_type',
             hint = format('select rowcast.watch(%L);', pg_partition_root(rel)::text);
   end if;
+  if class.relkind = 'r' and exists (select from pg_inherits where inhparent = rel) then
+    raise exception '% has children by inheritance: it would show their rows and not follow them', rel
+      using errcode = 'wrong_object_type',
+            hint = 'Watch the children, or make it a partitioned table.';
+  end if;
   if not exists (select from pg_index where indrelid = rel and indisprimary) then
     raise exception '% has no primary key, so its rows cannot be told apart', rel
       using errcode = 'object_not_in_prerequisite_state',
@@ -166,7 +212,7 @@ begin
   if rowcast.captured(rel) and exists (select from rowcast.watched w where w.rel = watch.rel) then
     return;
   end if;
-  perform rowcast.install(rel);
+  perform rowcast.install(rel, 100);
   insert into rowcast.watched (rel, shape, files)
   values (rel, rowcast.shape(rel), rowcast.files(rel))
   on conflict on constraint watched_pkey do update set shape = excluded.shape, files = excluded.files;
@@ -183,12 +229,30 @@ set search_path = pg_catalog, pg_temp
 set client_min_messages = warning
 as $$
 declare
+  tried integer := 0;
   leaf regclass;
+  before text := current_setting('lock_timeout');
 begin
-  for leaf in select relid from pg_partition_tree(rel) union select rel loop
-    execute format('drop trigger if exists "!rowcast_truncate" on %s', leaf);
+  -- Dropping a trigger waits for readers too, and everybody would queue behind it.
+  perform set_config('lock_timeout', '50ms', true);
+  loop
+    begin
+      for leaf in select relid from rowcast.tree(rel) as r (relid) loop
+        execute format('drop trigger if exists "!rowcast_truncate" on %s', leaf);
+      end loop;
+      execute format('drop trigger if exists "!rowcast" on %s', rel);
+      exit;
+    exception when lock_not_available then
+      tried := tried + 1;
+      if tried >= 100 then
+        raise exception 'table % is locked by somebody else', rel
+          using errcode = 'lock_not_available',
+                hint = 'Look into pg_locks and try again.';
+      end if;
+      perform pg_sleep(0.02 + random() * 0.03);
+    end;
   end loop;
-  execute format('drop trigger if exists "!rowcast" on %s', rel);
+  perform set_config('lock_timeout', before, true);
   delete from rowcast.watched w where w.rel = unwatch.rel;
   if found then
     perform rowcast.reset(rel);
@@ -224,12 +288,14 @@ comment on function rowcast.unexpose(regclass) is 'Takes back what expose did';
 create or replace function rowcast.check_drift() returns setof text
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '50ms'
 as $$
 declare
   known record;
   now_shape text;
   now_files json;
   rewritten boolean;
+  repaired boolean := false;
 begin
   if not pg_try_advisory_xact_lock(7094114, 1) then
     return;
@@ -245,7 +311,8 @@ begin
     now_files := rowcast.files(known.rel);
     if not rowcast.captured(known.rel) then
       begin
-        perform rowcast.install(known.rel);
+        perform rowcast.install(known.rel, 1);
+        repaired := true;
         return next format('triggers of %s were missing or disabled and are back', known.rel::regclass);
       exception when others then
         return next format('triggers of %s are missing or disabled: %s', known.rel::regclass, sqlerrm);
@@ -271,6 +338,8 @@ begin
       continue;
     end if;
     update rowcast.watched w set shape = now_shape, files = now_files where w.rel = known.rel;
+    -- A repair's locks last until the transaction ends: one at a time, and the others next time.
+    exit when repaired;
   end loop;
 end
 $$;

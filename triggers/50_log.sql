@@ -56,7 +56,8 @@ begin
     limit chunk);
   get diagnostics gone = row_count;
   -- The horizon tells what may be missing, so it moves with the first row that goes.
-  update rowcast.state set horizon = target where gone > 0;
+  update rowcast.state set horizon = target
+  where gone > 0 and (horizon is null or pg_snapshot_xmax(horizon) <= pg_snapshot_xmax(target));
   if gone < chunk then
     delete from rowcast.tick t where t.at < clock_timestamp() - retention
       and t.at < (select max(o.at) from rowcast.tick o where o.at <= clock_timestamp() - retention);

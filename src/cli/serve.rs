@@ -81,9 +81,12 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let mut tasks = relay.start(&config, listener);
 
     say(&health, address, &target, cluster.is_some()).await;
+    let mut failed = None;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // Tasks end by the stop signal alone; whoever keeps us running starts us anew.
+        ended = tasks.join_next() => failed = Some(ended),
     }
     health.set_draining();
     shutdown.begin(GRACE);
@@ -96,7 +99,10 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(cluster) = cluster {
         cluster.stop().await;
     }
-    Ok(())
+    match failed {
+        None => Ok(()),
+        Some(ended) => anyhow::bail!("a part of the relay ended by itself: {ended:?}"),
+    }
 }
 
 fn log(format: LogFormat) {

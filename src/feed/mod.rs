@@ -31,6 +31,8 @@ use ring::Ring;
 
 /// A relay looks at the log this often even if no bell rings.
 const SAFETY_POLL: Duration = Duration::from_secs(1);
+/// Log rows that a starting relay reads for those who were connected to its predecessor.
+const FIRST_READ: u64 = 200_000;
 /// And this often when there is no bell.
 const NO_BELL_POLL: Duration = Duration::from_millis(50);
 
@@ -164,6 +166,16 @@ impl Feed {
         let mut live = self.lock();
         let live = &mut *live;
         let at = live.at.as_ref().ok_or(NotYet)?;
+        if live
+            .views
+            .get(&view.name())
+            .is_some_and(|known| known.table() != view.table())
+        {
+            // The table changed, and one of the two was made before: who shows the old one asks again.
+            if let Some(old) = live.views.remove(&view.name()) {
+                self.reset(old.topic(), "table", None);
+            }
+        }
         let view = live
             .views
             .entry(view.name())
@@ -278,7 +290,24 @@ impl Feed {
                 Some(at) => Arc::clone(&at.cursor),
                 None => Arc::new(first.clone().unwrap_or_default()),
             };
-            let batch = self.poll(&client, &place, &from).await?;
+            let beginning = self.lock().at.is_none();
+            let bounds = Bounds {
+                // Before anybody is here, history is a courtesy to those who come back.
+                total: if beginning { FIRST_READ } else { u64::MAX },
+                ..Bounds::default()
+            };
+            let batch = match self.poll(&client, &place, &from, bounds).await {
+                Err(FeedError::Log(LogError::TooMuch)) if beginning => {
+                    // Left open by the read that was given up.
+                    client
+                        .batch_execute("rollback")
+                        .await
+                        .map_err(LogError::from)?;
+                    first = Some(log::present(&client).await?);
+                    continue;
+                }
+                batch => batch?,
+            };
             let epoch = batch.epoch.ok_or(FeedError::EpochEnded)?;
             if let Some(start) = first.take() {
                 self.begin(&place, epoch, start, &from);
@@ -319,8 +348,8 @@ impl Feed {
         client: &Client,
         place: &Place,
         from: &Cursor,
+        bounds: Bounds,
     ) -> Result<Batch, FeedError> {
-        let bounds = Bounds::default();
         let metrics = &self.parts.metrics;
         metrics.polls.inc();
         let catalog = self.parts.catalog.current();

@@ -83,6 +83,7 @@ pub fn decidable(condition: &Condition, facts: Facts<'_>) -> Result<Kind, Refusa
         "date" | "timestamp" | "timestamptz" => Some(Kind::Instant),
         _ => None,
     };
+    let tells_time = matches!(facts.base, "date" | "time" | "timestamp" | "timestamptz");
     let orderly = match facts.base {
         "text" | "varchar" | "bpchar" => facts.byte_ordered,
         "enum" => false,
@@ -108,7 +109,7 @@ pub fn decidable(condition: &Condition, facts: Facts<'_>) -> Result<Kind, Refusa
         match condition
             .values()
             .iter()
-            .find(|value| kind == Kind::Instant && moves(value))
+            .find(|value| tells_time && moves(value))
         {
             Some(value) => Err(Refusal::Moving(value.clone())),
             None => Ok(kind),
@@ -298,6 +299,10 @@ mod tests {
         assert!(matches!(
             refused("is.true", "int4", false, true),
             Refusal::Truth(_)
+        ));
+        assert!(matches!(
+            refused("gt.now", "time", false, true),
+            Refusal::Moving(_)
         ));
         assert!(matches!(
             refused("gt.now", "timestamptz", false, true),

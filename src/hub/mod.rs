@@ -147,6 +147,17 @@ mod tests {
         assert_eq!(subscriber.take(10), Err(Lagged));
     }
 
+    #[test]
+    fn going_back_never_skips_what_was_not_taken() {
+        let topic = Topic::new(BOUNDS);
+        let mut subscriber = topic.subscribe();
+        topic.publish(1, 1);
+        subscriber.back_to(topic.end());
+        assert_eq!(subscriber.take(10).unwrap(), [1]);
+        subscriber.back_to(0);
+        assert_eq!(subscriber.take(10).unwrap(), [1]);
+    }
+
     #[tokio::test]
     async fn what_came_before_the_wait_does_not_get_lost() {
         let topic = Topic::new(BOUNDS);

@@ -29,6 +29,11 @@ impl<T> Subscriber<T> {
         }
     }
 
+    /// Goes back to `position`, if that is earlier.
+    pub fn back_to(&mut self, position: u64) {
+        self.position = self.position.min(position);
+    }
+
     /// Waits until there is something to take. Cancel safe.
     pub async fn changed(&mut self) {
         let position = self.position;

@@ -197,7 +197,7 @@ with recursive listed as (
   union
   select b.oid, t.typbasetype from bare b join pg_type t on t.oid = b.base where t.typtype = 'd'
 )
-select l.oid, l.relname, l.nspname, l.relkind, l.watched, row_security_active(l.oid) as row_security,
+select l.oid, l.relname, l.nspname, l.relkind, l.watched, coalesce(row_security_active(l.oid), false) as row_security,
   array(select k.attname::text
         from pg_index i
         cross join lateral unnest(i.indkey::int2[]) with ordinality as u (attnum, place)
@@ -217,7 +217,7 @@ select l.oid, l.relname, l.nspname, l.relkind, l.watched, row_security_active(l.
     else false end, false) as byte_ordered,
   coalesce(k.collisdeterministic, true) as deterministic,
   a.attgenerated = 'v' as virtual,
-  has_column_privilege(l.oid, a.attnum, 'select') as selectable
+  coalesce(has_column_privilege(l.oid, a.attnum, 'select'), false) as selectable
 from listed l
 join pg_database d on d.datname = current_database()
 left join pg_attribute a on a.attrelid = l.oid and a.attnum > 0 and not a.attisdropped
@@ -229,11 +229,16 @@ order by l.oid, a.attnum
 
 /// Every partition below a watched root.
 const LEAVES: &str = r"
-select p.relid::oid, t.tgrelid
-from pg_trigger t
-join pg_class c on c.oid = t.tgrelid and c.relkind = 'p'
-cross join lateral pg_partition_tree(t.tgrelid) p
-where t.tgname = '!rowcast' and t.tgparentid = 0 and p.level > 0
+with recursive tree (relid, root) as (
+  select t.tgrelid, t.tgrelid from pg_trigger t
+  where t.tgname = '!rowcast' and t.tgparentid = 0
+  union
+  -- not pg_partition_tree, which waits for locks
+  select i.inhrelid, t.root from tree t
+  join pg_class c on c.oid = t.relid and c.relkind = 'p'
+  join pg_inherits i on i.inhparent = t.relid
+)
+select relid, root from tree where relid <> root
 ";
 
 /// The current catalogue and the way to renew it.

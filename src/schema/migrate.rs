@@ -5,6 +5,7 @@
 //! twenty relays that start together make one schema.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -22,6 +23,10 @@ const FUNCTIONS: [&str; 4] = [
     include_str!("../../triggers/40_watch.sql"),
     include_str!("../../triggers/50_log.sql"),
 ];
+
+/// A function's owner must be allowed to create in its schema at the moment it is made owner.
+const OWNERS: &str = "grant create on schema rowcast to rowcast_trigger;\n";
+const OWNERS_DONE: &str = "revoke create on schema rowcast from rowcast_trigger;\n";
 
 /// Any number that nobody else uses; the second key tells what is locked.
 const LOCK: &str = "select pg_advisory_xact_lock(7094114, 0)";
@@ -82,11 +87,12 @@ pub fn script(bell: bool) -> String {
 }
 
 fn functions(bell: bool) -> String {
-    let mut functions = vec![BELL];
+    let mut functions = vec![OWNERS, BELL];
     if !bell {
         functions.push(BELL_OFF);
     }
     functions.extend(FUNCTIONS);
+    functions.push(OWNERS_DONE);
     let mut sql = functions.join("\n");
     let digest = Name::of(functions).to_string();
     // The digest is ours and holds no quote.
@@ -176,7 +182,20 @@ async fn version(client: &Client) -> Result<Option<(i32, String)>, tokio_postgre
 /// # Errors
 /// `PostgreSQL`'s answer; nothing was changed then.
 pub async fn uninstall(client: &Client) -> Result<(), tokio_postgres::Error> {
-    client
-        .batch_execute(include_str!("../../sql/uninstall.sql"))
-        .await
+    let mut tries = 0;
+    loop {
+        let removed = client
+            .batch_execute(include_str!("../../sql/uninstall.sql"))
+            .await;
+        let Err(error) = removed else { return Ok(()) };
+        client.batch_execute("rollback").await?;
+        tries += 1;
+        if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) || tries >= UNINSTALL_TRIES {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
+
+/// Each takes at most a tenth of a second from whoever uses the tables.
+const UNINSTALL_TRIES: u32 = 100;
