@@ -7,7 +7,7 @@ use std::process::{Output, Stdio};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 
-use crate::harness::{DEADLINE, Database, command, database, eventually, signal};
+use crate::harness::{DEADLINE, Database, Server, command, database, eventually, signal};
 
 async fn run(arguments: &[&str]) -> (bool, String, String) {
     let running = command().args(arguments).stdin(Stdio::null()).output();
@@ -253,4 +253,26 @@ async fn without_a_database_it_brings_its_own_and_finds_it_again() {
     );
     signal(relay.id().unwrap(), "INT").await;
     assert_eq!(relay.wait().await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_login_that_may_create_roles_installs_without_being_superuser() {
+    let server = Server::start(&[]).await;
+    let database = server.database().await;
+    database
+        .sql(
+            "create role app login createrole; \
+             do $$ begin execute format('alter database %I owner to app', current_database()); end $$",
+        )
+        .await;
+    let app = Database {
+        url: database.url.replace("user=postgres", "user=app"),
+    };
+    let relay = app.relay().await;
+    app.sql("create table tasks (id int primary key); select rowcast.watch('tasks')")
+        .await;
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    stream.data().await;
+    app.sql("insert into tasks values (1)").await;
+    assert_eq!(stream.data().await.elements()[0]["key"], "1");
 }

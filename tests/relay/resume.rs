@@ -327,3 +327,67 @@ async fn a_screen_that_reads_slowly_loses_nothing() {
         "{metrics}"
     );
 }
+
+#[tokio::test]
+async fn a_view_that_is_reset_while_a_screen_comes_back_stays_live() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create table tasks (id int primary key); create table held (id int primary key); \
+             select rowcast.watch('tasks'), rowcast.watch('held')",
+        )
+        .await;
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    stream.data().await;
+    let id = stream.id.clone();
+    relay.kill().await;
+    // A relay whose memory does not reach back: it must read the log for those who return.
+    database
+        .sql("insert into tasks values (1); delete from rowcast.tick")
+        .await;
+    let relay = database.relay().await;
+
+    // Every connection for streams waits for a table that somebody holds.
+    let holder = database.client().await;
+    holder
+        .batch_execute("begin; lock table held in access exclusive mode")
+        .await
+        .unwrap();
+    let mut waiting = Vec::new();
+    for place in 0..4 {
+        waiting.push(relay.stream(&format!("/rest/v1/held?id=gt.{place}")).await);
+    }
+    eventually("four snapshots wait", async || {
+        let sql = "select count(*) from pg_stat_activity \
+                   where application_name = 'rowcast streams' and wait_event_type = 'Lock'";
+        (database.one(sql).await == "4").then_some(())
+    })
+    .await;
+
+    // The screen joins its view, waits for a connection, and the view is reset under it.
+    let mut stream = relay.resume("/rest/v1/tasks", &id).await;
+    database
+        .sql("select rowcast.reset('tasks'::regclass)")
+        .await;
+    eventually("the view was reset", async || {
+        let metrics = relay.get("/metrics").await.body;
+        let reset = "rowcast_resets_total{reason=\"table\"} ";
+        metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(reset))
+            .filter(|count| *count != "0")
+            .map(|_| ())
+    })
+    .await;
+    holder.batch_execute("rollback").await.unwrap();
+
+    let mut screen = Screen::default();
+    screen
+        .follow(&mut stream, |screen| screen.rows.contains_key("1"))
+        .await;
+    database.sql("insert into tasks values (2)").await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.contains_key("2"))
+        .await;
+}

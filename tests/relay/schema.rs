@@ -284,3 +284,19 @@ async fn a_table_that_is_given_up_ends_its_streams_with_the_reason() {
     screen.apply(&notes.data().await);
     assert!(screen.rows.is_empty() && screen.complete);
 }
+
+#[tokio::test]
+async fn a_table_whose_children_would_be_shown_and_not_followed_is_not_watched() {
+    let database = database().await;
+    let _relay = database.relay().await;
+    database
+        .sql("create table parent (id int primary key); create table child () inherits (parent)")
+        .await;
+    let client = database.client().await;
+    let refused = client
+        .batch_execute("select rowcast.watch('parent')")
+        .await
+        .unwrap_err();
+    let message = refused.as_db_error().unwrap().message();
+    assert!(message.contains("children by inheritance"), "{message}");
+}
