@@ -17,6 +17,7 @@ use tokio_postgres::{AsyncMessage, Client, Notification};
 use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
+use crate::causes::Causes;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Connection, Target};
@@ -79,11 +80,10 @@ impl Doorbell {
             self.metrics.listener_connected.set(0);
             self.metrics.listener_reconnects.inc();
             self.listening.send_replace(BTreeSet::new());
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
             if backoff.is_fresh() {
-                warn!(%error, cause, "the doorbell is silent");
+                warn!(error = %Causes(&error), "the doorbell is silent");
             } else {
-                debug!(%error, cause, "the doorbell is still silent");
+                debug!(error = %Causes(&error), "the doorbell is still silent");
             }
             tokio::time::sleep(backoff.delay()).await;
         }

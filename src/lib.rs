@@ -23,9 +23,10 @@
 //! | [`schema`] | our schema, the catalogue, drift | requests, views |
 //! | [`postgres`] | connections, quoting, the private cluster | what is asked |
 //! | [`event`], [`cursor`], [`filter`], [`sse`] | pure: no socket, no task | |
-//! | [`health`], [`metrics`], [`config`], [`shutdown`], [`backoff`] | what everyone may name | any other room |
+//! | [`health`], [`metrics`], [`config`], [`shutdown`], [`backoff`], [`causes`] | what everyone may name | any other room |
 
 pub mod backoff;
+pub mod causes;
 pub mod cli;
 pub mod config;
 pub mod cursor;

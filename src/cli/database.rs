@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use tokio_postgres::Client;
 
-use super::{Told, chain};
+use super::Told;
+use crate::causes::Causes;
 use crate::config::Config;
 
 use crate::postgres::connect::Target;
@@ -23,7 +24,7 @@ pub(super) fn given(config: &Config) -> Result<Option<Target>, Told> {
     target.transpose().map_err(|error| {
         Told::new(
             "the database's address cannot be read",
-            chain(&error),
+            Causes(&error),
             "DATABASE_URL=postgres://user:password@host:5432/database",
         )
     })
@@ -80,7 +81,7 @@ pub(super) async fn connect(target: &Target) -> Result<Client, Told> {
 pub(super) fn unreachable(target: &Target, error: &dyn std::error::Error) -> Told {
     Told::new(
         format!("the database {target} cannot be reached"),
-        chain(error),
+        Causes(error),
         format!("{} -c 'select 1'", target.psql_line()),
     )
 }

@@ -2,7 +2,8 @@
 
 use tokio_postgres::Client;
 
-use super::{Told, chain, database};
+use super::{Told, database};
+use crate::causes::Causes;
 use crate::config::{Bell, Config};
 use crate::postgres::connect::Target;
 use crate::schema::migrate::{self, MigrateError};
@@ -53,7 +54,7 @@ pub(super) async fn uninstall(config: &Config) -> anyhow::Result<()> {
     migrate::uninstall(&client).await.map_err(|error| {
         Told::new(
             "Rowcast could not be removed",
-            chain(&error),
+            Causes(&error),
             "stop the relays, and run it as the login that installed it",
         )
     })?;
@@ -96,7 +97,7 @@ pub(super) async fn install(client: &Client, target: &Target, bell: Bell) -> any
             );
             return Err(Told::new(
                 "this login may not install the schema rowcast",
-                chain(&error),
+                Causes(&error),
                 advice,
             )
             .into());
@@ -114,7 +115,7 @@ fn refused(what: &str, table: &str, error: &tokio_postgres::Error) -> Told {
                 .hint()
                 .map_or_else(|| "rowcast psql -c '\\dt *.*'".to_owned(), str::to_owned),
         ),
-        None => (chain(error), "rowcast psql".to_owned()),
+        None => (Causes(error).to_string(), "rowcast psql".to_owned()),
     };
     Told::new(format!("table \"{table}\" cannot be {what}"), found, advice)
 }

@@ -12,7 +12,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
-use super::{Told, chain};
+use super::Told;
+use crate::causes::Causes;
 use crate::config::Config;
 
 /// Longer than two heartbeats: a connection that is this quiet is dead.
@@ -50,7 +51,7 @@ pub(super) async fn run(config: &Config, stream: &str, url: Option<String>) -> a
                 let body = response.into_body().collect().await?.to_bytes();
                 return Err(refused(stream, status, &body).into());
             }
-            Err(error) => chain(&error),
+            Err(error) => Causes(&error).to_string(),
         };
         if !std::mem::replace(&mut lost, true) {
             eprintln!("-- {ended}; trying again");
@@ -97,7 +98,7 @@ impl Follower {
             match tokio::time::timeout(SILENCE, body.frame()).await {
                 Err(_silent) => return "nothing was heard for 12 s".into(),
                 Ok(None) => return "the stream ended".into(),
-                Ok(Some(Err(error))) => return chain(&error),
+                Ok(Some(Err(error))) => return Causes(&error).to_string(),
                 Ok(Some(Ok(frame))) => {
                     let Ok(data) = frame.into_data() else {
                         continue;

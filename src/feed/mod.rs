@@ -16,6 +16,7 @@ use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
+use crate::causes::Causes;
 use crate::cursor::{Cursor, Name, Steps, Token, Xid};
 use crate::event::Transaction;
 use crate::health::Health;
@@ -251,9 +252,9 @@ impl Feed {
             self.parts.health.lost();
             let Err(error) = ended;
             if backoff.is_fresh() {
-                warn!(error = %Chain(&error), "the log is lost");
+                warn!(error = %Causes(&error), "the log is lost");
             } else {
-                debug!(error = %Chain(&error), "the log is still lost");
+                debug!(error = %Causes(&error), "the log is still lost");
             }
             tokio::time::sleep(backoff.delay()).await;
         }
@@ -523,20 +524,5 @@ struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// An error with its causes, for the log.
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
-        Ok(())
     }
 }

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full};
+use hyper::StatusCode;
+use hyper::header::{CONTENT_LENGTH, HeaderValue};
 
-use super::{Body, BodyError};
+use super::{Body, BodyError, Response};
 
 /// Largest request body unless told otherwise, in bytes.
 pub const LIMIT: usize = 1024 * 1024;
@@ -27,6 +29,24 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 #[must_use]
 pub fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Answers `HEAD` with the headers of `GET`: the length stays, the bytes go.
+pub fn keep_head(response: &mut Response) {
+    use hyper::body::Body;
+
+    let length = response.body().size_hint().exact();
+    let bodied = !matches!(
+        response.status(),
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    if let Some(length) = length.filter(|_| bodied) {
+        response
+            .headers_mut()
+            .entry(CONTENT_LENGTH)
+            .or_insert(HeaderValue::from(length));
+    }
+    *response.body_mut() = empty();
 }
 
 /// Why a request's body could not be had.

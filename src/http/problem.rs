@@ -6,17 +6,13 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use deadpool_postgres::PoolError;
-use http_body_util::{BodyExt, Full};
 use hyper::StatusCode;
-use hyper::header::{
-    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 use tokio_postgres::error::{DbError, SqlState};
 
-use super::Response;
+use super::{Response, body};
 use crate::filter::{ConditionError, Refusal};
 use crate::postgres::transaction::TransactionError;
 use crate::rows::Error;
@@ -87,17 +83,6 @@ impl Problem {
         self
     }
 
-    /// There is nothing at this path.
-    #[must_use]
-    pub fn path() -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "PGRST125",
-            "there is nothing at this path",
-        )
-        .hint("tables are at /rest/v1/{table}")
-    }
-
     /// The path exists, the method does not. `allow` lists those that do, as the header does.
     #[must_use]
     pub fn verb(allow: &'static str) -> Self {
@@ -135,38 +120,6 @@ impl Problem {
             "the body's media type is not taken",
         )
         .hint("send JSON with Content-Type: application/json")
-    }
-
-    /// The body is larger than `limit` bytes.
-    #[must_use]
-    pub fn body_too_large(limit: usize) -> Self {
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "RCH03",
-            format!("the body exceeds {limit} bytes"),
-        )
-        .hint("send fewer rows at a time")
-    }
-
-    /// The request did not arrive in time.
-    #[must_use]
-    pub fn too_slow() -> Self {
-        Self::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "RCH04",
-            "the request did not arrive in time",
-        )
-    }
-
-    /// Too many requests or streams at once.
-    #[must_use]
-    pub fn overloaded() -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "RCH07",
-            "the relay has as much to do as it can",
-        )
-        .hint("try again in a moment")
     }
 
     /// An error of `rows`.
@@ -446,14 +399,10 @@ impl Problem {
         serde_json::to_string(self).expect("strings become JSON")
     }
 
-    /// The response. Answer `HEAD` with [`Problem::into_bare_response`].
+    /// The response.
     #[must_use]
     pub fn into_response(self) -> Response {
-        let mut response = Response::new(
-            Full::new(Bytes::from(self.body()))
-                .map_err(|never| match never {})
-                .boxed_unsync(),
-        );
+        let mut response = Response::new(body::full(self.body()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);
@@ -466,20 +415,6 @@ impl Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        response
-    }
-
-    /// The response to `HEAD`: the same headers and no body.
-    #[must_use]
-    pub fn into_bare_response(self) -> Response {
-        let length = self.body().len();
-        let mut response = self.into_response();
-        *response.body_mut() = http_body_util::Empty::new()
-            .map_err(|never| match never {})
-            .boxed_unsync();
-        response
-            .headers_mut()
-            .insert(CONTENT_LENGTH, HeaderValue::from(length));
         response
     }
 }
@@ -582,7 +517,12 @@ mod tests {
     #[test]
     fn a_body_has_four_members_and_nulls_where_nothing_is_to_say() {
         assert_eq!(
-            Problem::too_slow().body(),
+            Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "RCH04",
+                "the request did not arrive in time"
+            )
+            .body(),
             "{\"code\":\"RCH04\",\"message\":\"the request did not arrive in time\",\
              \"details\":null,\"hint\":null}"
         );

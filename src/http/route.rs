@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, HeaderMap, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -245,7 +245,7 @@ impl<A: Api> Router<A> {
                 .unwrap_or_else(|refusal| refusal.respond(route.shape())),
         };
         if parts.method == Method::HEAD {
-            keep_head(&mut response);
+            body::keep_head(&mut response);
         }
         response
             .headers_mut()
@@ -338,24 +338,6 @@ fn options(route: &Route, parts: &Parts, origin: &Origin) -> Response {
         .headers_mut()
         .insert(ALLOW, HeaderValue::from_static(route.methods()));
     response
-}
-
-/// Answers `HEAD` with the headers of `GET`: the length stays, the bytes go.
-fn keep_head(response: &mut Response) {
-    use hyper::body::Body;
-
-    let length = response.body().size_hint().exact();
-    let bodied = !matches!(
-        response.status(),
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-    );
-    if let Some(length) = length.filter(|_| bodied) {
-        response
-            .headers_mut()
-            .entry(CONTENT_LENGTH)
-            .or_insert(HeaderValue::from(length));
-    }
-    *response.body_mut() = body::empty();
 }
 
 #[cfg(test)]

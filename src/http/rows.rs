@@ -3,20 +3,19 @@
 //! Statuses and headers of the PostgREST dialect around what `rows` does. Live views of the same
 //! URLs are not answered here.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Full};
 use hyper::header::{
     CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
-use super::Response;
 use super::problem::{Caller, JSON, Problem};
+use super::{Response, body};
+use crate::causes::Causes;
 use crate::postgres::pool::Pool;
 use crate::rows::Error;
 use crate::rows::execute::{self, Check, Page, Written};
@@ -50,7 +49,6 @@ pub struct Rows {
 pub async fn respond(service: &Rows, parts: &Parts, table: &str, body: Bytes) -> Response {
     match answer(service, parts, table, &body).await {
         Ok(response) => response,
-        Err(problem) if parts.method == Method::HEAD => problem.into_bare_response(),
         Err(problem) => problem.into_response(),
     }
 }
@@ -72,11 +70,7 @@ async fn answer(
         Prepared::Read(read) => {
             let response = show(service, &request, read).await;
             let response = response.map_err(|error| problem(&error))?;
-            Ok(if parts.method == Method::HEAD {
-                bare(response)
-            } else {
-                response
-            })
+            Ok(response)
         }
         Prepared::Write(plan, statement) => change(service, &request, &plan, statement)
             .await
@@ -178,7 +172,7 @@ pub async fn looked_up<T>(
     match look(&service.catalog.current()) {
         Err(error) if error.is_about_catalog() => {
             let catalog = service.catalog.reload().await.map_err(|error| {
-                tracing::warn!(error = chain(&error), "the catalogue could not be read");
+                tracing::warn!(error = %Causes(&error), "the catalogue could not be read");
                 Problem::of_catalog(&error)
             })?;
             look(&catalog).map_err(|error| problem(&error))
@@ -243,7 +237,7 @@ fn receipt(request: &Request, plan: &Plan, written: Written, check: Check) -> Re
     let mut response = if returning {
         json(request, written.rows.json)
     } else {
-        empty()
+        Response::new(body::empty())
     };
     *response.status_mut() = match request.verb {
         Verb::Insert if written.inserted > 0 => StatusCode::CREATED,
@@ -302,26 +296,9 @@ fn json(request: &Request, rows: String) -> Response {
         Some(Shape::Object) => (rows, OBJECT),
         _ => (format!("[{rows}]"), JSON),
     };
-    let body = Full::new(Bytes::from(text)).map_err(|never| match never {});
-    let mut response = Response::new(body.boxed_unsync());
+    let mut response = Response::new(body::full(text));
     response.headers_mut().insert(CONTENT_TYPE, media);
     response
-}
-
-fn empty() -> Response {
-    let body = Empty::new().map_err(|never| match never {});
-    Response::new(body.boxed_unsync())
-}
-
-/// The headers of `response` alone, with the length that its body had.
-fn bare(response: Response) -> Response {
-    let length = hyper::body::Body::size_hint(response.body()).exact();
-    let mut bare = response.map(|_| empty().into_body());
-    if let Some(length) = length {
-        bare.headers_mut()
-            .insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    bare
 }
 
 /// `0-14/*`, or `*/*` without rows.
@@ -351,20 +328,9 @@ pub fn problem(error: &Error) -> Problem {
     if problem.status.is_server_error() {
         tracing::warn!(
             code = &*problem.code,
-            error = chain(error),
+            error = %Causes(error),
             "a request for rows failed"
         );
     }
     problem
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _infallible = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }
