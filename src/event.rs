@@ -204,10 +204,8 @@ pub enum Element {
     Delete {
         /// Its key.
         key: Arc<str>,
-        /// The transaction.
-        xid: Xid,
-        /// When it was logged.
-        at: Timestamp,
+        /// The transaction, and when it was logged; none where only comparing found out.
+        by: Option<(Xid, Timestamp)>,
     },
     /// A message.
     Message {
@@ -223,6 +221,26 @@ pub enum Element {
         /// Its payload, any text.
         payload: String,
     },
+}
+
+/// Takes the text of a primary key of `columns` columns apart, see [`Image::key`]; `None` when it is
+/// none.
+#[must_use]
+pub fn key_parts(key: &str, columns: usize) -> Option<Vec<String>> {
+    if columns == 1 {
+        return Some(vec![key.to_owned()]);
+    }
+    let mut parts = Vec::with_capacity(columns);
+    let mut rest = key;
+    loop {
+        let mut strings = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+        parts.push(strings.next()?.ok()?);
+        rest = &rest[strings.byte_offset()..];
+        if rest.is_empty() {
+            return (parts.len() == columns).then_some(parts);
+        }
+        rest = rest.strip_prefix('/')?;
+    }
 }
 
 /// A row image taken apart: its members in order, their values as PostgreSQL wrote them.

@@ -151,6 +151,35 @@ pub async fn read(
     catalog: &Catalog,
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
+    let batch = open(client, place, from, catalog, bounds).await?;
+    client.batch_execute("commit").await?;
+    Ok(batch)
+}
+
+/// Makes the snapshot of the open transaction known, so that another login can read in it. It lasts
+/// as long as the transaction.
+///
+/// # Errors
+/// [`LogError`].
+pub async fn export(client: &Client) -> Result<String, LogError> {
+    let rows = in_time(client.query_typed("select pg_export_snapshot()", &[])).await??;
+    let row = rows
+        .first()
+        .ok_or(LogError::Unexpected("no snapshot to export"))?;
+    Ok(row.try_get(0)?)
+}
+
+/// As [`read`], but leaves the transaction open, for those who read on in its snapshot.
+///
+/// # Errors
+/// [`LogError`]. The connection may be inside a transaction then and must be thrown away.
+pub async fn open(
+    client: &Client,
+    place: &Place,
+    from: &Cursor,
+    catalog: &Catalog,
+    bounds: Bounds,
+) -> Result<Batch, LogError> {
     let raw = begin(client, from, bounds).await?;
     let changed = |pending: &Pending| pending.definitions_changed(catalog);
     let definitions_changed = raw.transactions.iter().any(changed);
@@ -187,7 +216,6 @@ pub async fn read(
             }
         }
     }
-    client.batch_execute("commit").await?;
     Ok(Batch {
         end: raw.end,
         epoch: raw.uuid.map(|uuid| place.epoch(&uuid)),

@@ -70,10 +70,10 @@ impl<'a> Array<'a> {
                 let operation = if *inserted { "insert" } else { "update" };
                 self.row(key, value.as_ref(), operation, Some((*xid, *at)));
             }
-            Element::Delete { key, xid, at } => {
+            Element::Delete { key, by } => {
                 self.open();
                 self.member("key", &string(key));
-                self.headers("delete", Some((*xid, *at)), false);
+                self.headers("delete", *by, false);
             }
             Element::Message { payload, xid, at } => {
                 self.open();

@@ -14,22 +14,26 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_postgres::Client;
 use tracing::debug;
 
 use crate::backoff::Backoff;
 use crate::cursor::{Cursor, Name, START, Token};
 use crate::event::{Element, Transaction};
-use crate::feed::{Feed, Joined, NotYet};
+use crate::feed::{Feed, Joined, NotYet, Unjoined};
 use crate::health::Health;
 use crate::hub::{Lagged, Subscriber};
-use crate::log::{self, Bounds};
+use crate::log::{self, Batch, Bounds};
 use crate::metrics::{Answer, Metrics, Reason};
 use crate::postgres::pool::{Lease, Pool};
+use crate::postgres::transaction::{self, Terms};
 use crate::schema::catalog::Handle;
 use crate::shutdown::{Guard, Shutdown};
 use crate::sse;
+use crate::view::asking::{Asking, Digest, Pending};
+use crate::view::image::Images;
 use crate::view::snapshot::{self, SnapshotError};
-use crate::view::{Channel, Delivery, View};
+use crate::view::{Channel, Delivery, Sight, Told, View};
 
 /// A screen that hears nothing for 12 s calls itself stale, so two of these may get lost.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -71,8 +75,10 @@ pub struct Unavailable {
 pub struct Parts {
     /// Where events come from.
     pub feed: Arc<Feed>,
-    /// Connections for snapshots and for reading the log.
-    pub pool: Pool,
+    /// Connections of the login that reads the log.
+    pub log: Pool,
+    /// Connections of the login that may become the watchers' roles, for reading states.
+    pub states: Pool,
     /// What the tables look like.
     pub catalog: Arc<Handle>,
     /// Whether the feed has the log in hand.
@@ -93,9 +99,21 @@ pub enum Trouble {
     /// The feed has never reached the database.
     #[error(transparent)]
     NotYet(#[from] NotYet),
+    /// Too many views that ask the database.
+    #[error("{0} different views that ask the database are open")]
+    Crowded(usize),
     /// The state could not be read.
     #[error(transparent)]
     Snapshot(#[from] Arc<SnapshotError>),
+}
+
+impl From<Unjoined> for Trouble {
+    fn from(error: Unjoined) -> Self {
+        match error {
+            Unjoined::NotYet(error) => Self::NotYet(error),
+            Unjoined::Crowded(most) => Self::Crowded(most),
+        }
+    }
 }
 
 /// What is streamed.
@@ -131,6 +149,9 @@ struct Live {
     subscriber: Subscriber<Delivery>,
     /// What the connection was given so far.
     sent: Arc<Cursor>,
+    /// Where the state was read that everything since was added to, and the digest of that state if
+    /// it is a view's that asks.
+    read: (Arc<Cursor>, Option<Digest>),
     /// `sent` is the feed's own cursor after some transaction, so its frames can be shared.
     in_step: bool,
 }
@@ -141,6 +162,14 @@ enum Shown {
 }
 
 impl Shown {
+    /// How far what it shows is, if that is not how far the feed is.
+    fn told(&self) -> Option<Told> {
+        match self {
+            Self::View(view) if view.asking().is_some() => Some(view.told_until()),
+            _ => None,
+        }
+    }
+
     fn name(&self) -> Name {
         match self {
             Self::View(view) => view.name(),
@@ -253,13 +282,21 @@ impl Subscription {
         }
         // The position first, then everything that came before it was set: a control never
         // overtakes an event.
-        let position = self.parts.feed.position();
+        let told = match live.shown.told() {
+            // Its epoch is its topic's: another one ends it.
+            Some(told) => told.until,
+            None => self
+                .parts
+                .feed
+                .position()
+                .filter(|position| position.epoch == live.epoch)
+                .map(|position| position.cursor),
+        };
         let Some((mut live, everything)) = self.deliver(live).await else {
             return;
         };
-        let position = position.filter(|position| everything && position.epoch == live.epoch);
-        if let Some(position) = position {
-            live.sent = merge(&live.sent, &position.cursor);
+        if let Some(told) = told.filter(|_| everything) {
+            live.sent = merge(&live.sent, &told);
         }
         self.queue.push_back(self.control(&live, None, ""));
         self.phase = Phase::Live(live);
@@ -285,12 +322,13 @@ impl Subscription {
             for item in items {
                 match item {
                     Delivery::Event(event) => {
-                        if live.sent.is_done(event.xid) {
+                        if event.mark.is_in(&live.sent) {
                             continue;
                         }
                         self.observe(event.at);
-                        let in_step = live.in_step || event.cursor.covers(&live.sent);
-                        if live.in_step {
+                        // Then the token of the event is this connection's own as well.
+                        if live.in_step || event.cursor.covers(&live.sent) {
+                            live.in_step = true;
                             live.sent = Arc::clone(&event.cursor);
                             self.queue.push_back(event.frame.clone());
                         } else {
@@ -299,7 +337,14 @@ impl Subscription {
                             self.queue.push_back(head.into());
                             self.queue.push_back(event.frame.slice(event.body..));
                         }
-                        live.in_step = in_step;
+                    }
+                    Delivery::Check(check) => {
+                        let (read, digest) = &live.read;
+                        if live.sent.covers(&check.cursor) || check.holds_for(read, *digest) {
+                            continue;
+                        }
+                        debug!("the state was read between two comparisons, and is read again");
+                        return Some((self.reopen(live, START.to_owned()).await?, false));
                     }
                     // Without a place in the log of its own, it leaves the client where it is.
                     Delivery::Notify(body) => {
@@ -307,15 +352,15 @@ impl Subscription {
                         self.queue.push_back(head.into());
                         self.queue.push_back(body);
                     }
-                    Delivery::Reset(xid) => {
-                        // A state that was read after the transaction holds what it did already.
-                        let known = xid.is_some_and(|xid| live.sent.is_done(xid));
+                    Delivery::Reset(mark) => {
+                        // A state that was read after it holds what it was about already.
+                        let known = mark.as_ref().is_some_and(|mark| mark.is_in(&live.sent));
                         let from = if known {
                             token(&live).to_string()
                         } else {
                             START.to_owned()
                         };
-                        debug!(?xid, known, "stream begins again");
+                        debug!(?mark, known, "stream begins again");
                         return Some((self.reopen(live, from).await?, false));
                     }
                 }
@@ -392,11 +437,16 @@ impl Subscription {
             .as_ref()
             .and_then(Option::as_ref)
             .filter(|token| token.view == name);
-        let joined = self
-            .parts
-            .feed
-            .join_view(view, from.map(|token| &token.cursor));
-        let (view, joined) = joined.map_err(|error| self.explain(&error.into()))?;
+        let (view, joined) = if view.asking().is_some() {
+            let joined = self.parts.feed.join_asking(view);
+            joined.map_err(|error| self.explain(&error.into()))?
+        } else {
+            let joined = self
+                .parts
+                .feed
+                .join_view(view, from.map(|token| &token.cursor));
+            joined.map_err(|error| self.explain(&error.into()))?
+        };
         // Made before the table changed, and so late that nobody will reset it: make it again.
         let current = self.parts.catalog.current();
         let now = current.table_by_oid(view.table().oid);
@@ -406,36 +456,86 @@ impl Subscription {
         // Other columns than this stream has told so far need a new state.
         let columns = columns(&view);
         let same_columns = self.columns.as_ref().is_none_or(|told| *told == columns);
-        if let Some(from) = from.filter(|_| same_columns)
-            && let Some(caught) = self.missed(&joined, from).await
-        {
-            let folded = log::fold(caught.missed.iter().map(AsRef::as_ref), view.table().oid);
-            if !folded.unknown && folded.bytes <= CATCH_UP_BYTES {
-                let truncated = folded.truncated;
-                let changes = folded.changes();
-                let elements = view.told(
-                    truncated,
-                    changes.iter().map(|(xid, change)| (*xid, change)),
-                );
-                if let Ok(elements) = elements {
-                    self.answer(caught.source);
-                    self.columns = Some(columns);
-                    let live = joined_at(
-                        Shown::View(Arc::clone(&view)),
-                        joined,
-                        &from.cursor,
-                        &caught.until,
-                    );
-                    let body = (!elements.is_empty()).then(|| view.encode(&elements));
-                    self.caught_up(&live, body, retry);
-                    return Ok(live);
-                }
+        if let Some(from) = from.filter(|_| same_columns) {
+            let caught = match view.sight() {
+                Sight::Images(images) => self.caught_by_images(&view, images, &joined, from).await,
+                Sight::Asking(asking) => self.caught_by_asking(&view, asking, &joined, from).await,
+            };
+            if let Some((until, body)) = caught {
+                self.columns = Some(columns);
+                let live = joined_at(Shown::View(view), joined, &from.cursor, &until);
+                self.caught_up(&live, body, retry);
+                return Ok(live);
             }
         }
         if token.is_some() {
             self.answer("reset");
         }
         self.open_fresh(&view, joined, token.is_some(), retry).await
+    }
+
+    /// What somebody at `from` missed of a view that is decided from images, and up to where.
+    async fn caught_by_images(
+        &self,
+        view: &View,
+        images: &Images,
+        joined: &Joined,
+        from: &Token,
+    ) -> Option<(Arc<Cursor>, Option<Bytes>)> {
+        let caught = self.missed(joined, from).await?;
+        let folded = log::fold(caught.missed.iter().map(AsRef::as_ref), view.table().oid);
+        if folded.unknown || folded.bytes > CATCH_UP_BYTES {
+            return None;
+        }
+        let truncated = folded.truncated;
+        let changes = folded.changes();
+        let changes = changes.iter().map(|(xid, change)| (*xid, change));
+        let elements = images.told(truncated, changes).ok()?;
+        self.answer(caught.source);
+        let body = (!elements.is_empty()).then(|| view.encode(&elements));
+        Some((caught.until, body))
+    }
+
+    /// The same for a view that asks: the rows that changed are read where the log was.
+    async fn caught_by_asking(
+        &self,
+        view: &View,
+        asking: &Asking,
+        joined: &Joined,
+        from: &Token,
+    ) -> Option<(Arc<Cursor>, Option<Bytes>)> {
+        // What policies read of tables that nobody watches may have changed at any time.
+        if asking.compared || from.epoch != joined.epoch {
+            return None;
+        }
+        let lease = Lease::take(&self.parts.log).await.ok()?;
+        let batch = self.read_log(&lease, joined, from).await?;
+        let mut pending = Pending::default();
+        let missed = batch.transactions.iter().map(AsRef::as_ref);
+        pending.collect(view.table().oid, asking, missed);
+        if pending.is_reset() || pending.is_whole() {
+            return None;
+        }
+        let mut body = None;
+        if !pending.is_empty() {
+            let snapshot = log::export(&lease).await.ok()?;
+            let asked = Lease::take(&self.parts.states).await.ok()?;
+            let terms = Terms {
+                snapshot: Some(&snapshot),
+                ..Terms::read(view.context(), self.parts.snapshots.timeout)
+            };
+            let answer = transaction::run(asked, terms, async |client| {
+                let answer = view.ask(asking, &pending, None, client).await;
+                answer.map_err(|error| SnapshotError::from(error))
+            });
+            let elements = answer.await.ok()?.elements;
+            body = (!elements.is_empty()).then(|| view.encode(&elements));
+        }
+        if lease.batch_execute("commit").await.is_ok() {
+            lease.give_back();
+        }
+        self.answer("log");
+        Some((Arc::new(batch.end), body))
     }
 
     /// A snapshot, with a reset in front for a client that may hold something else.
@@ -447,7 +547,7 @@ impl Subscription {
         retry: Option<u64>,
     ) -> Result<Live, Unavailable> {
         let snapshot =
-            snapshot::read(view, &self.parts.pool, &joined.place, &self.parts.snapshots).await;
+            snapshot::read(view, &self.parts.states, &joined.place, &self.parts.snapshots).await;
         let snapshot = snapshot.map_err(|error| self.explain(&error.into()))?;
         if snapshot.epoch != Some(joined.epoch) {
             return Err(self.explain(&NotYet.into()));
@@ -461,6 +561,7 @@ impl Subscription {
             epoch: joined.epoch,
             subscriber,
             sent: Arc::clone(&snapshot.cursor),
+            read: (Arc::clone(&snapshot.cursor), Some(snapshot.digest)),
             in_step: false,
         };
         self.schema(view);
@@ -537,30 +638,39 @@ impl Subscription {
                 until: Arc::clone(&joined.cursor),
             });
         }
-        let lease = Lease::take(&self.parts.pool).await.ok()?;
-        let read =
-            async |catalog| log::read(&lease, &joined.place, &from.cursor, catalog, CATCH_UP).await;
-        let catalog = self.parts.catalog.current();
-        let mut batch = read(&catalog).await.ok()?;
-        if batch.definitions_changed {
-            // A table or partition that the feed has not met yet must not be left out.
-            let catalog = self.parts.catalog.reload().await.ok()?;
-            batch = read(&catalog).await.ok()?;
-        }
-        lease.give_back();
-        let trimmed = batch
-            .horizon
-            .as_ref()
-            .is_some_and(|horizon| !from.cursor.covers(horizon));
-        let future = !batch.end.covers(&from.cursor);
-        if trimmed || future || batch.epoch != Some(joined.epoch) {
-            return None;
+        let lease = Lease::take(&self.parts.log).await.ok()?;
+        let batch = self.read_log(&lease, joined, from).await?;
+        if lease.batch_execute("commit").await.is_ok() {
+            lease.give_back();
         }
         Some(CaughtUp {
             source: "log",
             missed: batch.transactions,
             until: Arc::new(batch.end),
         })
+    }
+
+    /// Reads the log since `from`, in a transaction that stays open. `None` when it does not hold
+    /// all of it any more, or not yet.
+    async fn read_log(&self, client: &Client, joined: &Joined, from: &Token) -> Option<Batch> {
+        let read = async |catalog| {
+            log::open(client, &joined.place, &from.cursor, catalog, CATCH_UP).await
+        };
+        let catalog = self.parts.catalog.current();
+        let mut batch = read(&catalog).await.ok()?;
+        if batch.definitions_changed {
+            // A table or partition that the feed has not met yet must not be left out.
+            let catalog = self.parts.catalog.reload().await.ok()?;
+            client.batch_execute("rollback").await.ok()?;
+            batch = read(&catalog).await.ok()?;
+        }
+        let trimmed = batch
+            .horizon
+            .as_ref()
+            .is_some_and(|horizon| !from.cursor.covers(horizon));
+        let future = !batch.end.covers(&from.cursor);
+        let here = batch.epoch == Some(joined.epoch);
+        (here && !trimmed && !future).then_some(batch)
     }
 
     /// Queues one event with everything missed, and a control either way.
@@ -605,16 +715,19 @@ impl Subscription {
     }
 
     fn control(&self, live: &Live, retry: Option<u64>, more: &str) -> Bytes {
-        self.control_at(&token(live).to_string(), retry, more)
+        let failing = live.shown.told().is_some_and(|told| told.failing);
+        self.control_with(&token(live).to_string(), retry, !failing, more)
     }
 
     fn control_at(&self, id: &str, retry: Option<u64>, more: &str) -> Bytes {
+        self.control_with(id, retry, true, more)
+    }
+
+    fn control_with(&self, id: &str, retry: Option<u64>, fresh: bool, more: &str) -> Bytes {
         let health = &self.parts.health;
         let lag = health.lag().map_or(0, |lag| lag.as_millis());
-        let json = format!(
-            r#"{{"upToDate":{},"lag_ms":{lag}{more}}}"#,
-            health.is_fresh()
-        );
+        let fresh = fresh && health.is_fresh();
+        let json = format!(r#"{{"upToDate":{fresh},"lag_ms":{lag}{more}}}"#);
         sse::control(retry, id, &json)
     }
 
@@ -648,8 +761,8 @@ impl Subscription {
 
 /// The columns of a view as JSON text.
 fn columns(view: &View) -> String {
-    let member = |(name, kind)| serde_json::json!({"name": name, "type": kind});
-    let schema: Vec<serde_json::Value> = view.schema().into_iter().map(member).collect();
+    let member = |(name, kind): &(String, String)| serde_json::json!({"name": name, "type": kind});
+    let schema: Vec<serde_json::Value> = view.columns().iter().map(member).collect();
     serde_json::Value::from(schema).to_string()
 }
 
@@ -672,6 +785,7 @@ fn joined_at(shown: Shown, joined: Joined, from: &Cursor, until: &Arc<Cursor>) -
         epoch: joined.epoch,
         in_step: sent == joined.cursor,
         subscriber: joined.subscriber,
+        read: (Arc::clone(&sent), None),
         sent,
     }
 }

@@ -5,6 +5,7 @@
 //! [`Feed::join_channel`] see either none or all of a batch: what they return and what they will
 //! deliver have neither gap nor overlap. It knows nothing of connections or HTTP.
 
+mod asked;
 mod ring;
 
 use std::collections::HashMap;
@@ -24,10 +25,12 @@ use crate::hub::{Subscriber, Topic};
 use crate::log::{self, Batch, Bounds, LogError, Place};
 use crate::metrics::{Metrics, Reason};
 use crate::postgres::connect::{ConnectError, Target};
-use crate::postgres::pool::PINS;
+use crate::postgres::pool::{PINS, Pool};
 use crate::schema::catalog::{CatalogError, Handle};
 use crate::shutdown::Shutdown;
-use crate::view::{Channel, Delivery, Event, View};
+use crate::view::{Channel, Delivery, Event, Mark, Sight, View};
+pub use asked::Unjoined;
+use asked::Asked;
 use ring::Ring;
 
 /// A relay looks at the log this often even if no bell rings.
@@ -42,6 +45,8 @@ const NO_BELL_POLL: Duration = Duration::from_millis(50);
 pub struct Parts {
     /// Where the log is.
     pub target: Target,
+    /// Connections of the login that may become the watchers' roles.
+    pub asking: Pool,
     /// What the tables look like.
     pub catalog: Arc<Handle>,
     /// Rung when something was committed.
@@ -61,6 +66,9 @@ pub struct Feed {
     /// Held while a batch is published, so that whoever joins sees all of it or none. Publishing is
     /// pure computation: the lock is never held across an await.
     live: Mutex<Live>,
+    asked: Asked,
+    /// A view that asks was registered.
+    asked_anew: Notify,
     position: watch::Sender<Option<Position>>,
     wanted: watch::Sender<Vec<String>>,
 }
@@ -137,6 +145,8 @@ impl Feed {
                 views: HashMap::new(),
                 channels: HashMap::new(),
             }),
+            asked: Asked::default(),
+            asked_anew: Notify::new(),
             position: watch::Sender::new(None),
             wanted: watch::Sender::new(Vec::new()),
         }
@@ -212,6 +222,8 @@ impl Feed {
         live.channels
             .retain(|_, channel| channel.topic.subscribers() > 0);
         self.tell_wanted(&live);
+        drop(live);
+        self.leave_asked();
     }
 
     /// Delivers a bare NOTIFY to those who are there.
@@ -385,22 +397,22 @@ impl Feed {
         self.reset_all(&mut live, "epoch", None);
     }
 
-    fn reset_all(&self, live: &mut Live, reason: &'static str, xid: Option<Xid>) {
+    fn reset_all(&self, live: &mut Live, reason: &'static str, mark: Option<&Mark>) {
         for (_, view) in live.views.drain() {
-            self.reset(view.topic(), reason, xid);
+            self.reset(view.topic(), reason, mark.cloned());
         }
         for (_, channel) in live.channels.drain() {
-            self.reset(&channel.topic, reason, xid);
+            self.reset(&channel.topic, reason, mark.cloned());
         }
     }
 
-    fn reset(&self, topic: &Topic<Delivery>, reason: &'static str, xid: Option<Xid>) {
+    fn reset(&self, topic: &Topic<Delivery>, reason: &'static str, mark: Option<Mark>) {
         self.parts
             .metrics
             .resets
             .get_or_create(&Reason { reason })
             .inc();
-        topic.publish(Delivery::Reset(xid), 0);
+        topic.publish(Delivery::Reset(mark), 0);
     }
 
     /// Publishes a batch and moves on to its end, as one step for whoever joins.
@@ -429,8 +441,9 @@ impl Feed {
     }
 
     fn route(&self, live: &mut Live, epoch: Name, transaction: &Transaction, cursor: &Arc<Cursor>) {
+        let mark = Mark::Transaction(transaction.xid);
         if transaction.reset_all {
-            self.reset_all(live, "log", Some(transaction.xid));
+            self.reset_all(live, "log", Some(&mark));
             return;
         }
         let token = |view| Token {
@@ -439,7 +452,8 @@ impl Feed {
             cursor: (**cursor).clone(),
         };
         let publish = |topic: &Topic<Delivery>, name, body| {
-            let event = Event::new(transaction, &token(name), Arc::clone(cursor), &body);
+            let cursor = Arc::clone(cursor);
+            let event = Event::new(mark.clone(), transaction.at, &token(name), cursor, &body);
             let weight = event.frame.len();
             topic.publish(Delivery::Event(Arc::new(event)), weight);
         };
@@ -448,14 +462,17 @@ impl Feed {
                 if view.table().oid != delta.table {
                     return true;
                 }
-                match view.elements(transaction.xid, delta) {
+                let Sight::Images(images) = view.sight() else {
+                    return true;
+                };
+                match images.elements(transaction.xid, delta) {
                     Ok(elements) if elements.is_empty() => true,
                     Ok(elements) => {
                         publish(view.topic(), *name, view.encode(&elements));
                         true
                     }
                     Err(_undecided) => {
-                        self.reset(view.topic(), "table", Some(transaction.xid));
+                        self.reset(view.topic(), "table", Some(mark.clone()));
                         false
                     }
                 }

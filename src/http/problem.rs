@@ -356,6 +356,15 @@ impl Problem {
                 )
                 .hint("the stream comes back by itself");
             }
+            Trouble::Crowded(_) => {
+                return Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "RCR03",
+                    "the relay has too many different views that ask the database",
+                )
+                .details(trouble.to_string())
+                .hint("the stream tries again by itself; another relay may have room");
+            }
             Trouble::Snapshot(error) => error,
         };
         let message = snapshot.to_string();
@@ -363,7 +372,7 @@ impl Problem {
             SnapshotError::Connect(error) => Self::of_pool(error),
             SnapshotError::Transaction(error) => Self::of_transaction(error, Caller::Anonymous),
             SnapshotError::Query(error) => Self::of_database(error, Caller::Anonymous),
-            SnapshotError::NoSnapshot | SnapshotError::Changed(_) => {
+            SnapshotError::NoSnapshot | SnapshotError::Changed => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "PGRST001", message)
                     .hint("the stream comes back by itself")
             }

@@ -15,7 +15,7 @@ use super::body::{Payload, Row};
 use super::plan::{
     Conflict, Delete, Insert, Output, Plan, Read, Returning, Selection, Update, known_in_payload,
 };
-use super::request::{Resolution, Term};
+use super::request::{Range, Resolution, Term};
 use crate::filter::{Condition, Test};
 use crate::postgres::quote::{identifier, qualified};
 use crate::schema::catalog::{Column, Table};
@@ -179,6 +179,12 @@ impl Statement {
         self.push("pg_catalog.json_to_recordset(");
         self.bind(format!("[{}]", texts.join(",")));
         self.push("::pg_catalog.json) as i(");
+        self.typed(columns);
+        self.push(")");
+    }
+
+    /// Columns with their types.
+    fn typed(&mut self, columns: &[&Column]) {
         self.list(", ", columns, |sql, column| {
             // Splicing the type is safe: it is `format_type`'s own text.
             sql.push(&format!(
@@ -187,7 +193,6 @@ impl Statement {
                 whole_type(&column.type_name)
             ));
         });
-        self.push(")");
     }
 }
 
@@ -220,6 +225,36 @@ pub fn select_rows(read: &Read, key: Key) -> Statement {
         sql.push(" offset ");
         sql.bind(read.range.offset.to_string());
     }
+    sql
+}
+
+/// As [`select_rows`] with keys, but only of rows with certain keys: a JSON array of objects of the
+/// primary key's columns, which is the last parameter and must be added.
+#[must_use]
+pub fn select_keys(read: &Read) -> Statement {
+    let all = Read {
+        order: Vec::new(),
+        range: Range::ALL,
+        ..read.clone()
+    };
+    let mut sql = select_rows(&all, Key::With);
+    let table = &read.table;
+    let key: Vec<&Column> = table.key.iter().filter_map(|k| table.column(k)).collect();
+    sql.push(if read.conditions.is_empty() {
+        " where ("
+    } else {
+        " and ("
+    });
+    sql.list(", ", &key, |sql, column| sql.push(&of_row(&column.name)));
+    sql.push(") in (select ");
+    sql.list(", ", &key, |sql, column| sql.push(&of_payload(column)));
+    let place = sql.params.len() + 1;
+    let _infallible = write!(
+        sql.sql,
+        " from pg_catalog.json_to_recordset(${place}::pg_catalog.json) as i("
+    );
+    sql.typed(&key);
+    sql.push("))");
     sql
 }
 

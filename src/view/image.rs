@@ -6,9 +6,20 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::View;
 use crate::cursor::Xid;
 use crate::event::{Change, Delta, Element, Image, Scope, State};
+use crate::filter::Matcher;
+
+/// A view that is decided from row images.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// Columns of the primary key, in key order.
+    pub key: Vec<String>,
+    /// Which rows.
+    pub matcher: Matcher,
+    /// Which columns: name in the table and name in the view. `None` for all.
+    pub columns: Option<Vec<(String, String)>>,
+}
 
 /// The images do not decide it: a column is missing, or the row is too large to look into. The
 /// view must be read anew.
@@ -23,7 +34,7 @@ enum Membership {
     Unknown,
 }
 
-impl View {
+impl Images {
     /// The elements of one transaction; none when it does not concern the view.
     ///
     /// # Errors
@@ -80,7 +91,7 @@ impl View {
     /// [`Undecided`] when the image is not of this table.
     pub fn row(&self, text: &str) -> Result<Element, Undecided> {
         let image = Image::parse(text).map_err(|_| Undecided)?;
-        let key = image.key(&self.definition.table.key).ok_or(Undecided)?;
+        let key = image.key(&self.key).ok_or(Undecided)?;
         let value = (text.len() <= crate::event::TOO_LARGE).then(|| self.shown(text, &image));
         Ok(Element::Row {
             key: key.into(),
@@ -107,12 +118,12 @@ impl View {
         match state {
             State::Absent => Ok(Membership::Out),
             State::Unknown(_) => Ok(Membership::Unknown),
-            State::TooLarge if self.definition.matcher.is_always() => Ok(Membership::In(None)),
+            State::TooLarge if self.matcher.is_always() => Ok(Membership::In(None)),
             State::TooLarge => Err(Undecided),
             State::Row(text) => {
                 let image = Image::parse(text).map_err(|_| Undecided)?;
                 Ok(if self.shows(&image)? {
-                    Membership::In(Some(match &self.definition.columns {
+                    Membership::In(Some(match &self.columns {
                         None => Arc::clone(text),
                         Some(_) => self.shown(text, &image)?,
                     }))
@@ -124,14 +135,14 @@ impl View {
     }
 
     fn shows(&self, image: &Image<'_>) -> Result<bool, Undecided> {
-        let matcher = &self.definition.matcher;
+        let matcher = &self.matcher;
         matcher
             .matches(|column| image.get(column))
             .map_err(|_| Undecided)
     }
 
     fn shown(&self, text: &str, image: &Image<'_>) -> Result<Arc<str>, Undecided> {
-        let Some(columns) = &self.definition.columns else {
+        let Some(columns) = &self.columns else {
             return Ok(text.into());
         };
         let names = columns
@@ -144,7 +155,6 @@ impl View {
 fn delete(change: &Change, xid: Xid, at: Timestamp) -> Element {
     Element::Delete {
         key: Arc::clone(&change.key),
-        xid,
-        at,
+        by: Some((xid, at)),
     }
 }

@@ -1,24 +1,29 @@
 //! What a stream shows: a table, a filter, a column list, and to whom.
 //!
 //! A [`View`] is shared by all its subscribers, and so is one encoded copy of each of its events.
-//! [`image`] decides events from row images; [`snapshot`] reads the state. It knows neither
-//! requests nor connections.
+//! [`image`] decides events from row images, [`asking`] by reading the changed rows again as the
+//! role that watches; [`snapshot`] reads the state. It knows neither requests nor connections of
+//! screens.
 
+pub mod asking;
 pub mod image;
+pub mod keys;
 pub mod snapshot;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::cursor::{Cursor, Name, Token, Xid};
 use crate::event::{Element, Transaction};
-use crate::filter::Matcher;
 use crate::hub::{Bounds, Topic};
+use crate::postgres::transaction::Context;
 use crate::rows::statement::Statement;
 use crate::schema::catalog::Table;
 use crate::sse;
+use asking::Asking;
+use image::Images;
 
 /// What is kept for subscribers that are behind; who falls out catches up from the log.
 const BUFFER: Bounds = Bounds {
@@ -31,12 +36,24 @@ const BUFFER: Bounds = Bounds {
 pub struct Definition {
     /// The table, as the catalogue has it now.
     pub table: Arc<Table>,
-    /// Which rows.
-    pub matcher: Matcher,
-    /// Which columns: name in the table and name in the view. `None` for all.
-    pub columns: Option<Vec<(String, String)>>,
-    /// The statement that reads the state: one column, the JSON text of each whole row in the view.
+    /// As whom its rows are read.
+    pub context: Context,
+    /// Names and types of the columns it shows.
+    pub columns: Vec<(String, String)>,
+    /// The statement that reads the state. From images: one column, the JSON text of each whole row
+    /// in the view. By asking: what is shown of the row, and the object of its key.
     pub statement: Statement,
+    /// How it knows what a change means for it.
+    pub sight: Sight,
+}
+
+/// How a view knows what a change means for it.
+#[derive(Debug, Clone)]
+pub enum Sight {
+    /// From row images, in memory.
+    Images(Images),
+    /// By reading the rows again.
+    Asking(Arc<Asking>),
 }
 
 /// A definition with its stream.
@@ -47,6 +64,16 @@ pub struct View {
     definition: Definition,
     topic: Topic<Delivery>,
     snapshots: snapshot::Flight,
+    told: Mutex<Told>,
+}
+
+/// How far a view that asks is.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// Everything up to here has been published; `None` before the first round.
+    pub until: Option<Arc<Cursor>>,
+    /// It could not be asked, and is behind.
+    pub failing: bool,
 }
 
 /// What a topic carries to connections.
@@ -54,19 +81,62 @@ pub struct View {
 pub enum Delivery {
     /// An event.
     Event(Arc<Event>),
+    /// Every row was looked at. Comes before the event that tells the difference, if there is one.
+    Check(Arc<Check>),
     /// A bare NOTIFY, as the data lines of an event. It has no place in the log.
     Notify(Bytes),
     /// This stream is over: whoever showed it must ask for it again, and read its state anew unless
-    /// that state is already later than the transaction that ended the stream. `None` is later than
-    /// anything.
-    Reset(Option<Xid>),
+    /// that state is already later than what ended the stream. `None` is later than anything.
+    Reset(Option<Mark>),
 }
 
-/// One transaction, encoded for one view or channel.
+/// What an event holds, to tell whether a state has it already.
+#[derive(Debug, Clone)]
+pub enum Mark {
+    /// One transaction.
+    Transaction(Xid),
+    /// Everything up to a snapshot.
+    Batch(Arc<Cursor>),
+}
+
+impl Mark {
+    /// A state read at `cursor`, or brought up to it, has it.
+    #[must_use]
+    pub fn is_in(&self, cursor: &Cursor) -> bool {
+        match self {
+            Self::Transaction(xid) => cursor.is_done(*xid),
+            Self::Batch(batch) => cursor.covers(batch),
+        }
+    }
+}
+
+/// What a comparison of all rows found. What it tells is a difference to an earlier state, and a
+/// screen that read its own state in between may show something else again.
+#[derive(Debug)]
+pub struct Check {
+    /// Where the rows were read.
+    pub cursor: Arc<Cursor>,
+    /// The earlier state that they were compared with; `None` when it was not known.
+    pub since: Option<Arc<Cursor>>,
+    /// Of all rows, as [`asking::Digest`] makes it.
+    pub digest: asking::Digest,
+}
+
+impl Check {
+    /// Whether a screen that read its state at `read`, and has been told everything since, shows
+    /// what was found once it is told the difference.
+    #[must_use]
+    pub fn holds_for(&self, read: &Cursor, digest: Option<asking::Digest>) -> bool {
+        let since = self.since.as_ref();
+        since.is_some_and(|since| since.covers(read)) || digest == Some(self.digest)
+    }
+}
+
+/// One transaction, or one batch of a view that asks, encoded for one view or channel.
 #[derive(Debug)]
 pub struct Event {
-    /// The transaction.
-    pub xid: Xid,
+    /// What it holds.
+    pub mark: Mark,
     /// When it was logged, by the database's clock.
     pub at: Timestamp,
     /// The feed's cursor after it.
@@ -81,7 +151,8 @@ impl Event {
     /// Encodes `body`, finished data lines, under the token of the cursor.
     #[must_use]
     pub fn new(
-        transaction: &Transaction,
+        mark: Mark,
+        at: Timestamp,
         token: &Token,
         cursor: Arc<Cursor>,
         body: &Bytes,
@@ -90,8 +161,8 @@ impl Event {
         let start = frame.len();
         frame.push_str(&String::from_utf8_lossy(body));
         Self {
-            xid: transaction.xid,
-            at: transaction.at,
+            mark,
+            at,
             cursor,
             frame: frame.into(),
             body: start,
@@ -153,6 +224,7 @@ impl View {
             definition,
             topic: Topic::new(BUFFER),
             snapshots: snapshot::Flight::default(),
+            told: Mutex::default(),
         }
     }
 
@@ -176,22 +248,51 @@ impl View {
 
     /// Names and types of its columns, for `schema` controls.
     #[must_use]
-    pub fn schema(&self) -> Vec<(&str, &str)> {
-        let table = &self.definition.table;
-        match &self.definition.columns {
-            None => table
-                .columns
-                .iter()
-                .map(|column| (column.name.as_str(), column.type_name.as_str()))
-                .collect(),
-            Some(columns) => columns
-                .iter()
-                .filter_map(|(name, output)| {
-                    let column = table.column(name)?;
-                    Some((output.as_str(), column.type_name.as_str()))
-                })
-                .collect(),
+    pub fn columns(&self) -> &[(String, String)] {
+        &self.definition.columns
+    }
+
+    /// How it knows what a change means for it.
+    #[must_use]
+    pub fn sight(&self) -> &Sight {
+        &self.definition.sight
+    }
+
+    /// How it asks, when it does.
+    #[must_use]
+    pub fn asking(&self) -> Option<&Arc<Asking>> {
+        match &self.definition.sight {
+            Sight::Images(_) => None,
+            Sight::Asking(asking) => Some(asking),
         }
+    }
+
+    /// As whom its rows are read.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.definition.context
+    }
+
+    /// How far it is, for a view that asks.
+    #[must_use]
+    pub fn told_until(&self) -> Told {
+        self.told().clone()
+    }
+
+    /// Everything up to `cursor` has been published.
+    pub fn set_told(&self, cursor: Arc<Cursor>) {
+        let mut told = self.told();
+        told.until = Some(cursor);
+        told.failing = false;
+    }
+
+    /// It could not be asked.
+    pub fn set_failing(&self) {
+        self.told().failing = true;
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().expect("no panic while held")
     }
 
     /// The data lines of these elements.

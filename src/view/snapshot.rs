@@ -14,12 +14,12 @@ use futures::{StreamExt, pin_mut};
 use tokio_postgres::RowStream;
 
 use super::View;
-use super::image::Undecided;
+use super::asking::{AskError, Digest};
 use crate::cursor::{Cursor, Name};
 use crate::event::Element;
 use crate::log::Place;
 use crate::postgres::pool::{Lease, Pool, PoolError};
-use crate::postgres::transaction::{self, Context, Terms, TransactionError};
+use crate::postgres::transaction::{self, Terms, TransactionError};
 use crate::postgres::untyped::untyped;
 use crate::rows::statement::Statement;
 
@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub pieces: Vec<Bytes>,
     /// The first piece with a reset in front.
     pub reset: Bytes,
+    /// Of its rows.
+    pub digest: Digest,
 }
 
 /// Why there is no snapshot.
@@ -55,13 +57,22 @@ pub enum SnapshotError {
     Query(#[from] tokio_postgres::Error),
     /// Rows are not as the catalogue says.
     #[error("the view's table has changed")]
-    Changed(#[from] Undecided),
+    Changed,
     /// More than is kept in memory for one view.
     #[error("the view holds more than {0} bytes")]
     TooLarge(usize),
     /// A snapshot in another form, or none.
     #[error("the database gave no snapshot")]
     NoSnapshot,
+}
+
+impl From<AskError> for SnapshotError {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Query(error) => Self::Query(error),
+            AskError::Anew => Self::Changed,
+        }
+    }
 }
 
 type Reading = BoxFuture<'static, Result<Arc<Snapshot>, Arc<SnapshotError>>>;
@@ -151,7 +162,7 @@ async fn query(
             let cursor = Cursor::from_pg_snapshot(head.try_get(0)?)
                 .map_err(|_| SnapshotError::NoSnapshot)?;
             let uuid: Option<&str> = head.try_get(1)?;
-            let pieces = pieces(view, rows?, limits.bytes).await?;
+            let (pieces, digest) = pieces(view, rows?, limits.bytes).await?;
             Ok(Snapshot {
                 cursor: Arc::new(cursor),
                 epoch: uuid.map(|uuid| place.epoch(uuid)),
@@ -165,12 +176,17 @@ async fn query(
 }
 
 /// The marks and the rows between them, in pieces of bounded size.
-async fn pieces(view: &View, rows: RowStream, limit: usize) -> Result<Vec<Bytes>, SnapshotError> {
+async fn pieces(
+    view: &View,
+    rows: RowStream,
+    limit: usize,
+) -> Result<(Vec<Bytes>, Digest), SnapshotError> {
     pin_mut!(rows);
     let mut pieces = Vec::new();
     let mut array = view.array();
     array.push(&Element::SnapshotStart);
     let mut total = 0;
+    let mut digest = Digest::default();
     while let Some(row) = rows.next().await {
         let row = row?;
         let text: &str = row.try_get(0)?;
@@ -178,17 +194,24 @@ async fn pieces(view: &View, rows: RowStream, limit: usize) -> Result<Vec<Bytes>
         if total > limit {
             return Err(SnapshotError::TooLarge(limit));
         }
-        array.push(&view.row(text)?);
+        let row = view.state_row(&row)?;
+        if let Element::Row { key, value } = &row
+            && view.asking().is_some()
+        {
+            digest.add(key, value.as_ref());
+        }
+        array.push(&row);
         if array.bytes() > PIECE {
             pieces.push(std::mem::replace(&mut array, view.array()).finish());
         }
     }
     array.push(&Element::SnapshotEnd);
     pieces.push(array.finish());
-    Ok(pieces)
+    Ok((pieces, digest))
 }
 
-const HEAD: &str = "select pg_current_snapshot()::text, (select uuid::text from rowcast.epoch)";
+/// The watcher's role may not read the epoch itself.
+const HEAD: &str = "select snapshot::text, epoch::text from rowcast.position()";
 
 /// The array with a reset as its first element.
 fn with_reset(piece: &Bytes) -> Bytes {

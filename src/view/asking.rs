@@ -1,0 +1,404 @@
+//! Views that ask PostgreSQL: which rows changed, and what the watcher may see of them now.
+//!
+//! Old images are never judged by today's policies, which would leak (`docs/design.md`): the keys
+//! that changed are selected again as the role that watches, in the snapshot that the keys were
+//! read in. Rows that come back are upserts, keys that do not are deletes.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use tokio_postgres::Client;
+
+use super::keys::Keys;
+use super::{Sight, View};
+use crate::cursor::Xid;
+use crate::event::{self, Element, Image, Scope, State, TOO_LARGE, Transaction};
+use crate::filter::Matcher;
+use crate::postgres::untyped::untyped;
+use crate::rows::statement::Statement;
+
+/// Changed keys above which a view's state is read anew.
+const MOST_KEYS: usize = 20_000;
+/// Rows of a view above which it is not compared but read anew.
+const MOST_ROWS: usize = 50_000;
+/// Bytes of rows above which an answer is given up and the view's state is read anew.
+const MOST_BYTES: usize = 16 << 20;
+
+/// How a view asks.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    /// What is shown of a row and the object of its key, for a JSON array of key objects: the last
+    /// parameter, still to be added.
+    pub select: Statement,
+    /// Columns of the primary key, in key order.
+    pub key: Vec<String>,
+    /// How keys are written.
+    pub keys: Keys,
+    /// Decided from images; a row it leaves out is not in the view.
+    pub may_match: Matcher,
+    /// Tables that the policies read, by oid; its own too where they look at other rows of it.
+    pub depends: Vec<u32>,
+    /// They read something that is not watched, so only comparing finds out.
+    pub compared: bool,
+}
+
+/// What a view has yet to ask for.
+#[derive(Debug, Default)]
+pub struct Pending {
+    keys: HashMap<Arc<str>, Touch>,
+    /// Every row must be looked at, since this transaction; none when only time has passed.
+    whole: Option<Option<(Xid, Timestamp)>>,
+    /// Nothing helps but to read the state anew.
+    reset: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Touch {
+    order: usize,
+    inserted: bool,
+    xid: Xid,
+    at: Timestamp,
+}
+
+/// What a view shows: written key, and a hash of what is shown of the row.
+pub type Shown = HashMap<Arc<str>, u64>;
+
+/// A hash of everything that a view shows, in whatever order it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Digest(u64);
+
+impl Digest {
+    /// Adds a row.
+    pub fn add(&mut self, key: &Arc<str>, value: Option<&Arc<str>>) {
+        self.add_hashed(key, hash(value));
+    }
+
+    fn add_hashed(&mut self, key: &Arc<str>, value: u64) {
+        let mut hasher = DefaultHasher::new();
+        (key, value).hash(&mut hasher);
+        self.0 = self.0.wrapping_add(hasher.finish());
+    }
+
+    /// Of these rows.
+    #[must_use]
+    pub fn of(shown: &Shown) -> Self {
+        let mut digest = Self::default();
+        for (key, value) in shown {
+            digest.add_hashed(key, *value);
+        }
+        digest
+    }
+}
+
+/// What PostgreSQL answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// What to tell; empty when nothing that is shown has changed.
+    pub elements: Vec<Element>,
+    /// All rows were looked at, and this is what there is now.
+    pub whole: Option<Shown>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// PostgreSQL's answer.
+    #[error("the view could not be asked for")]
+    Query(#[from] tokio_postgres::Error),
+    /// More than is compared, or keys that are not as the catalogue says.
+    #[error("the view must be read anew")]
+    Anew,
+}
+
+impl Pending {
+    /// Nothing is to be asked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.whole.is_none() && !self.reset
+    }
+
+    /// The state must be read anew.
+    #[must_use]
+    pub fn is_reset(&self) -> bool {
+        self.reset || self.keys.len() > MOST_KEYS
+    }
+
+    /// Every row must be looked at.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.whole.is_some()
+    }
+
+    /// When the latest of it was logged.
+    #[must_use]
+    pub fn at(&self) -> Option<Timestamp> {
+        let whole = self.whole.flatten().map(|(_, at)| at);
+        self.keys.values().map(|touch| touch.at).chain(whole).max()
+    }
+
+    /// Every row must be looked at, for nobody knows what has changed.
+    pub fn compare(&mut self) {
+        self.whole.get_or_insert(None);
+    }
+
+    /// Adds what these transactions, in order, mean for a view of `table`.
+    ///
+    /// Each transaction is judged by itself: a row that was in the view only between two of them may
+    /// be in somebody's snapshot.
+    pub fn collect<'a>(
+        &mut self,
+        table: u32,
+        asking: &Asking,
+        transactions: impl IntoIterator<Item = &'a Transaction>,
+    ) {
+        for transaction in transactions {
+            self.reset |= transaction.reset_all;
+            for delta in &transaction.deltas {
+                if asking.depends.contains(&delta.table) {
+                    self.whole = Some(Some((transaction.xid, transaction.at)));
+                }
+                if delta.table != table {
+                    continue;
+                }
+                self.reset |= delta.scope != Scope::Keys;
+                for change in &delta.changes {
+                    if !asking.concerns(&change.before) && !asking.concerns(&change.after) {
+                        continue;
+                    }
+                    let before = self.keys.get(&change.key);
+                    let touch = Touch {
+                        order: self.keys.len(),
+                        inserted: before
+                            .map_or(change.before == State::Absent, |touch| touch.inserted),
+                        xid: transaction.xid,
+                        at: change.at,
+                    };
+                    self.keys.insert(Arc::clone(&change.key), touch);
+                }
+            }
+        }
+    }
+
+    /// What was asked in vain before this was collected.
+    pub fn put_back(&mut self, earlier: Self) {
+        for (key, touch) in earlier.keys {
+            self.keys
+                .entry(key)
+                .and_modify(|later| later.inserted = touch.inserted)
+                .or_insert(touch);
+        }
+        self.whole = self.whole.or(earlier.whole);
+        self.reset |= earlier.reset;
+    }
+
+    /// The keys in the order of their last touch.
+    fn keys(&self) -> Vec<(&Arc<str>, Touch)> {
+        let mut keys: Vec<_> = self.keys.iter().map(|(key, touch)| (key, *touch)).collect();
+        keys.sort_by_key(|(_, touch)| touch.order);
+        keys
+    }
+}
+
+impl Asking {
+    fn concerns(&self, state: &State) -> bool {
+        match state {
+            State::Absent => false,
+            State::Unknown(_) | State::TooLarge => true,
+            State::Row(text) => Image::parse(text).map_or(true, |image| {
+                let matched = self.may_match.matches(|column| image.get(column));
+                matched.unwrap_or(true)
+            }),
+        }
+    }
+
+    /// The key objects that the statement looks for.
+    fn lookup<'a>(&self, keys: impl Iterator<Item = &'a str>) -> Option<String> {
+        let objects: Option<Vec<serde_json::Value>> = keys
+            .map(|key| {
+                let parts = event::key_parts(key, self.key.len())?;
+                let members = self.key.iter().cloned().zip(parts);
+                Some(members.map(|(name, part)| (name, part.into())).collect())
+            })
+            .collect();
+        Some(serde_json::Value::from(objects?).to_string())
+    }
+
+    fn key(&self, object: &str) -> Option<Arc<str>> {
+        let image = Image::parse(object).ok()?;
+        image.key(&self.key).map(Into::into)
+    }
+}
+
+impl View {
+    /// A row of the state: what its statement answers.
+    ///
+    /// # Errors
+    /// [`AskError::Anew`], [`AskError::Query`].
+    pub fn state_row(&self, row: &tokio_postgres::Row) -> Result<Element, AskError> {
+        let text: &str = row.try_get(0)?;
+        match &self.definition.sight {
+            Sight::Images(images) => images.row(text).map_err(|_| AskError::Anew),
+            Sight::Asking(asking) => {
+                let key = asking.key(row.try_get(1)?).ok_or(AskError::Anew)?;
+                Ok(Element::Row {
+                    key: asking.keys.write(&key),
+                    value: shown(text),
+                })
+            }
+        }
+    }
+
+    /// Asks what has become of `pending`, inside a transaction of the watcher. `before` is what the
+    /// view shows, where that is known; it is brought up to date.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn ask(
+        &self,
+        asking: &Asking,
+        pending: &Pending,
+        before: Option<&mut Shown>,
+        client: &Client,
+    ) -> Result<Answer, AskError> {
+        match pending.whole {
+            Some(since) => self.compare(asking, pending, since, before, client).await,
+            None => Self::ask_keys(asking, pending, before, client).await,
+        }
+    }
+
+    async fn ask_keys(
+        asking: &Asking,
+        pending: &Pending,
+        mut before: Option<&mut Shown>,
+        client: &Client,
+    ) -> Result<Answer, AskError> {
+        let keys = pending.keys();
+        let lookup = asking.lookup(keys.iter().map(|(key, _)| &***key));
+        let lookup = lookup.ok_or(AskError::Anew)?;
+        let params = asking.select.params.iter().map(String::as_str);
+        let params: Vec<&str> = params.chain([lookup.as_str()]).collect();
+        let rows = client
+            .query_typed_raw(&asking.select.sql, untyped(&params))
+            .await?;
+        let mut rows = pin!(rows);
+        let mut found: HashMap<Arc<str>, Option<Arc<str>>> = HashMap::with_capacity(keys.len());
+        let mut bytes = 0;
+        while let Some(row) = rows.try_next().await? {
+            let text: &str = row.try_get(0)?;
+            bytes += text.len();
+            if bytes > MOST_BYTES {
+                return Err(AskError::Anew);
+            }
+            let key = asking.key(row.try_get(1)?).ok_or(AskError::Anew)?;
+            found.insert(key, shown(text));
+        }
+        let (mut elements, mut upserts) = (Vec::new(), Vec::new());
+        for (key, touch) in keys {
+            let written = asking.keys.write(key);
+            match found.remove(key) {
+                Some(value) => {
+                    if let Some(shown) = before.as_deref_mut() {
+                        shown.insert(Arc::clone(&written), hash(value.as_ref()));
+                    }
+                    upserts.push(Element::Upsert {
+                        key: written,
+                        value,
+                        inserted: touch.inserted,
+                        xid: touch.xid,
+                        at: touch.at,
+                    });
+                }
+                None => {
+                    if let Some(shown) = before.as_deref_mut() {
+                        shown.remove(&written);
+                    }
+                    elements.push(Element::Delete {
+                        key: written,
+                        by: Some((touch.xid, touch.at)),
+                    });
+                }
+            }
+        }
+        elements.append(&mut upserts);
+        Ok(Answer {
+            elements,
+            whole: None,
+        })
+    }
+
+    /// Looks at every row; tells the difference to `before`, and nothing where that is not known.
+    async fn compare(
+        &self,
+        asking: &Asking,
+        pending: &Pending,
+        since: Option<(Xid, Timestamp)>,
+        before: Option<&mut Shown>,
+        client: &Client,
+    ) -> Result<Answer, AskError> {
+        let Statement { sql, params } = &self.definition.statement;
+        let rows = client.query_typed_raw(sql, untyped(params)).await?;
+        let mut rows = pin!(rows);
+        let (mut now, mut upserts, mut bytes) = (Shown::new(), Vec::new(), 0);
+        let mark = |key: &Arc<str>| {
+            let touch = pending.keys.get(key).map(|touch| (touch.xid, touch.at));
+            touch.or(since)
+        };
+        while let Some(row) = rows.try_next().await? {
+            let text: &str = row.try_get(0)?;
+            let key = asking.key(row.try_get(1)?).ok_or(AskError::Anew)?;
+            let (written, value) = (asking.keys.write(&key), shown(text));
+            let hashed = hash(value.as_ref());
+            let known = before.as_ref().map(|before| before.get(&written).copied());
+            if let Some(known) = known
+                && (known != Some(hashed) || pending.keys.contains_key(&key))
+            {
+                bytes += text.len();
+                let key_written = Arc::clone(&written);
+                upserts.push(match mark(&key) {
+                    Some((xid, at)) => Element::Upsert {
+                        key: key_written,
+                        value,
+                        inserted: known.is_none(),
+                        xid,
+                        at,
+                    },
+                    None => Element::Row {
+                        key: key_written,
+                        value,
+                    },
+                });
+            }
+            now.insert(written, hashed);
+            if now.len() > MOST_ROWS || bytes > MOST_BYTES {
+                return Err(AskError::Anew);
+            }
+        }
+        let gone = before.iter().flat_map(|before| before.keys());
+        let gone = gone.filter(|key| !now.contains_key(*key));
+        let mut elements: Vec<Element> = gone
+            .map(|key| Element::Delete {
+                key: Arc::clone(key),
+                by: since,
+            })
+            .collect();
+        elements.append(&mut upserts);
+        Ok(Answer {
+            elements,
+            whole: Some(now),
+        })
+    }
+}
+
+fn shown(text: &str) -> Option<Arc<str>> {
+    (text.len() <= TOO_LARGE).then(|| text.into())
+}
+
+fn hash(value: Option<&Arc<str>>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
