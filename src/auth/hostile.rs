@@ -86,7 +86,7 @@ fn forms() -> Vec<(&'static str, String, TokenError)> {
     let kid = |kid: &str| with_header(&json!({ "alg": "HS256", "kid": kid }).to_string());
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(2000), "]".repeat(2000));
     vec![
-        ("none", unsigned(r#"{"alg":"none"}"#), E::Malformed),
+        ("none", unsigned(r#"{"alg":"none"}"#), E::Algorithm),
         ("None", with_header(r#"{"alg":"None"}"#), E::Algorithm),
         ("NONE", with_header(r#"{"alg":"NONE"}"#), E::Algorithm),
         ("nOnE", with_header(r#"{"alg":"nOnE"}"#), E::Algorithm),
@@ -213,7 +213,10 @@ fn forms() -> Vec<(&'static str, String, TokenError)> {
         ),
         (
             "signature cut",
-            good[..good.len() - 4].to_owned(),
+            format!(
+                "{message}.{}",
+                B64.encode(&B64.decode(signature).unwrap()[..16])
+            ),
             E::Signature,
         ),
         (
@@ -418,9 +421,12 @@ fn claims() -> Vec<(&'static str, String, TokenError)> {
 fn every_hostile_token_is_refused_for_its_own_reason() {
     let vectors = [forms(), claims()].concat();
     assert!(vectors.len() >= 100, "{}", vectors.len());
-    for (name, token, expected) in vectors {
-        assert_eq!(judge(settings(), &token), Err(expected), "{name}");
-    }
+    let wrong: Vec<_> = vectors
+        .into_iter()
+        .map(|(name, token, expected)| (name, judge(settings(), &token), Err(expected)))
+        .filter(|(_, told, expected)| told != expected)
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

@@ -249,11 +249,11 @@ impl State {
     /// does: an issuer that is silent must not make every request wait.
     fn is_to_wait(&self, want: Want, pace: Pace, now: Instant) -> bool {
         match &self.good {
-            None => true,
-            Some((_, read)) => {
+            Some((_, read)) if now - *read < OLDEST => {
                 let excused = self.failed.is_some_and(|at| now - at < pace.overdue);
                 !excused && (want == Want::Newer || now - *read >= pace.overdue)
             }
+            _ => true,
         }
     }
 }
@@ -318,4 +318,281 @@ async fn fetch(client: Fetcher, uri: Uri) -> Result<Bytes, SourceError> {
                 SourceError::Fetch(error)
             }
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    const ONE: &str =
+        r#"{"keys":[{"kty":"oct","kid":"one","k":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
+    const TWO: &str =
+        r#"{"keys":[{"kty":"oct","kid":"two","k":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
+
+    /// An issuer that says what it is told to and counts who asks.
+    #[derive(Clone, Default)]
+    struct Issuer {
+        /// What it says: a set, nothing (it is broken), or silence.
+        says: Arc<Mutex<Says>>,
+        asked: Arc<AtomicUsize>,
+    }
+
+    #[derive(Clone, Copy, Default)]
+    enum Says {
+        #[default]
+        Broken,
+        Nothing,
+        Set(&'static str),
+    }
+
+    impl Issuer {
+        fn saying(set: &'static str) -> (Self, Source) {
+            let issuer = Self::default();
+            issuer.say(Says::Set(set));
+            let asked = issuer.clone();
+            let read: Read = Arc::new(move || {
+                asked.asked.fetch_add(1, Ordering::Relaxed);
+                let says = *asked.says.lock().unwrap();
+                async move {
+                    match says {
+                        Says::Broken => Err(SourceError::Status(500)),
+                        Says::Nothing => std::future::pending().await,
+                        Says::Set(set) => Ok(Bytes::from_static(set.as_bytes())),
+                    }
+                }
+                .boxed()
+            });
+            let source = Source::new(read, URL, false);
+            (issuer, source)
+        }
+
+        fn say(&self, says: Says) {
+            *self.says.lock().unwrap() = says;
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.load(Ordering::Relaxed)
+        }
+    }
+
+    /// Which of the two keys the source has.
+    async fn has(source: &Source, want: Want) -> Option<&'static str> {
+        let keys = format!("{:?}", source.keys(want).await?);
+        ["one", "two"].into_iter().find(|kid| keys.contains(kid))
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_key_is_dead_within_a_minute() {
+        let (issuer, source) = Issuer::saying(ONE);
+        assert_eq!(has(&source, Want::Current).await, Some("one"));
+        issuer.say(Says::Set(TWO));
+        advance(seconds(29)).await;
+        assert_eq!(has(&source, Want::Current).await, Some("one"));
+        assert_eq!(issuer.asked(), 1);
+        advance(seconds(31)).await;
+        assert_eq!(has(&source, Want::Current).await, Some("two"));
+        issuer.say(Says::Set(r#"{"keys":[]}"#));
+        advance(seconds(60)).await;
+        assert_eq!(has(&source, Want::Current).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_key_is_dead_within_a_minute_also_when_clients_hang_up() {
+        let (issuer, source) = Issuer::saying(ONE);
+        assert_eq!(has(&source, Want::Current).await, Some("one"));
+        issuer.say(Says::Set(TWO));
+        for _ in 0..60 {
+            advance(seconds(1)).await;
+            let hung_up = source.keys(Want::Current).now_or_never();
+            drop(hung_up);
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(has(&source, Want::Current).await, Some("two"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_is_read_again_beside_requests_and_not_before_them() {
+        let (issuer, source) = Issuer::saying(ONE);
+        assert_eq!(has(&source, Want::Current).await, Some("one"));
+        advance(seconds(31)).await;
+        issuer.say(Says::Nothing);
+        let now = Instant::now();
+        assert_eq!(has(&source, Want::Current).await, Some("one"));
+        assert_eq!(
+            now.elapsed(),
+            Duration::ZERO,
+            "nobody waits for a young set"
+        );
+        assert_eq!(issuer.asked(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unknown_keys_make_us_ask_once_in_30_seconds() {
+        let (issuer, source) = Issuer::saying(ONE);
+        assert_eq!(has(&source, Want::Current).await, Some("one"));
+        issuer.say(Says::Set(TWO));
+        for _ in 0..20 {
+            assert_eq!(has(&source, Want::Newer).await, Some("one"));
+        }
+        assert_eq!(issuer.asked(), 1);
+        advance(seconds(30)).await;
+        assert_eq!(has(&source, Want::Newer).await, Some("two"));
+        for _ in 0..20 {
+            assert_eq!(has(&source, Want::Newer).await, Some("two"));
+        }
+        assert_eq!(issuer.asked(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_issuer_that_is_away_does_no_harm_for_an_hour() {
+        let (issuer, source) = Issuer::saying(ONE);
+        assert_eq!(has(&source, Want::Current).await, Some("one"));
+        issuer.say(Says::Broken);
+        for _ in 0..59 {
+            advance(seconds(60)).await;
+            assert_eq!(has(&source, Want::Current).await, Some("one"));
+        }
+        advance(seconds(61)).await;
+        assert_eq!(has(&source, Want::Current).await, None);
+        issuer.say(Says::Set(TWO));
+        advance(seconds(10)).await;
+        assert_eq!(has(&source, Want::Current).await, Some("two"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_issuer_makes_few_wait_and_nobody_longer_than_5_seconds() {
+        let (issuer, source) = Issuer::saying(ONE);
+        assert_eq!(has(&source, Want::Current).await, Some("one"));
+        issuer.say(Says::Nothing);
+        advance(seconds(55)).await;
+        let began = Instant::now();
+        assert_eq!(has(&source, Want::Current).await, Some("one"));
+        assert_eq!(began.elapsed().as_secs(), WITHIN.as_secs());
+        for _ in 0..300 {
+            let began = Instant::now();
+            assert_eq!(has(&source, Want::Current).await, Some("one"));
+            assert_eq!(
+                began.elapsed(),
+                Duration::ZERO,
+                "after a failure nobody waits"
+            );
+            advance(Duration::from_millis(100)).await;
+        }
+        assert!(issuer.asked() <= 6, "{}", issuer.asked());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_reading_serves_all_who_wait() {
+        let (issuer, source) = Issuer::saying(ONE);
+        let all = futures::future::join_all((0..50).map(|_| has(&source, Want::Current))).await;
+        assert!(all.iter().all(|key| *key == Some("one")));
+        assert_eq!(issuer.asked(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_key_set_changes_nothing() {
+        let (issuer, source) = Issuer::saying(ONE);
+        assert_eq!(has(&source, Want::Current).await, Some("one"));
+        for wrong in ["", "<html>", "{}", r#"{"keys":7}"#] {
+            issuer.say(Says::Set(wrong));
+            advance(seconds(60)).await;
+            assert_eq!(has(&source, Want::Current).await, Some("one"), "{wrong}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_changes_is_read_again_within_5_seconds() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("jwks.json");
+        std::fs::write(&path, ONE).unwrap();
+        let source = Source::file(path.clone()).unwrap();
+        assert_eq!(has(&source, Want::Current).await, Some("one"));
+        std::fs::write(&path, TWO).unwrap();
+        advance(seconds(4)).await;
+        assert_eq!(has(&source, Want::Current).await, Some("one"));
+        advance(seconds(1)).await;
+        assert_eq!(has(&source, Want::Current).await, Some("two"));
+        std::fs::remove_file(&path).unwrap();
+        advance(seconds(5)).await;
+        assert_eq!(has(&source, Want::Current).await, Some("two"));
+    }
+
+    /// Answers every connection with these bytes.
+    async fn server(answer: Vec<u8>) -> Source {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let mut head = [0; 1024];
+                let _read = socket.read(&mut head).await;
+                let _written = socket.write_all(&answer).await;
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        Source::url(&format!("http://{address}/jwks.json")).unwrap()
+    }
+
+    fn answer(status: &str, body: &str) -> Vec<u8> {
+        let length = body.len();
+        format!("HTTP/1.1 {status}\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: {length}\r\n\r\n{body}")
+            .into_bytes()
+    }
+
+    async fn fetched(answer: Vec<u8>) -> Result<usize, String> {
+        let source = server(answer).await;
+        (source.read)()
+            .await
+            .map(|bytes| bytes.len())
+            .map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_set_is_fetched_over_http_and_secrets_in_it_are_left_out() {
+        assert_eq!(fetched(answer("200 OK", ONE)).await, Ok(ONE.len()));
+        let source = server(answer("200 OK", ONE)).await;
+        assert!(source.keys(Want::Current).await.is_some());
+        assert_eq!(has(&source, Want::Current).await, None);
+    }
+
+    #[tokio::test]
+    async fn redirects_errors_and_oversize_are_not_followed_or_read() {
+        for status in ["302 Found", "404 Not Found", "500 Oops", "204 No Content"] {
+            let told = fetched(answer(status, "")).await.unwrap_err();
+            assert!(told.ends_with(&status[..3]), "{told}");
+        }
+        let large = answer("200 OK", &" ".repeat(LIMIT + 1));
+        assert!(fetched(large).await.unwrap_err().contains("exceeds"));
+        let endless = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        let chunk = [b"10000\r\n".to_vec(), vec![b' '; 0x10000], b"\r\n".to_vec()].concat();
+        let endless = [endless, chunk.repeat(6)].concat();
+        assert!(fetched(endless).await.unwrap_err().contains("exceeds"));
+        assert!(fetched(b"nonsense".to_vec()).await.is_err());
+    }
+
+    #[test]
+    fn only_https_or_this_machine_is_trusted() {
+        for (address, trusted) in [
+            ("https://issuer.example/jwks", true),
+            ("http://localhost:9/jwks", true),
+            ("http://127.0.0.1:9/jwks", true),
+            ("http://[::1]:9/jwks", true),
+            ("http://issuer.example/jwks", false),
+            ("http://127.0.0.1.evil.example/", false),
+            ("http://10.0.0.1/", false),
+            ("/jwks", false),
+        ] {
+            let uri = address.parse().unwrap();
+            assert_eq!(is_trustworthy(&uri), trusted, "{address}");
+        }
+    }
 }
