@@ -19,12 +19,14 @@
 //! | [`log`] | committed entries between two cursors | views |
 //! | [`doorbell`] | LISTEN: "look again" | data |
 //! | [`hub`] | one publisher, many positions in one buffer | HTTP, SQL, events |
+//! | [`auth`] | token and clock in, identity out | requests, what a role may do |
 //! | [`rows`] | reads and writes in the PostgREST dialect | subscribers: it never publishes |
 //! | [`schema`] | our schema, the catalogue, drift | requests, views |
 //! | [`postgres`] | connections, quoting, the private cluster | what is asked |
 //! | [`event`], [`cursor`], [`filter`], [`sse`] | pure: no socket, no task | |
 //! | [`health`], [`metrics`], [`config`], [`shutdown`], [`backoff`], [`causes`] | what everyone may name | any other room |
 
+pub mod auth;
 pub mod backoff;
 pub mod causes;
 pub mod cli;

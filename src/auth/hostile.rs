@@ -1,0 +1,967 @@
+//! Tokens that attackers, careless issuers and other programs send, each with the answer it gets;
+//! and one good token for every algorithm, so that the table cannot pass by refusing everything.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD as B64};
+use proptest::prelude::*;
+use ring::rand::SystemRandom;
+use ring::signature::{
+    self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RsaEncoding, RsaKeyPair,
+};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject;
+use serde_json::{Value, json};
+
+use super::*;
+use TokenError as E;
+
+const SECRET: &str = "correct horse battery staple, twice over: correct horse battery staple";
+const NOW: i64 = 1_800_000_000;
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(NOW.unsigned_abs())
+}
+
+fn settings() -> Settings {
+    Settings {
+        secret: Some(Secret::new(SECRET)),
+        ..Settings::default()
+    }
+}
+
+fn judge(settings: Settings, token: &str) -> Result<Identity, TokenError> {
+    let authenticator = Authenticator::new(settings).unwrap();
+    futures::executor::block_on(authenticator.verify(token, now()))
+}
+
+fn signed(header: &str, claims: &str) -> String {
+    signed_with(SECRET.as_bytes(), ring::hmac::HMAC_SHA256, header, claims)
+}
+
+fn signed_with(
+    secret: &[u8],
+    algorithm: ring::hmac::Algorithm,
+    header: &str,
+    claims: &str,
+) -> String {
+    let message = format!("{}.{}", B64.encode(header), B64.encode(claims));
+    let key = ring::hmac::Key::new(algorithm, secret);
+    let tag = ring::hmac::sign(&key, message.as_bytes());
+    format!("{message}.{}", B64.encode(tag))
+}
+
+const HS256: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
+const GOOD: &str = r#"{"sub":"ann","role":"web_user","exp":1800000060}"#;
+
+fn with_header(header: &str) -> String {
+    signed(header, GOOD)
+}
+
+fn with_claims(claims: &str) -> String {
+    signed(HS256, claims)
+}
+
+/// Good claims but for this text in place of the value of `exp`.
+fn with_expiry(expiry: &str) -> String {
+    with_claims(&format!(r#"{{"role":"web_user","exp":{expiry}}}"#))
+}
+
+fn with_member(member: &str) -> String {
+    with_claims(&format!(
+        r#"{{"role":"web_user","exp":1800000060,{member}}}"#
+    ))
+}
+
+fn unsigned(header: &str) -> String {
+    format!("{}.{}.", B64.encode(header), B64.encode(GOOD))
+}
+
+/// Attacks on the header and on the form.
+fn forms() -> Vec<(&'static str, String, TokenError)> {
+    let good = with_claims(GOOD);
+    let (message, signature) = good.rsplit_once('.').unwrap();
+    let (header, payload) = message.split_once('.').unwrap();
+    let kid = |kid: &str| with_header(&json!({ "alg": "HS256", "kid": kid }).to_string());
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(2000), "]".repeat(2000));
+    vec![
+        ("none", unsigned(r#"{"alg":"none"}"#), E::Algorithm),
+        ("None", with_header(r#"{"alg":"None"}"#), E::Algorithm),
+        ("NONE", with_header(r#"{"alg":"NONE"}"#), E::Algorithm),
+        ("nOnE", with_header(r#"{"alg":"nOnE"}"#), E::Algorithm),
+        (
+            "none, signed",
+            with_header(r#"{"alg":"none"}"#),
+            E::Algorithm,
+        ),
+        ("alg empty", with_header(r#"{"alg":""}"#), E::Algorithm),
+        ("alg absent", with_header("{}"), E::Algorithm),
+        ("alg null", with_header(r#"{"alg":null}"#), E::Algorithm),
+        (
+            "alg list",
+            with_header(r#"{"alg":["HS256"]}"#),
+            E::Algorithm,
+        ),
+        (
+            "alg lower case",
+            with_header(r#"{"alg":"hs256"}"#),
+            E::Algorithm,
+        ),
+        (
+            "alg with blank",
+            with_header(r#"{"alg":"HS256 "}"#),
+            E::Algorithm,
+        ),
+        (
+            "alg twice",
+            with_header(r#"{"alg":"none","alg":"HS256"}"#),
+            E::Malformed,
+        ),
+        ("alg HS1", with_header(r#"{"alg":"HS1"}"#), E::Algorithm),
+        (
+            "alg ES256K",
+            with_header(r#"{"alg":"ES256K"}"#),
+            E::Algorithm,
+        ),
+        (
+            "alg RS256 by a secret",
+            with_header(r#"{"alg":"RS256"}"#),
+            E::OtherAlgorithm,
+        ),
+        (
+            "alg EdDSA by a secret",
+            with_header(r#"{"alg":"EdDSA"}"#),
+            E::OtherAlgorithm,
+        ),
+        (
+            "alg HS384, signed by 256",
+            with_header(r#"{"alg":"HS384"}"#),
+            E::Signature,
+        ),
+        (
+            "crit unknown",
+            with_header(r#"{"alg":"HS256","crit":["exp"]}"#),
+            E::Critical,
+        ),
+        (
+            "crit empty",
+            with_header(r#"{"alg":"HS256","crit":[]}"#),
+            E::Critical,
+        ),
+        (
+            "crit null",
+            with_header(r#"{"alg":"HS256","crit":null}"#),
+            E::Critical,
+        ),
+        (
+            "b64 false",
+            with_header(r#"{"alg":"HS256","b64":false}"#),
+            E::Critical,
+        ),
+        (
+            "b64 false, crit",
+            with_header(r#"{"alg":"HS256","b64":false,"crit":["b64"]}"#),
+            E::Critical,
+        ),
+        (
+            "b64 text",
+            with_header(r#"{"alg":"HS256","b64":"true"}"#),
+            E::Critical,
+        ),
+        (
+            "kid number",
+            with_header(r#"{"alg":"HS256","kid":1}"#),
+            E::KeyId,
+        ),
+        (
+            "kid null",
+            with_header(r#"{"alg":"HS256","kid":null}"#),
+            E::KeyId,
+        ),
+        (
+            "kid list",
+            with_header(r#"{"alg":"HS256","kid":["a"]}"#),
+            E::KeyId,
+        ),
+        ("kid huge", kid(&"k".repeat(129)), E::KeyId),
+        ("header no object", with_header("[]"), E::Malformed),
+        ("header text", with_header("\"HS256\""), E::Malformed),
+        (
+            "header no UTF-8",
+            format!(
+                "{}.{payload}.{signature}",
+                B64.encode(b"{\"alg\":\"\xff\"}")
+            ),
+            E::Malformed,
+        ),
+        (
+            "header with BOM",
+            with_header("\u{feff}{\"alg\":\"HS256\"}"),
+            E::Malformed,
+        ),
+        (
+            "header and more",
+            with_header(r#"{"alg":"HS256"}{"alg":"none"}"#),
+            E::Malformed,
+        ),
+        ("signature stripped", format!("{message}."), E::Malformed),
+        (
+            "signature and dot stripped",
+            message.to_owned(),
+            E::Malformed,
+        ),
+        (
+            "signature cut",
+            format!(
+                "{message}.{}",
+                B64.encode(&B64.decode(signature).unwrap()[..16])
+            ),
+            E::Signature,
+        ),
+        (
+            "signature of zeros",
+            format!("{message}.{}", B64.encode([0; 32])),
+            E::Signature,
+        ),
+        (
+            "signature of one zero",
+            format!("{message}.AA"),
+            E::Signature,
+        ),
+        (
+            "another payload",
+            format!(
+                "{header}.{}.{signature}",
+                B64.encode(GOOD.replace("ann", "bob"))
+            ),
+            E::Signature,
+        ),
+        (
+            "another secret",
+            signed_with(&[7; 64], ring::hmac::HMAC_SHA256, HS256, GOOD),
+            E::Signature,
+        ),
+        (
+            "empty secret",
+            signed_with(b"", ring::hmac::HMAC_SHA256, HS256, GOOD),
+            E::Signature,
+        ),
+        (
+            "padding",
+            format!(
+                "{message}.{}",
+                URL_SAFE.encode(B64.decode(signature).unwrap())
+            ),
+            E::Malformed,
+        ),
+        (
+            "padding in the payload",
+            format!("{header}.{}.{signature}", URL_SAFE.encode("{\"a\":1}")),
+            E::Malformed,
+        ),
+        (
+            "standard alphabet",
+            format!("{message}.{}", STANDARD.encode([0xfb; 32])),
+            E::Malformed,
+        ),
+        (
+            "spare bits set",
+            format!("{message}.{}", spare_bits(signature)),
+            E::Malformed,
+        ),
+        ("blank before", format!(" {good}"), E::Malformed),
+        ("blank after", format!("{good} "), E::Malformed),
+        (
+            "newline inside",
+            format!("{header}.\n{payload}.{signature}"),
+            E::Malformed,
+        ),
+        ("NUL after", format!("{good}\0"), E::Malformed),
+        ("not ASCII", format!("{good}é"), E::Malformed),
+        ("empty", String::new(), E::Malformed),
+        ("dot", ".".into(), E::Malformed),
+        ("two dots", "..".into(), E::Malformed),
+        ("no header", format!(".{payload}.{signature}"), E::Malformed),
+        ("no payload", format!("{header}..{signature}"), E::Malformed),
+        ("four parts", format!("{good}.AA"), E::Malformed),
+        (
+            "five parts, as JWE",
+            format!("{header}.AA.AA.{payload}.{signature}"),
+            E::Malformed,
+        ),
+        (
+            "JSON serialisation",
+            format!(r#"{{"payload":"{payload}","signature":"{signature}"}}"#),
+            E::Malformed,
+        ),
+        (
+            "huge",
+            with_member(&format!("\"x\":\"{}\"", "x".repeat(8192))),
+            E::TooLong,
+        ),
+        ("huge and nothing else", ".".repeat(1 << 20), E::TooLong),
+        ("deep", with_claims(&deep), E::Malformed),
+    ]
+}
+
+/// The same signature in another spelling: the last letter holds two bits that mean nothing.
+fn spare_bits(signature: &str) -> String {
+    const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let (rest, last) = signature.split_at(signature.len() - 1);
+    let next = LETTERS.find(last).unwrap() + 1;
+    format!("{rest}{}", &LETTERS[next..=next])
+}
+
+/// Claims with a genuine signature that must not count.
+fn claims() -> Vec<(&'static str, String, TokenError)> {
+    let role = |role: &str| with_claims(&format!(r#"{{"exp":1800000060,"role":{role}}}"#));
+    vec![
+        ("no object", with_claims("[]"), E::Malformed),
+        ("empty object", with_claims("{}"), E::NoExpiry),
+        ("not JSON", with_claims("{exp:1}"), E::Malformed),
+        (
+            "exp absent",
+            with_claims(r#"{"role":"web_user"}"#),
+            E::NoExpiry,
+        ),
+        ("exp null", with_expiry("null"), E::NotATime("exp")),
+        (
+            "exp text",
+            with_expiry("\"1800000060\""),
+            E::NotATime("exp"),
+        ),
+        ("exp float", with_expiry("1800000060.5"), E::NotATime("exp")),
+        ("exp with exponent", with_expiry("18e8"), E::NotATime("exp")),
+        ("exp 1e308", with_expiry("1e308"), E::NotATime("exp")),
+        ("exp 1e999", with_expiry("1e999"), E::Malformed),
+        ("exp negative", with_expiry("-1"), E::NotATime("exp")),
+        ("exp minus zero", with_expiry("-0"), E::NotATime("exp")),
+        ("exp true", with_expiry("true"), E::NotATime("exp")),
+        ("exp list", with_expiry("[1800000060]"), E::NotATime("exp")),
+        (
+            "exp beyond i64",
+            with_expiry("9223372036854775808"),
+            E::NotATime("exp"),
+        ),
+        (
+            "exp in milliseconds",
+            with_expiry("1800000060000"),
+            E::NotATime("exp"),
+        ),
+        (
+            "exp at the greatest i64",
+            with_expiry("9223372036854775807"),
+            E::NotATime("exp"),
+        ),
+        ("exp zero", with_expiry("0"), E::Expired),
+        ("exp 31 s ago", with_expiry("1799999969"), E::Expired),
+        ("exp 30 s ago", with_expiry("1799999970"), E::Expired),
+        (
+            "exp twice",
+            with_expiry("1,\"exp\":1800000060"),
+            E::Malformed,
+        ),
+        (
+            "exp twice, escaped",
+            with_expiry("1,\"\\u0065xp\":1800000060"),
+            E::Malformed,
+        ),
+        (
+            "nested member twice",
+            with_member(r#""app":{"a":1,"a":2}"#),
+            E::Malformed,
+        ),
+        ("nbf in 31 s", with_member(r#""nbf":1800000031"#), E::NotYet),
+        ("nbf text", with_member(r#""nbf":"1""#), E::NotATime("nbf")),
+        ("nbf null", with_member(r#""nbf":null"#), E::NotATime("nbf")),
+        ("iat in 31 s", with_member(r#""iat":1800000031"#), E::NotYet),
+        ("iat float", with_member(r#""iat":1.5"#), E::NotATime("iat")),
+        ("aud number", with_member(r#""aud":7"#), E::Type("aud")),
+        ("aud null", with_member(r#""aud":null"#), E::Type("aud")),
+        (
+            "aud list of numbers",
+            with_member(r#""aud":["us",7]"#),
+            E::Type("aud"),
+        ),
+        (
+            "aud object",
+            with_member(r#""aud":{"us":1}"#),
+            E::Type("aud"),
+        ),
+        ("iss list", with_member(r#""iss":["us"]"#), E::Type("iss")),
+        ("iss null", with_member(r#""iss":null"#), E::Type("iss")),
+        (
+            "role absent",
+            with_claims(r#"{"exp":1800000060}"#),
+            E::NoRole,
+        ),
+        ("role empty", role("\"\""), E::Role),
+        ("role number", role("7"), E::Role),
+        ("role null", role("null"), E::Role),
+        ("role list", role("[\"web_user\"]"), E::Role),
+        ("role none", role("\"none\""), E::RoleRefused),
+        ("role NONE", role("\"NONE\""), E::RoleRefused),
+        ("role pg_", role("\"pg_read_all_data\""), E::RoleRefused),
+        ("role PG_", role("\"PG_monitor\""), E::RoleRefused),
+        (
+            "role with NUL",
+            role("\"web_user\\u0000x\""),
+            E::RoleRefused,
+        ),
+        (
+            "role of 64 bytes",
+            role(&format!("\"{}\"", "r".repeat(64))),
+            E::RoleRefused,
+        ),
+    ]
+}
+
+#[test]
+fn every_hostile_token_is_refused_for_its_own_reason() {
+    let vectors = [forms(), claims()].concat();
+    assert!(vectors.len() >= 100, "{}", vectors.len());
+    let wrong: Vec<_> = vectors
+        .into_iter()
+        .map(|(name, token, expected)| (name, judge(settings(), &token), Err(expected)))
+        .filter(|(_, told, expected)| told != expected)
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn what_lies_within_the_skew_is_taken() {
+    for (name, token) in [
+        ("exp 29 s ago", with_expiry("1799999971")),
+        ("exp at the end of 9999", with_expiry("253402300799")),
+        ("nbf in 30 s", with_member(r#""nbf":1800000030"#)),
+        ("iat in 30 s", with_member(r#""iat":1800000030"#)),
+        ("b64 true", with_header(r#"{"alg":"HS256","b64":true}"#)),
+        (
+            "keys of its own",
+            with_header(
+                r#"{"alg":"HS256","jku":"http://evil.example","x5u":"x","x5c":["x"],"jwk":{"kty":"oct","k":"AA"}}"#,
+            ),
+        ),
+        (
+            "a kid while our secret has none",
+            with_header(r#"{"alg":"HS256","kid":"../../dev/null"}"#),
+        ),
+        (
+            "a role of 63 bytes",
+            with_claims(&format!(
+                r#"{{"exp":1800000060,"role":"{}"}}"#,
+                "r".repeat(63)
+            )),
+        ),
+        (
+            "aud while none is configured",
+            with_member(r#""aud":["anybody"]"#),
+        ),
+    ] {
+        assert!(judge(settings(), &token).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn a_configured_audience_and_issuer_must_be_there() {
+    let strict = || Settings {
+        audience: Some("us".into()),
+        issuer: Some("https://issuer.example".into()),
+        ..settings()
+    };
+    let claims = |members: &str| judge(strict(), &with_member(members)).map(|_| ());
+    let issuer = r#""iss":"https://issuer.example""#;
+    assert_eq!(claims(&format!(r#""aud":"us",{issuer}"#)), Ok(()));
+    assert_eq!(claims(&format!(r#""aud":["them","us"],{issuer}"#)), Ok(()));
+    for aud in ["\"them\"", "\"US\"", "\"us \"", "[]", "[\"them\"]", "\"\""] {
+        let told = claims(&format!(r#""aud":{aud},{issuer}"#));
+        assert_eq!(told, Err(E::Audience), "{aud}");
+    }
+    assert_eq!(claims(issuer), Err(E::Audience));
+    assert_eq!(claims(r#""aud":"us""#), Err(E::Issuer));
+    for iss in ["", "https://issuer.example/", "https://issuer.example.evil"] {
+        let told = claims(&format!(r#""aud":"us","iss":"{iss}""#));
+        assert_eq!(told, Err(E::Issuer), "{iss}");
+    }
+}
+
+#[test]
+fn only_listed_roles_are_taken_when_there_is_a_list() {
+    let settings = Settings {
+        roles: Some(vec!["web_user".into()]),
+        anon_role: Some("web_anon".into()),
+        ..settings()
+    };
+    let role = |role: &str| {
+        let token = with_claims(&format!(r#"{{"exp":1800000060,"role":"{role}"}}"#));
+        judge(settings.clone(), &token).map(|identity| identity.role.unwrap())
+    };
+    assert_eq!(role("web_user"), Ok("web_user".into()));
+    assert_eq!(role("web_anon"), Ok("web_anon".into()));
+    assert_eq!(role("postgres"), Err(E::RoleRefused));
+    assert_eq!(role("Web_user"), Err(E::RoleRefused));
+    let without = judge(settings.clone(), &with_claims(r#"{"exp":1800000060}"#)).unwrap();
+    assert_eq!(without.role.as_deref(), Some("web_anon"));
+    assert!(without.verified);
+}
+
+#[test]
+fn an_identity_holds_all_claims_and_its_context_those_that_stay() {
+    let claims = r#"{"sub":"ann","exp":1800000060,"iat":1,"nbf":1,"jti":"x","big":18446744073709551617,"app":{"role":"web_user"}}"#;
+    let settings = Settings {
+        role_claim: Some(".app.role".into()),
+        ..settings()
+    };
+    let identity = judge(settings, &with_claims(claims)).unwrap();
+    assert_eq!(identity.expires, Some(now() + Duration::from_secs(60)));
+    assert_eq!(
+        &*identity.claims,
+        r#"{"app":{"role":"web_user"},"big":18446744073709551617,"exp":1800000060,"iat":1,"jti":"x","nbf":1,"role":"web_user","sub":"ann"}"#
+    );
+    assert_eq!(
+        identity.context_claims(),
+        r#"{"app":{"role":"web_user"},"big":18446744073709551617,"role":"web_user","sub":"ann"}"#
+    );
+}
+
+#[test]
+fn without_a_token_one_is_anonymous_or_nobody() {
+    let anonymous = |settings| Authenticator::new(settings).unwrap().anonymous();
+    assert_eq!(anonymous(settings()), None);
+    let open = anonymous(Settings::default()).unwrap();
+    assert_eq!((open.role, &*open.claims), (None, "{}"));
+    let named = anonymous(Settings {
+        anon_role: Some("web_anon".into()),
+        ..settings()
+    });
+    let named = named.unwrap();
+    assert_eq!(&*named.claims, r#"{"role":"web_anon"}"#);
+    assert!(!named.verified && named.expires.is_none());
+}
+
+/// A key pair of each kind, as an issuer has them.
+struct Issuer {
+    rsa: RsaKeyPair,
+    p256: EcdsaKeyPair,
+    p384: EcdsaKeyPair,
+    ed25519: Ed25519KeyPair,
+}
+
+impl Issuer {
+    fn new() -> Self {
+        let pem = include_bytes!("../../tests/keys/rsa2048.pem");
+        let rsa = PrivatePkcs8KeyDer::from_pem_slice(pem).unwrap();
+        let chance = SystemRandom::new();
+        let curve = |algorithm: &'static EcdsaSigningAlgorithm| {
+            let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &chance).unwrap();
+            EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &chance).unwrap()
+        };
+        let ed25519 = Ed25519KeyPair::generate_pkcs8(&chance).unwrap();
+        Self {
+            rsa: RsaKeyPair::from_pkcs8(rsa.secret_pkcs8_der()).unwrap(),
+            p256: curve(&signature::ECDSA_P256_SHA256_FIXED_SIGNING),
+            p384: curve(&signature::ECDSA_P384_SHA384_FIXED_SIGNING),
+            ed25519: Ed25519KeyPair::from_pkcs8(ed25519.as_ref()).unwrap(),
+        }
+    }
+
+    fn modulus(&self) -> Vec<u8> {
+        ring::rsa::PublicKeyComponents::<Vec<u8>>::from(self.rsa.public()).n
+    }
+
+    fn rsa_jwk(&self) -> Value {
+        json!({"kty": "RSA", "kid": "rsa", "n": B64.encode(self.modulus()), "e": "AQAB"})
+    }
+
+    fn curve_jwk(kid: &str, crv: &str, pair: &EcdsaKeyPair) -> Value {
+        let point = &pair.public_key().as_ref()[1..];
+        let (x, y) = point.split_at(point.len() / 2);
+        json!({"kty": "EC", "kid": kid, "crv": crv, "x": B64.encode(x), "y": B64.encode(y)})
+    }
+
+    fn jwks(&self) -> Value {
+        json!({"keys": [
+            self.rsa_jwk(),
+            Self::curve_jwk("p256", "P-256", &self.p256),
+            Self::curve_jwk("p384", "P-384", &self.p384),
+            {"kty": "OKP", "kid": "ed", "crv": "Ed25519",
+             "x": B64.encode(self.ed25519.public_key().as_ref())},
+        ]})
+    }
+
+    fn token(&self, algorithm: &str, kid: Option<&str>) -> String {
+        let mut header = json!({ "alg": algorithm });
+        if let Some(kid) = kid {
+            header["kid"] = kid.into();
+        }
+        let message = format!("{}.{}", B64.encode(header.to_string()), B64.encode(GOOD));
+        let signature = self.sign(algorithm, message.as_bytes());
+        format!("{message}.{}", B64.encode(signature))
+    }
+
+    fn sign(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
+        let chance = SystemRandom::new();
+        let rsa = |encoding: &'static dyn RsaEncoding| {
+            let mut signature = vec![0; self.rsa.public().modulus_len()];
+            self.rsa
+                .sign(encoding, &chance, message, &mut signature)
+                .unwrap();
+            signature
+        };
+        let curve = |pair: &EcdsaKeyPair| pair.sign(&chance, message).unwrap().as_ref().to_vec();
+        match algorithm {
+            "RS256" => rsa(&signature::RSA_PKCS1_SHA256),
+            "RS384" => rsa(&signature::RSA_PKCS1_SHA384),
+            "RS512" => rsa(&signature::RSA_PKCS1_SHA512),
+            "PS256" => rsa(&signature::RSA_PSS_SHA256),
+            "PS384" => rsa(&signature::RSA_PSS_SHA384),
+            "PS512" => rsa(&signature::RSA_PSS_SHA512),
+            "ES256" => curve(&self.p256),
+            "ES384" => curve(&self.p384),
+            _ => self.ed25519.sign(message).as_ref().to_vec(),
+        }
+    }
+}
+
+fn keys(jwks: &Value) -> Settings {
+    Settings {
+        secret: Some(Secret::new(jwks.to_string())),
+        ..Settings::default()
+    }
+}
+
+const ASYMMETRIC: [(&str, &str); 9] = [
+    ("RS256", "rsa"),
+    ("RS384", "rsa"),
+    ("RS512", "rsa"),
+    ("PS256", "rsa"),
+    ("PS384", "rsa"),
+    ("PS512", "rsa"),
+    ("ES256", "p256"),
+    ("ES384", "p384"),
+    ("EdDSA", "ed"),
+];
+
+#[test]
+fn a_good_token_of_every_algorithm_is_taken() {
+    let issuer = Issuer::new();
+    let jwks = issuer.jwks();
+    for (algorithm, kid) in ASYMMETRIC {
+        for kid in [Some(kid), None] {
+            let token = issuer.token(algorithm, kid);
+            let identity = judge(keys(&jwks), &token);
+            assert_eq!(identity.unwrap().role.unwrap(), "web_user", "{algorithm}");
+        }
+    }
+    for (algorithm, hmac) in [
+        ("HS256", ring::hmac::HMAC_SHA256),
+        ("HS384", ring::hmac::HMAC_SHA384),
+        ("HS512", ring::hmac::HMAC_SHA512),
+    ] {
+        let header = json!({ "alg": algorithm }).to_string();
+        let token = signed_with(SECRET.as_bytes(), hmac, &header, GOOD);
+        assert!(judge(settings(), &token).is_ok(), "{algorithm}");
+    }
+}
+
+#[test]
+fn a_key_judges_only_its_own_kind() {
+    let issuer = Issuer::new();
+    let jwks = issuer.jwks();
+    for (algorithm, own) in ASYMMETRIC {
+        for other in ["rsa", "p256", "p384", "ed"] {
+            if other != own {
+                let token = issuer.token(algorithm, Some(other));
+                let told = judge(keys(&jwks), &token);
+                assert_eq!(told, Err(E::OtherAlgorithm), "{algorithm} {other}");
+            }
+        }
+        for unknown in ["", "RSA", "rsa\0", "../rsa", "' or 1=1 --", "*"] {
+            let token = issuer.token(algorithm, Some(unknown));
+            let told = judge(keys(&jwks), &token);
+            assert_eq!(told, Err(E::UnknownKey), "{unknown}");
+        }
+    }
+}
+
+#[test]
+fn a_public_key_is_nobodys_secret() {
+    let issuer = Issuer::new();
+    let jwks = issuer.jwks();
+    let pem = issuer.rsa.public().as_ref().to_vec();
+    let jwk = issuer.rsa_jwk().to_string().into_bytes();
+    let point = issuer.p256.public_key().as_ref().to_vec();
+    for secret in [pem, jwk, issuer.modulus(), point] {
+        for header in [r#"{"alg":"HS256"}"#, r#"{"alg":"HS256","kid":"rsa"}"#] {
+            let token = signed_with(&secret, ring::hmac::HMAC_SHA256, header, GOOD);
+            assert_eq!(judge(keys(&jwks), &token), Err(E::OtherAlgorithm));
+        }
+    }
+}
+
+#[test]
+fn a_signature_of_zeros_or_in_another_encoding_is_wrong() {
+    let issuer = Issuer::new();
+    let jwks = issuer.jwks();
+    for (algorithm, kid) in ASYMMETRIC {
+        let token = issuer.token(algorithm, Some(kid));
+        let (message, _) = token.rsplit_once('.').unwrap();
+        let length = issuer.sign(algorithm, b"").len();
+        for signature in [
+            vec![0; length],
+            vec![0xff; length],
+            vec![0; 1],
+            vec![0x30, 6, 2, 1, 0, 2, 1, 0],
+        ] {
+            let forged = format!("{message}.{}", B64.encode(signature));
+            assert_eq!(
+                judge(keys(&jwks), &forged),
+                Err(E::Signature),
+                "{algorithm}"
+            );
+        }
+    }
+    let asn1 = EcdsaKeyPair::generate_pkcs8(
+        &signature::ECDSA_P256_SHA256_ASN1_SIGNING,
+        &SystemRandom::new(),
+    );
+    let pair = EcdsaKeyPair::from_pkcs8(
+        &signature::ECDSA_P256_SHA256_ASN1_SIGNING,
+        asn1.unwrap().as_ref(),
+        &SystemRandom::new(),
+    )
+    .unwrap();
+    let message = format!("{}.{}", B64.encode(r#"{"alg":"ES256"}"#), B64.encode(GOOD));
+    let signature = pair.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
+    let token = format!("{message}.{}", B64.encode(signature));
+    let jwk = Issuer::curve_jwk("p256", "P-256", &pair);
+    assert_eq!(judge(keys(&jwk), &token), Err(E::Signature));
+}
+
+#[test]
+fn a_key_with_an_algorithm_judges_no_other() {
+    let issuer = Issuer::new();
+    let mut jwk = issuer.rsa_jwk();
+    jwk["alg"] = "PS256".into();
+    assert!(judge(keys(&jwk), &issuer.token("PS256", None)).is_ok());
+    for other in ["RS256", "PS384"] {
+        let told = judge(keys(&jwk), &issuer.token(other, None));
+        assert_eq!(told, Err(E::OtherAlgorithm));
+    }
+}
+
+#[test]
+fn a_key_that_is_weak_or_for_something_else_refuses_to_start() {
+    let start = |secret: String| {
+        let settings = Settings {
+            secret: Some(Secret::new(secret)),
+            ..Settings::default()
+        };
+        match Authenticator::new(settings) {
+            Err(SettingsError::Secret(error)) => Some(error),
+            _ => None,
+        }
+    };
+    let oct = |k: &[u8]| json!({"kty": "oct", "k": B64.encode(k)}).to_string();
+    let mut short = json!({"kty": "RSA", "n": B64.encode([0xff; 128]), "e": "AQAB"});
+    let mut encrypts = Issuer::new().rsa_jwk();
+    encrypts["use"] = "enc".into();
+    let mut wraps = Issuer::new().rsa_jwk();
+    wraps["key_ops"] = json!(["wrapKey"]);
+    assert_eq!(start("x".repeat(31)), Some(KeyError::ShortSecret(31)));
+    assert_eq!(start(String::new()), Some(KeyError::ShortSecret(0)));
+    assert_eq!(start("x".repeat(32)), None);
+    assert_eq!(start(oct(&[1; 31])), Some(KeyError::ShortSecret(31)));
+    assert_eq!(start(oct(&[1; 32])), None);
+    assert_eq!(start(short.to_string()), Some(KeyError::RsaSize(1024)));
+    short["n"] = B64.encode([&[0; 200][..], &[0xff; 128]].concat()).into();
+    assert_eq!(start(short.to_string()), Some(KeyError::RsaSize(1024)));
+    assert_eq!(start(encrypts.to_string()), Some(KeyError::OtherUse));
+    assert_eq!(start(wraps.to_string()), Some(KeyError::OtherUse));
+    assert_eq!(start("{\"kty\":".repeat(9)), Some(KeyError::NotASet));
+    for (unfit, told) in [
+        (
+            json!({"kty": "EC", "crv": "P-521", "x": "AA", "y": "AA"}),
+            KeyError::Unsupported,
+        ),
+        (
+            json!({"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}),
+            KeyError::Member("x"),
+        ),
+        (
+            json!({"kty": "OKP", "crv": "Ed25519"}),
+            KeyError::Member("x"),
+        ),
+        (json!({"kty": "RSA", "e": "AQAB"}), KeyError::Member("n")),
+        (
+            json!({"kty": "RSA", "n": "AAAA", "e": "AQAB"}),
+            KeyError::Member("n"),
+        ),
+        (
+            json!({"kty": "oct", "k": B64.encode([1; 64]), "alg": "RS256"}),
+            KeyError::Unsupported,
+        ),
+        (json!({"k": B64.encode([1; 64])}), KeyError::Member("kty")),
+        (json!({"keys": {}}), KeyError::NotASet),
+    ] {
+        assert_eq!(start(unfit.to_string()), Some(told), "{unfit}");
+    }
+}
+
+#[test]
+fn an_issuers_other_keys_are_left_out_and_the_rest_serves() {
+    let issuer = Issuer::new();
+    let mut set = issuer.jwks();
+    let others = [
+        json!({"kty": "RSA", "kid": "enc", "use": "enc", "n": "AQAB", "e": "AQAB"}),
+        json!({"kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA"}),
+        json!({"kty": "oct", "k": B64.encode(SECRET)}),
+        json!({"kty": "new"}),
+    ];
+    set["keys"].as_array_mut().unwrap().splice(0..0, others);
+    let read = KeySet::issued(set.to_string().as_bytes(), true).unwrap();
+    let verdict = |algorithm: &str| {
+        let token = issuer.token(algorithm, None);
+        let parts = Parts::of(&token).unwrap();
+        read.judge(
+            None,
+            parts.algorithm,
+            parts.message.as_bytes(),
+            &parts.signature,
+        )
+    };
+    assert_eq!(verdict("ES256"), Verdict::Genuine);
+    assert_eq!(verdict("RS256"), Verdict::Genuine);
+    let by_secret = with_claims(GOOD);
+    let parts = Parts::of(&by_secret).unwrap();
+    assert_eq!(
+        read.judge(
+            None,
+            parts.algorithm,
+            parts.message.as_bytes(),
+            &parts.signature
+        ),
+        Verdict::OtherAlgorithm,
+        "a published secret is anybody's"
+    );
+    let many = json!({"keys": vec![json!({"kty": "new"}); 33]}).to_string();
+    assert!(matches!(
+        KeySet::issued(many.as_bytes(), true),
+        Err(KeyError::TooMany)
+    ));
+}
+
+#[test]
+fn what_we_sign_we_take() {
+    let token = token::sign(&Secret::new(SECRET), GOOD).unwrap();
+    assert!(judge(settings(), &token).is_ok());
+    let jwk = json!({"kty": "oct", "kid": "one", "k": B64.encode(SECRET)});
+    let token = token::sign(&Secret::new(jwk.to_string()), GOOD).unwrap();
+    assert!(judge(keys(&jwk), &token).is_ok());
+    let public = Secret::new(Issuer::new().jwks().to_string());
+    assert_eq!(token::sign(&public, GOOD), Err(token::SignError::NoSecret));
+    let twice = token::sign(&Secret::new(SECRET), r#"{"a":1,"a":2}"#);
+    assert_eq!(twice, Err(token::SignError::Claims));
+}
+
+#[test]
+fn nothing_secret_shows_in_debug() {
+    let authenticator = Authenticator::new(settings()).unwrap();
+    let ticket = authenticator
+        .tickets
+        .issue(
+            authenticator
+                .anonymous()
+                .unwrap_or_else(|| Identity::without_token(None)),
+            Vec::new(),
+        )
+        .unwrap();
+    let shown = format!("{authenticator:?} {:?}", settings());
+    assert!(
+        !shown.contains("horse") && !shown.contains(&ticket),
+        "{shown}"
+    );
+}
+
+#[test]
+fn settings_that_cannot_be_used_are_told() {
+    let told = |settings| Authenticator::new(settings).unwrap_err().to_string();
+    for never in ["", "none", "pg_monitor", "NONE"] {
+        let anon = Settings {
+            anon_role: Some(never.into()),
+            ..settings()
+        };
+        assert!(told(anon).contains("can never be taken"), "{never}");
+        let listed = Settings {
+            roles: Some(vec!["a".into(), never.into()]),
+            ..settings()
+        };
+        assert!(told(listed).contains("can never be taken"), "{never}");
+    }
+    for url in [
+        "http://issuer.example/jwks",
+        "ftp://localhost/",
+        "jwks.json",
+        "http://localhost.evil.example/",
+        "http://localhost@evil.example/",
+    ] {
+        let remote = Settings {
+            jwks_url: Some(url.into()),
+            ..settings()
+        };
+        assert!(told(remote).contains("URL"), "{url}");
+    }
+    let cookie = Settings {
+        cookie: Some("a b".into()),
+        ..settings()
+    };
+    assert!(told(cookie).contains("cookie"));
+    let path = Settings {
+        role_claim: Some("role".into()),
+        ..settings()
+    };
+    assert!(told(path).contains("role claim"));
+    let file = Settings {
+        jwks_file: Some("/nowhere/jwks.json".into()),
+        ..settings()
+    };
+    assert!(told(file).contains("/nowhere/jwks.json"));
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics_or_passes(token in "\\PC{0,200}") {
+        prop_assert!(judge(settings(), &token).is_err());
+    }
+
+    #[test]
+    fn no_three_parts_panic_or_pass(
+        header in prop::collection::vec(any::<u8>(), 0..60),
+        payload in prop::collection::vec(any::<u8>(), 0..60),
+        signature in prop::collection::vec(any::<u8>(), 0..70),
+    ) {
+        let [header, payload, signature] = [header, payload, signature].map(|part| B64.encode(part));
+        let token = format!("{header}.{payload}.{signature}");
+        prop_assert!(judge(settings(), &token).is_err());
+    }
+
+    #[test]
+    fn no_signed_claims_panic(claims in "[{]?(\"(exp|nbf|iat|aud|iss|role)\":[-0-9.e\"\\[\\]{}a-z]{0,9},?){0,4}[}]?") {
+        let _judged = judge(settings(), &with_claims(&claims));
+    }
+
+    #[test]
+    fn a_token_with_any_byte_changed_is_refused(at in 0_usize..1000, to in "[A-Za-z0-9_-]") {
+        let good = with_claims(GOOD);
+        let at = at % good.len();
+        prop_assume!(good[at..=at] != to);
+        let changed = format!("{}{to}{}", &good[..at], &good[at + 1..]);
+        prop_assert!(judge(settings(), &changed).is_err());
+    }
+
+    #[test]
+    fn no_key_set_panics(text in "\\PC{0,200}") {
+        let _read = KeySet::issued(text.as_bytes(), true);
+    }
+}
