@@ -168,14 +168,9 @@ impl Problem {
     }
 
     fn of_filter(error: &Error, source: &ConditionError) -> Self {
-        match source {
-            ConditionError::NotYet(operator) => {
-                Self::unsupported(&format!("filters with the operator \"{operator}\""))
-            }
-            _ => Self::new(StatusCode::BAD_REQUEST, "PGRST100", error.to_string())
-                .details(source.to_string())
-                .hint("a filter is column=operator.value, as in id=eq.7"),
-        }
+        Self::new(StatusCode::BAD_REQUEST, "PGRST100", error.to_string())
+            .details(source.to_string())
+            .hint("a filter is column=operator.value, as in id=eq.7")
     }
 
     /// A part of the dialect that we do not have.
@@ -536,22 +531,6 @@ mod tests {
         assert_eq!(
             response.headers()[CONTENT_TYPE],
             "application/json; charset=utf-8"
-        );
-    }
-
-    #[test]
-    fn a_missing_operator_is_told_apart_from_a_misspelt_one() {
-        let filter = |source| {
-            let error = Error::Filter {
-                column: "a".to_owned(),
-                source,
-            };
-            Problem::of_rows(&error, Caller::Anonymous).code
-        };
-        assert_eq!(filter(ConditionError::NotYet("like".into())), "PGRST127");
-        assert_eq!(
-            filter(ConditionError::UnknownOperator("x".into())),
-            "PGRST100"
         );
     }
 }

@@ -184,7 +184,7 @@ pub async fn looked_up<T>(
 async fn show(service: &Rows, request: &Request, mut read: Read) -> Result<Response, Error> {
     read.range = read.range.at_most(service.max_rows);
     let select = statement::select_rows(&read, Key::Without);
-    let count = read.count.then(|| statement::count_rows(&read));
+    let count = read.count.map(|_| statement::count_rows(&read));
     let timeout = service.statement_timeout;
     let page = execute::read(&service.pool, &select, count.as_ref(), timeout).await?;
     let offset = read.range.offset;
@@ -201,7 +201,7 @@ async fn show(service: &Rows, request: &Request, mut read: Read) -> Result<Respo
     }
     let headers = response.headers_mut();
     headers.insert(CONTENT_RANGE, content_range(offset, rows.count, total));
-    applied(headers, [("count=exact", read.count)]);
+    applied(headers, [("count=exact", read.count.is_some())]);
     Ok(response)
 }
 
@@ -245,7 +245,7 @@ fn receipt(request: &Request, plan: &Plan, written: Written, check: Check) -> Re
         _ if returning => StatusCode::OK,
         _ => StatusCode::NO_CONTENT,
     };
-    let total = preferences.count.then_some(written.affected);
+    let total = preferences.count.map(|_| written.affected);
     let shown = match request.verb {
         Verb::Update => written.affected,
         _ => 0,
@@ -281,7 +281,7 @@ fn receipt(request: &Request, plan: &Plan, written: Written, check: Check) -> Re
                 "return=minimal",
                 preferences.returning == Some(Return::Minimal),
             ),
-            ("count=exact", preferences.count),
+            ("count=exact", preferences.count.is_some()),
             ("handling=strict", preferences.strict == Some(true)),
             ("handling=lenient", preferences.strict == Some(false)),
             (most.as_str(), check.most.is_some()),

@@ -75,6 +75,18 @@ pub enum Error {
     /// A relation of a kind that nobody can write to.
     #[error("\"{0}\" is a materialized view and cannot be written to")]
     NotWritable(String),
+    /// A PUT whose filters are not the primary key.
+    #[error("PUT takes the whole primary key as eq filters and nothing else")]
+    NotOneKey,
+    /// A PUT whose row has another key than the URL.
+    #[error("the row has another primary key than the URL")]
+    OtherKey,
+    /// A function set a status that is none.
+    #[error("response.status is not a status: {0:?}")]
+    ResponseStatus(String),
+    /// A function set headers that are none.
+    #[error("response.headers is not an array of objects with one header each: {0}")]
+    ResponseHeaders(&'static str),
     /// The body is not rows.
     #[error("the body cannot be read: {0}")]
     Body(&'static str),
