@@ -496,7 +496,7 @@ mod tests {
 
     #[test]
     fn each_operator_of_the_dialect_is_read() {
-        let test = |text| parse(text).unwrap().test;
+        let test = |text: &str| parse(text).unwrap().test;
         let eq = Sign::Compare(Operator::Eq);
         assert_eq!(
             test("eq(any).{a,*}"),
