@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use deadpool_postgres::PoolError;
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 use tokio_postgres::error::{DbError, SqlState};
 
@@ -48,6 +48,8 @@ pub enum Caller {
     Identified,
 }
 
+/// RFC 9209: who refuses, and the code, for those who look at heads only.
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// Content type of every JSON answer of the API.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
@@ -134,6 +136,9 @@ impl Problem {
             | Error::UnknownPayloadColumn { .. }
             | Error::NotWritable(_) => Self::of_names(error),
             Error::NotSingle { .. }
+            | Error::OtherKey
+            | Error::ResponseStatus(_)
+            | Error::ResponseHeaders(_)
             | Error::TooManyAffected { .. }
             | Error::PastEnd { .. }
             | Error::TooLarge { .. } => Self::of_outcome(error),
@@ -161,6 +166,15 @@ impl Problem {
             .details(format!("unknown: {}", unknown.join(", ")))
             .hint("leave them out, or use handling=lenient"),
             Error::Body(_) => bad("PGRST102").hint("send one JSON object or an array of objects"),
+            Error::NotOneKey => Self {
+                allow: Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+                ..Self::new(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "PGRST105",
+                    error.to_string(),
+                )
+            }
+            .hint("use PATCH for anything but one whole row"),
             Error::KeysDiffer => bad("PGRST102")
                 .hint("give every object the same keys, or name the keys to use in columns="),
             _ => bad("PGRST100"),
@@ -213,6 +227,16 @@ impl Problem {
         match error {
             Error::NotSingle { rows } => Self::new(StatusCode::NOT_ACCEPTABLE, "PGRST116", message)
                 .details(format!("The result contains {rows} rows")),
+            Error::OtherKey => Self::new(StatusCode::BAD_REQUEST, "PGRST115", message)
+                .hint("send the row with the primary key that the URL names"),
+            Error::ResponseHeaders(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST111", message)
+                    .hint("a function set it: [{\"name\":\"value\"}, ...]")
+            }
+            Error::ResponseStatus(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST112", message)
+                    .hint("a function set it: a number from 200 to 599")
+            }
             Error::TooManyAffected { rows } => {
                 Self::new(StatusCode::BAD_REQUEST, "PGRST124", message)
                     .details(format!("it would change {rows} rows; nothing was changed"))
@@ -403,6 +427,10 @@ impl Problem {
         headers.insert(CONTENT_TYPE, JSON);
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        // A SQLSTATE may be anything that a function raises, but is always five letters or digits.
+        if let Ok(value) = HeaderValue::from_str(&format!("Rowcast; error={}", self.code)) {
+            headers.insert(PROXY_STATUS, value);
         }
         if self.is_passing() {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
