@@ -95,7 +95,15 @@ as $$
     (select string_agg(r.relid::text, ',' order by r.relid) from rowcast.tree(rel) as r (relid)),
     (select string_agg(i.inhrelid::text, ',' order by i.inhrelid) from pg_inherits i where i.inhparent = rel),
     (select string_agg(m.roleid || ' ' || m.member, ',' order by m.roleid, m.member)
-     from pg_auth_members m)
+     from pg_auth_members m),
+    (select string_agg(o.oid::text, ',' order by o.oid) from pg_roles o where o.rolsuper or o.rolbypassrls),
+    (select coalesce(n.nspacl::text, '') from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = rel),
+    -- a policy is also what the functions say that it calls
+    (select string_agg(distinct md5(f.prosrc || f.provolatile || f.proowner), ',')
+     from pg_policy p
+     join pg_depend d on d.classid = 'pg_policy'::regclass and d.objid = p.oid and d.refclassid = 'pg_proc'::regclass
+     join pg_proc f on f.oid = d.refobjid
+     where p.polrelid = rel)
   ))
 $$;
 alter function rowcast.shape(oid) owner to rowcast_owner;

@@ -40,9 +40,11 @@ use crate::view::snapshot;
 const DATABASE_PATIENCE: Duration = Duration::from_secs(30);
 /// Streams end spread over at most this period.
 const GRACE: Duration = Duration::from_secs(10);
-/// Connections for snapshots and for reading the log, apart from those for requests, so that slow
-/// requests do not hold up screens.
-const STREAM_POOL: usize = 4;
+/// Connections for reading the log for those who come back.
+const LOG_POOL: usize = 2;
+/// Connections for reading states, and as many for asking what changed: apart from those for
+/// requests, so that slow requests do not hold up screens.
+const STATE_POOL: usize = 4;
 
 /// Rows in one answer at most; a reader that wants more asks for pages.
 const MAX_ROWS: u64 = 10_000;
@@ -204,7 +206,9 @@ impl Relay {
         let health = Arc::new(Health::new());
         let metrics = Arc::new(Metrics::new());
         let requests = pool::pool(api, "rowcast", config.pool.max(1));
-        let streams = pool::pool(target, "rowcast streams", STREAM_POOL);
+        let log = pool::pool(target, "rowcast log", LOG_POOL);
+        let states = pool::pool(api, "rowcast states", STATE_POOL);
+        let asking = pool::pool(api, "rowcast asking", STATE_POOL);
         // Its own: the feed waits for the catalogue, and must not wait for snapshots.
         let definitions = pool::pool(target, "rowcast catalog", 1);
         let catalog = Arc::new(Handle::new(
@@ -214,6 +218,7 @@ impl Relay {
         let bell = Arc::new(Notify::new());
         let feed = Arc::new(Feed::new(feed::Parts {
             target: target.clone(),
+            asking,
             catalog: Arc::clone(&catalog),
             bell: Arc::clone(&bell),
             rings,
@@ -242,7 +247,8 @@ impl Relay {
             }),
             streams: subscription::Parts {
                 feed: Arc::clone(&feed),
-                pool: streams,
+                log,
+                states,
                 catalog,
                 health: Arc::clone(&health),
                 metrics: Arc::clone(&metrics),
@@ -299,7 +305,10 @@ impl Relay {
         );
         let mut tasks = JoinSet::new();
         let stop = shutdown.clone();
+        let asking = Arc::clone(&feed);
         tasks.spawn(async move { feed.run(stop).await });
+        let stop = shutdown.clone();
+        tasks.spawn(async move { asking.ask(stop).await });
         tasks.spawn(doorbell.run(shutdown.clone()));
         tasks.spawn(upkeep::run(target, config.retention, shutdown.clone()));
         tasks.spawn(async move {

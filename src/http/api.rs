@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::rows::Rows;
 use super::{Response, body, channels, route, rows, stream};
+use crate::auth::Authenticator;
 use crate::subscription::Parts;
 
 /// Answers what the router has let through.
@@ -21,6 +22,8 @@ pub struct Api {
     pub streams: Parts,
     /// Channels that are listened on.
     pub listening: watch::Receiver<BTreeSet<String>>,
+    /// Who asks.
+    pub auth: Arc<Authenticator>,
 }
 
 impl route::Api for Api {
@@ -37,7 +40,10 @@ impl route::Api for Api {
     }
 
     async fn watch(&self, head: &Head, table: &str) -> Response {
-        stream::respond(&self.rows, &self.streams, head, table).await
+        let Some(identity) = self.auth.anonymous() else {
+            return super::body::empty_todo();
+        };
+        stream::respond(&self.rows, &self.streams, head, &identity, table).await
     }
 
     async fn rows(&self, head: &Head, table: &str, body: Bytes) -> Response {

@@ -8,6 +8,7 @@ pub mod api;
 pub mod assets;
 pub mod body;
 pub mod channels;
+pub mod context;
 pub mod cors;
 pub mod deadline;
 pub mod exchange;
@@ -22,6 +23,7 @@ pub mod server;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;

@@ -8,11 +8,12 @@ use std::borrow::Cow;
 
 use deadpool_postgres::PoolError;
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::{Response, body};
+use crate::auth::Identity;
 use crate::filter::{ConditionError, Refusal};
 use crate::postgres::transaction::TransactionError;
 use crate::rows::Error;
@@ -48,6 +49,8 @@ pub enum Caller {
     Identified,
 }
 
+/// RFC 9209: who refuses, and the code, for those who look at heads only.
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// Content type of every JSON answer of the API.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
@@ -80,6 +83,16 @@ impl Problem {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same as somebody hears it who has said who he is, or has not: a missing permission is a
+    /// 401 only where a token might help.
+    #[must_use]
+    pub fn seen_by(mut self, identity: &Identity) -> Self {
+        if identity.verified && self.code == "42501" && self.status == StatusCode::UNAUTHORIZED {
+            self.status = StatusCode::FORBIDDEN;
+        }
         self
     }
 
@@ -134,6 +147,9 @@ impl Problem {
             | Error::UnknownPayloadColumn { .. }
             | Error::NotWritable(_) => Self::of_names(error),
             Error::NotSingle { .. }
+            | Error::OtherKey
+            | Error::ResponseStatus(_)
+            | Error::ResponseHeaders(_)
             | Error::TooManyAffected { .. }
             | Error::PastEnd { .. }
             | Error::TooLarge { .. } => Self::of_outcome(error),
@@ -161,6 +177,15 @@ impl Problem {
             .details(format!("unknown: {}", unknown.join(", ")))
             .hint("leave them out, or use handling=lenient"),
             Error::Body(_) => bad("PGRST102").hint("send one JSON object or an array of objects"),
+            Error::NotOneKey => Self {
+                allow: Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+                ..Self::new(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "PGRST105",
+                    error.to_string(),
+                )
+            }
+            .hint("use PATCH for anything but one whole row"),
             Error::KeysDiffer => bad("PGRST102")
                 .hint("give every object the same keys, or name the keys to use in columns="),
             _ => bad("PGRST100"),
@@ -168,14 +193,9 @@ impl Problem {
     }
 
     fn of_filter(error: &Error, source: &ConditionError) -> Self {
-        match source {
-            ConditionError::NotYet(operator) => {
-                Self::unsupported(&format!("filters with the operator \"{operator}\""))
-            }
-            _ => Self::new(StatusCode::BAD_REQUEST, "PGRST100", error.to_string())
-                .details(source.to_string())
-                .hint("a filter is column=operator.value, as in id=eq.7"),
-        }
+        Self::new(StatusCode::BAD_REQUEST, "PGRST100", error.to_string())
+            .details(source.to_string())
+            .hint("a filter is column=operator.value, as in id=eq.7")
     }
 
     /// A part of the dialect that we do not have.
@@ -218,6 +238,16 @@ impl Problem {
         match error {
             Error::NotSingle { rows } => Self::new(StatusCode::NOT_ACCEPTABLE, "PGRST116", message)
                 .details(format!("The result contains {rows} rows")),
+            Error::OtherKey => Self::new(StatusCode::BAD_REQUEST, "PGRST115", message)
+                .hint("send the row with the primary key that the URL names"),
+            Error::ResponseHeaders(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST111", message)
+                    .hint("a function set it: [{\"name\":\"value\"}, ...]")
+            }
+            Error::ResponseStatus(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST112", message)
+                    .hint("a function set it: a number from 200 to 599")
+            }
             Error::TooManyAffected { rows } => {
                 Self::new(StatusCode::BAD_REQUEST, "PGRST124", message)
                     .details(format!("it would change {rows} rows; nothing was changed"))
@@ -418,6 +448,10 @@ impl Problem {
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
+        // A SQLSTATE may be anything that a function raises, but is always five letters or digits.
+        if let Ok(value) = HeaderValue::from_str(&format!("Rowcast; error={}", self.code)) {
+            headers.insert(PROXY_STATUS, value);
+        }
         if self.is_passing() {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
         }
@@ -545,22 +579,6 @@ mod tests {
         assert_eq!(
             response.headers()[CONTENT_TYPE],
             "application/json; charset=utf-8"
-        );
-    }
-
-    #[test]
-    fn a_missing_operator_is_told_apart_from_a_misspelt_one() {
-        let filter = |source| {
-            let error = Error::Filter {
-                column: "a".to_owned(),
-                source,
-            };
-            Problem::of_rows(&error, Caller::Anonymous).code
-        };
-        assert_eq!(filter(ConditionError::NotYet("like".into())), "PGRST127");
-        assert_eq!(
-            filter(ConditionError::UnknownOperator("x".into())),
-            "PGRST100"
         );
     }
 }

@@ -15,8 +15,8 @@ use super::body::{Payload, Row};
 use super::plan::{
     Conflict, Delete, Insert, Output, Plan, Read, Returning, Selection, Update, known_in_payload,
 };
-use super::request::{Range, Resolution, Term};
-use crate::filter::{Condition, Test};
+use super::request::{Cast, Range, Resolution, Term};
+use crate::filter::{Condition, Filter, Group, Joint, Path, Step, Test, Words};
 use crate::postgres::quote::{identifier, qualified};
 use crate::schema::catalog::{Column, Table};
 
@@ -69,49 +69,172 @@ impl Statement {
     }
 
     /// ` where a and b`
-    fn conditions(&mut self, conditions: &[Condition]) {
-        if conditions.is_empty() {
+    fn conditions(&mut self, table: &Table, filters: &[Filter]) {
+        if filters.is_empty() {
             return;
         }
         self.push(" where ");
-        self.list(" and ", conditions, Self::condition);
+        self.list(" and ", filters, |sql, filter| sql.filter(table, filter));
     }
 
-    fn condition(&mut self, condition: &Condition) {
+    fn filter(&mut self, table: &Table, filter: &Filter) {
+        match filter {
+            Filter::One(condition) => self.condition(table, condition),
+            Filter::Group(group) => self.group(table, group),
+        }
+    }
+
+    fn group(&mut self, table: &Table, group: &Group) {
+        let joint = match group.joint {
+            Joint::And => " and ",
+            Joint::Or => " or ",
+        };
+        self.push(if group.negated { "not (" } else { "(" });
+        self.list(joint, &group.members, |sql, filter| {
+            sql.filter(table, filter);
+        });
+        self.push(")");
+    }
+
+    fn condition(&mut self, table: &Table, condition: &Condition) {
         if condition.negated {
             self.push("not (");
         }
-        self.push(&of_row(&condition.column));
-        match &condition.test {
-            Test::Compare(operator, value) => {
-                self.push(" ");
-                self.push(operator.sql());
-                self.push(" ");
-                self.bind(value.as_str());
-            }
-            Test::In(values) => {
-                self.push(" = any(");
-                self.bind(array(values));
-                self.push(")");
-            }
-            Test::Is(truth) => {
-                self.push(" ");
-                self.push(truth.sql());
-            }
+        if let Test::Search {
+            words,
+            language,
+            query,
+        } = &condition.test
+        {
+            self.search(table, condition, *words, language.as_deref(), query);
+        } else {
+            self.place(table, &condition.column, &condition.path);
+            self.test(&condition.test);
         }
         if condition.negated {
             self.push(")");
         }
     }
 
+    /// What follows the column.
+    fn test(&mut self, test: &Test) {
+        match test {
+            Test::Compare(operator, value) => self.operation(operator.sql(), value),
+            Test::Match(pattern, value) => self.operation(pattern.sql(), value),
+            Test::Relate(relation, value) => self.operation(relation.sql(), value),
+            Test::Distinct(value) => self.operation("is distinct from", value),
+            Test::In(values) => {
+                self.push(" = any(");
+                self.bind(array(values));
+                self.push(")");
+            }
+            Test::Each(sign, quantifier, values) => {
+                self.push(&format!(" {} {}(", sign.sql(), quantifier.sql()));
+                self.bind(values.as_str());
+                self.push(")");
+            }
+            Test::Is(truth) => {
+                self.push(" ");
+                self.push(truth.sql());
+            }
+            Test::Search { .. } => unreachable!("its function stands before the column"),
+        }
+    }
+
+    fn operation(&mut self, operator: &str, value: &str) {
+        self.push(&format!(" {operator} "));
+        self.bind(value);
+    }
+
+    /// A column that holds no search vector is made one, in the same language as the words.
+    fn search(
+        &mut self,
+        table: &Table,
+        condition: &Condition,
+        words: Words,
+        language: Option<&str>,
+        query: &str,
+    ) {
+        let column = table.column(&condition.column);
+        let is_vector = column.is_some_and(|column| column.base == "tsvector");
+        let configured = |sql: &mut Self| {
+            if let Some(language) = language {
+                sql.bind(language);
+                sql.push("::pg_catalog.regconfig, ");
+            }
+        };
+        if is_vector && condition.path.is_empty() {
+            self.place(table, &condition.column, &condition.path);
+        } else {
+            self.push("pg_catalog.to_tsvector(");
+            configured(self);
+            self.place(table, &condition.column, &condition.path);
+            self.push(")");
+        }
+        self.push(&format!(" @@ {}(", words.sql()));
+        configured(self);
+        self.bind(query);
+        self.push(")");
+    }
+
+    /// A column of the row `t`, or a place inside of it. Keys and indexes are parameters, whose
+    /// types decide between a member of an object and an element of an array.
+    fn place(&mut self, table: &Table, column: &str, path: &Path) {
+        if path.is_empty() {
+            self.push(&of_row(column));
+            return;
+        }
+        let base = table.column(column).map(|column| column.base.as_str());
+        self.push("(");
+        if matches!(base, Some("json" | "jsonb")) {
+            self.push(&of_row(column));
+        } else {
+            self.push(&format!("pg_catalog.to_jsonb({})", of_row(column)));
+        }
+        for (place, step) in path.steps.iter().enumerate() {
+            let last = place + 1 == path.steps.len();
+            self.push(if last && path.text { " ->> " } else { " -> " });
+            match step {
+                Step::Key(key) => {
+                    self.bind(key.as_str());
+                    self.push("::text");
+                }
+                Step::Index(index) => {
+                    self.bind(index.to_string());
+                    self.push("::integer");
+                }
+            }
+        }
+        self.push(")");
+    }
+
+    /// The row `t`, or what is wanted of it, as JSON text.
+    fn json(&mut self, table: &Table, select: &Selection) {
+        let Selection::Columns(outputs) = select else {
+            self.push("pg_catalog.row_to_json(t.*)::text");
+            return;
+        };
+        self.push("(select pg_catalog.row_to_json(s.*) from (select ");
+        self.list(", ", outputs, |sql, output| {
+            sql.place(table, &output.column, &output.path);
+            if let Some(cast) = &output.cast {
+                sql.push("::");
+                sql.push(&type_of(cast));
+            }
+            sql.push(" as ");
+            sql.push(&identifier(&output.name));
+        });
+        self.push(") s)::text");
+    }
+
     /// ` order by ...`, where `expression` writes the term at a place.
-    fn order(&mut self, order: &[Term], expression: impl Fn(usize, &Term) -> String) {
+    fn order(&mut self, order: &[Term], expression: impl Fn(&mut Self, usize, &Term)) {
         if order.is_empty() {
             return;
         }
         self.push(" order by ");
         self.list(", ", order.iter().enumerate(), |sql, (place, term)| {
-            sql.push(&expression(place, term));
+            expression(sql, place, term);
             if term.descending {
                 sql.push(" desc");
             }
@@ -144,32 +267,62 @@ impl Statement {
         });
     }
 
-    /// ` returning ...`: the row if it is wanted, whether it is a new one, and what sorts it.
-    fn returning(&mut self, returning: Option<&Returning>, fresh: &str) {
+    /// ` returning ...`: whether the row is a new one, and what is wanted of it and sorts it.
+    fn returning(&mut self, table: &Table, returning: Option<&Returning>, fresh: &str) {
         self.push(" returning ");
         self.push(fresh);
         self.push(" as \"fresh\"");
-        if let Some(returning) = returning {
-            self.push(", ");
-            self.push(&json(&returning.select));
-            self.push(" as \"row\"");
-            for (place, term) in returning.order.iter().enumerate() {
-                self.push(&format!(", {} as \"o{place}\"", of_row(&term.column)));
+        match returning {
+            None => {}
+            Some(Returning::Rows { select, order }) => {
+                self.push(", ");
+                self.json(table, select);
+                self.push(" as \"row\"");
+                for (place, term) in order.iter().enumerate() {
+                    self.push(", ");
+                    self.place(table, &term.column, &term.path);
+                    self.push(&format!(" as \"o{place}\""));
+                }
+            }
+            Some(Returning::Key) => {
+                self.push(", pg_catalog.json_build_array(");
+                self.list(", ", &table.key, |sql, name| {
+                    sql.push(&of_row(name));
+                    sql.push("::text");
+                });
+                self.push(")::text as \"key\"");
             }
         }
     }
 
     /// What a write answers, from the rows that it returned as `w`.
     fn outcome(&mut self, returning: Option<&Returning>) {
+        const COUNTS: &str = " select count(*) as \"affected\", \
+                              count(*) filter (where w.\"fresh\") as \"inserted\"";
         match returning {
-            Some(returning) => {
+            Some(Returning::Rows { order, .. }) => {
                 self.push(" select w.\"row\", w.\"fresh\" from w");
-                self.order(&returning.order, |place, _| format!("w.\"o{place}\""));
+                self.order(order, |sql, place, _| {
+                    sql.push(&format!("w.\"o{place}\""));
+                });
             }
-            None => self.push(
-                " select count(*) as \"affected\", \
-                 count(*) filter (where w.\"fresh\") as \"inserted\" from w",
-            ),
+            Some(Returning::Key) => {
+                self.push(COUNTS);
+                self.push(", pg_catalog.min(w.\"key\") as \"key\" from w");
+            }
+            None => {
+                self.push(COUNTS);
+                self.push(" from w");
+            }
+        }
+    }
+
+    /// ` where` the payload's row has the key of a PUT's URL.
+    fn key(&mut self, key: &[Condition]) {
+        for (place, condition) in key.iter().enumerate() {
+            self.push(if place == 0 { " where i." } else { " and i." });
+            self.push(&identifier(&condition.column));
+            self.test(&condition.test);
         }
     }
 
@@ -200,23 +353,22 @@ impl Statement {
 #[must_use]
 pub fn select_rows(read: &Read, key: Key) -> Statement {
     let mut sql = Statement::default();
+    let table = &*read.table;
     sql.push("select ");
-    sql.push(&json(&read.select));
+    sql.json(table, &read.select);
     sql.push(" as \"row\"");
     if key == Key::With {
-        let names = read.table.key.iter();
-        let columns = names.map(|name| Output {
-            column: name.clone(),
-            name: name.clone(),
-        });
+        let columns = table.key.iter().map(|name| Output::whole(name)).collect();
         sql.push(", ");
-        sql.push(&json(&Selection::Columns(columns.collect())));
+        sql.json(table, &Selection::Columns(columns));
         sql.push(" as \"key\"");
     }
     sql.push(" from ");
-    sql.push(&relation(&read.table));
-    sql.conditions(&read.conditions);
-    sql.order(&read.order, |_, term| of_row(&term.column));
+    sql.push(&relation(table));
+    sql.conditions(table, &read.conditions);
+    sql.order(&read.order, |sql, _, term| {
+        sql.place(table, &term.column, &term.path);
+    });
     if let Some(limit) = read.range.limit {
         sql.push(" limit ");
         sql.bind(limit.to_string());
@@ -264,16 +416,40 @@ pub fn count_rows(read: &Read) -> Statement {
     let mut sql = Statement::default();
     sql.push("select count(*) as \"total\" from ");
     sql.push(&relation(&read.table));
-    sql.conditions(&read.conditions);
+    sql.conditions(&read.table, &read.conditions);
+    sql
+}
+
+/// The same, but it stops counting after `most` rows.
+#[must_use]
+pub fn count_some_rows(read: &Read, most: u64) -> Statement {
+    let mut sql = Statement::default();
+    sql.push("select count(*) as \"total\" from (select from ");
+    sql.push(&relation(&read.table));
+    sql.conditions(&read.table, &read.conditions);
+    sql.push(" limit ");
+    sql.bind(most.to_string());
+    sql.push(") s");
+    sql
+}
+
+/// What the planner expects of `read` without its range, as one JSON value.
+#[must_use]
+pub fn explain_rows(read: &Read) -> Statement {
+    let mut sql = Statement::default();
+    sql.push("explain (format json) select from ");
+    sql.push(&relation(&read.table));
+    sql.conditions(&read.table, &read.conditions);
     sql
 }
 
 /// The statement for a write with this body, or nothing when there is nothing to do. It answers
 /// rows of `row text, fresh boolean` when the plan wants rows back, and otherwise one row of
-/// `affected bigint, inserted bigint`.
+/// `affected bigint, inserted bigint`. When the plan wants the key back, `key text` follows: the key
+/// of a row that is the only one, as a JSON array of texts.
 ///
 /// # Errors
-/// [`Error::Body`], [`Error::KeysDiffer`], [`Error::UnknownPayloadColumn`].
+/// [`Error::Body`], [`Error::KeysDiffer`], [`Error::UnknownPayloadColumn`], [`Error::OtherKey`].
 ///
 /// # Panics
 /// For [`Plan::Read`], which is no write.
@@ -288,6 +464,9 @@ pub fn write_rows(plan: &Plan, body: &[u8]) -> Result<Option<Statement>, Error> 
 
 fn insert_rows(insert: &Insert, payload: &Payload<'_>) -> Result<Option<Statement>, Error> {
     let groups = groups(insert, payload)?;
+    if !insert.key.is_empty() {
+        one_row_of_that_key(insert, payload, &groups)?;
+    }
     let mut sql = Statement::default();
     let alone = groups.len() == 1;
     sql.list(", ", groups.iter().enumerate(), |sql, (place, group)| {
@@ -315,15 +494,35 @@ fn insert_rows(insert: &Insert, payload: &Payload<'_>) -> Result<Option<Statemen
     Ok(Some(sql))
 }
 
+/// Whether the body of a PUT is one row that has all columns of the key. Whether it has their values
+/// too, only PostgreSQL can say, which knows that `01` is `1`.
+fn one_row_of_that_key(
+    insert: &Insert,
+    payload: &Payload<'_>,
+    groups: &[Alike<'_>],
+) -> Result<(), Error> {
+    let ([row], [group]) = (payload.rows.as_slice(), groups) else {
+        return Err(Error::Body("PUT takes one object"));
+    };
+    let has = |name: &String| {
+        row.keys.contains(name) && group.columns.iter().any(|column| column.name == *name)
+    };
+    if insert.table.key.iter().all(has) {
+        Ok(())
+    } else {
+        Err(Error::OtherKey)
+    }
+}
+
 /// Rows that are inserted alike.
-struct Group<'a> {
+struct Alike<'a> {
     columns: Vec<&'a Column>,
     rows: Vec<&'a Row<'a>>,
 }
 
 /// One group, unless keys may be missing and mean defaults: SQL has a word for the default only
 /// where a column is not named at all.
-fn groups<'a>(insert: &'a Insert, payload: &'a Payload<'a>) -> Result<Vec<Group<'a>>, Error> {
+fn groups<'a>(insert: &'a Insert, payload: &'a Payload<'a>) -> Result<Vec<Alike<'a>>, Error> {
     let Some(first) = payload.rows.first() else {
         return Ok(Vec::new());
     };
@@ -332,19 +531,19 @@ fn groups<'a>(insert: &'a Insert, payload: &'a Payload<'a>) -> Result<Vec<Group<
         if payload.rows.iter().any(|row| row.keys != first.keys) {
             return Err(Error::KeysDiffer);
         }
-        return Ok(vec![Group {
+        return Ok(vec![Alike {
             columns: columns(table, &first.keys)?,
             rows: payload.rows.iter().collect(),
         }]);
     };
     let names: BTreeSet<String> = names.iter().cloned().collect();
     if !insert.missing_default {
-        return Ok(vec![Group {
+        return Ok(vec![Alike {
             columns: columns(table, &names)?,
             rows: payload.rows.iter().collect(),
         }]);
     }
-    let mut groups: Vec<Group<'_>> = Vec::new();
+    let mut groups: Vec<Alike<'_>> = Vec::new();
     for row in &payload.rows {
         let columns = columns(table, &names.intersection(&row.keys).cloned().collect())?;
         match groups.iter().position(|group| group.columns == columns) {
@@ -352,7 +551,7 @@ fn groups<'a>(insert: &'a Insert, payload: &'a Payload<'a>) -> Result<Vec<Group<
             None if groups.len() == MOST_KEY_SETS => {
                 return Err(Error::Body("its rows have too many different sets of keys"));
             }
-            None => groups.push(Group {
+            None => groups.push(Alike {
                 columns,
                 rows: vec![row],
             }),
@@ -370,7 +569,7 @@ fn columns<'a>(table: &'a Table, names: &BTreeSet<String>) -> Result<Vec<&'a Col
     Ok(all.filter(|column| names.contains(&column.name)).collect())
 }
 
-fn insert_group(sql: &mut Statement, insert: &Insert, group: &Group<'_>) {
+fn insert_group(sql: &mut Statement, insert: &Insert, group: &Alike<'_>) {
     sql.push("insert into ");
     sql.push(&relation(&insert.table));
     if group.columns.is_empty() {
@@ -390,6 +589,7 @@ fn insert_group(sql: &mut Statement, insert: &Insert, group: &Group<'_>) {
         });
         sql.push(" from ");
         sql.payload(&group.rows, &group.columns);
+        sql.key(&insert.key);
     }
     let mut fresh = "true".to_owned();
     if let Some(conflict) = &insert.conflict {
@@ -398,7 +598,7 @@ fn insert_group(sql: &mut Statement, insert: &Insert, group: &Group<'_>) {
             fresh = is_fresh(&insert.table, &conflict.target);
         }
     }
-    sql.returning(insert.returning.as_ref(), &fresh);
+    sql.returning(&insert.table, insert.returning.as_ref(), &fresh);
 }
 
 fn update_rows(update: &Update, payload: &Payload<'_>) -> Result<Option<Statement>, Error> {
@@ -413,6 +613,8 @@ fn update_rows(update: &Update, payload: &Payload<'_>) -> Result<Option<Statemen
     if columns.is_empty() {
         return Ok(None);
     }
+    let defaulted = |column: &&Column| update.missing_default && !row.keys.contains(&column.name);
+    let given: Vec<&Column> = columns.iter().copied().filter(|c| !defaulted(c)).collect();
     let mut sql = Statement::default();
     sql.push("with w as (update ");
     sql.push(&relation(&update.table));
@@ -420,12 +622,18 @@ fn update_rows(update: &Update, payload: &Payload<'_>) -> Result<Option<Statemen
     sql.list(", ", &columns, |sql, column| {
         sql.push(&identifier(&column.name));
         sql.push(" = ");
-        sql.push(&of_payload(column));
+        if defaulted(column) {
+            sql.push("default");
+        } else {
+            sql.push(&of_payload(column));
+        }
     });
-    sql.push(" from ");
-    sql.payload(&[row], &columns);
-    sql.conditions(&update.conditions);
-    sql.returning(update.returning.as_ref(), "false");
+    if !given.is_empty() {
+        sql.push(" from ");
+        sql.payload(&[row], &given);
+    }
+    sql.conditions(&update.table, &update.conditions);
+    sql.returning(&update.table, update.returning.as_ref(), "false");
     sql.push(")");
     sql.outcome(update.returning.as_ref());
     Ok(Some(sql))
@@ -435,8 +643,8 @@ fn delete_rows(delete: &Delete) -> Statement {
     let mut sql = Statement::default();
     sql.push("with w as (delete from ");
     sql.push(&relation(&delete.table));
-    sql.conditions(&delete.conditions);
-    sql.returning(delete.returning.as_ref(), "false");
+    sql.conditions(&delete.table, &delete.conditions);
+    sql.returning(&delete.table, delete.returning.as_ref(), "false");
     sql.push(")");
     sql.outcome(delete.returning.as_ref());
     sql
@@ -460,19 +668,6 @@ fn is_fresh(table: &Table, target: &[String]) -> String {
         qualified(&table.schema, &table.name),
         same.join(" and ")
     )
-}
-
-/// The row `t`, or what is wanted of it, as JSON text.
-fn json(select: &Selection) -> String {
-    let Selection::Columns(outputs) = select else {
-        return "pg_catalog.row_to_json(t.*)::text".to_owned();
-    };
-    let columns: Vec<_> = outputs
-        .iter()
-        .map(|output| format!("{} as {}", of_row(&output.column), identifier(&output.name)))
-        .collect();
-    let columns = columns.join(", ");
-    format!("(select pg_catalog.row_to_json(s.*) from (select {columns}) s)::text")
 }
 
 fn relation(table: &Table) -> String {
@@ -500,6 +695,45 @@ fn whole_type(type_name: &str) -> String {
         _ => type_name.to_owned(),
     }
 }
+
+/// A type as SQL text. Words that SQL has for types of other names go in as they are, out of a fixed
+/// list; every other name is quoted, and whether it is one is PostgreSQL's to say.
+fn type_of(cast: &Cast) -> String {
+    let word = WORDS.iter().find(|word| **word == cast.name);
+    let name = match (&cast.schema, word) {
+        (Some(schema), _) => qualified(schema, &cast.name),
+        (None, Some(word)) if !cast.quoted => (*word).to_owned(),
+        (None, _) => identifier(&cast.name),
+    };
+    let dimensions = if cast.array { "[]" } else { "" };
+    format!("{name}{dimensions}")
+}
+
+/// Names of types that are words of SQL and no names in the catalogue.
+const WORDS: [&str; 22] = [
+    "bigint",
+    "bit",
+    "bit varying",
+    "boolean",
+    "char",
+    "char varying",
+    "character",
+    "character varying",
+    "dec",
+    "decimal",
+    "double precision",
+    "float",
+    "int",
+    "integer",
+    "interval",
+    "numeric",
+    "real",
+    "smallint",
+    "time with time zone",
+    "time without time zone",
+    "timestamp with time zone",
+    "timestamp without time zone",
+];
 
 /// An array constant with every member in quotes, so that none is a null or a nested array.
 fn array(values: &[String]) -> String {

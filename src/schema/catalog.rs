@@ -11,7 +11,18 @@ use tokio::sync::watch;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
 
+use super::policies::{self, Policies};
 use crate::postgres::pool::{Lease, Pool, PoolError};
+
+/// Bytes that are never printed.
+#[derive(Default)]
+struct KeySecret(Vec<u8>);
+
+impl std::fmt::Debug for KeySecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeySecret")
+    }
+}
 
 /// The tables of one schema that the API serves, and every watched table of any schema.
 #[derive(Debug, Default)]
@@ -19,6 +30,8 @@ pub struct Catalog {
     schema: String,
     by_name: HashMap<String, Arc<Table>>,
     by_oid: HashMap<u32, Arc<Table>>,
+    policies: HashMap<u32, Policies>,
+    key_secret: KeySecret,
 }
 
 /// One table, partitioned table or view.
@@ -126,6 +139,19 @@ impl Catalog {
         self.by_oid.get(&oid)
     }
 
+    /// What decides who sees which rows of the watched table of that oid; nothing when it has no
+    /// row-level security.
+    #[must_use]
+    pub fn policies(&self, oid: u32) -> Option<&Policies> {
+        self.policies.get(&oid)
+    }
+
+    /// The database's secret under which views with row-level security write keys.
+    #[must_use]
+    pub fn key_secret(&self) -> &[u8] {
+        &self.key_secret.0
+    }
+
     /// Names of the served tables, sorted.
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
@@ -143,8 +169,12 @@ impl Catalog {
         schema: &str,
     ) -> Result<Self, tokio_postgres::Error> {
         let served: [&(dyn ToSql + Sync); 1] = [&schema];
-        let (columns, leaves) =
-            futures::try_join!(client.query(COLUMNS, &served), client.query(LEAVES, &[]))?;
+        let (columns, leaves, policies, secret) = futures::try_join!(
+            client.query(COLUMNS, &served),
+            client.query(LEAVES, &[]),
+            policies::load(client),
+            client.query_one("select key from rowcast.secret", &[]),
+        )?;
         let mut tables: Vec<Table> = Vec::new();
         for row in &columns {
             let oid: u32 = row.get("oid");
@@ -176,7 +206,10 @@ impl Catalog {
             });
         }
         let leaves: Vec<(u32, u32)> = leaves.iter().map(|row| (row.get(0), row.get(1))).collect();
-        Ok(Self::new(schema, tables, &leaves))
+        let mut catalog = Self::new(schema, tables, &leaves);
+        catalog.key_secret = KeySecret(secret.get(0));
+        catalog.policies = policies::resolved(policies, &catalog);
+        Ok(catalog)
     }
 }
 

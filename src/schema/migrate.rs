@@ -13,15 +13,19 @@ use tokio_postgres::error::SqlState;
 use crate::cursor::Name;
 
 /// History; a file's place in the list plus one is its version.
-const HISTORY: [&str; 1] = [include_str!("../../sql/0001_schema.sql")];
+const HISTORY: [&str; 2] = [
+    include_str!("../../sql/0001_schema.sql"),
+    include_str!("../../sql/0003_views.sql"),
+];
 
 const BELL: &str = include_str!("../../triggers/10_bell.sql");
 const BELL_OFF: &str = include_str!("../../triggers/11_bell_off.sql");
-const FUNCTIONS: [&str; 4] = [
+const FUNCTIONS: [&str; 5] = [
     include_str!("../../triggers/20_capture.sql"),
     include_str!("../../triggers/30_message.sql"),
     include_str!("../../triggers/40_watch.sql"),
     include_str!("../../triggers/50_log.sql"),
+    include_str!("../../triggers/60_views.sql"),
 ];
 
 /// A function's owner must be allowed to create in its schema at the moment it is made owner.

@@ -1,0 +1,424 @@
+//! From a request to a view: what of it the relay can decide, and what it must ask PostgreSQL.
+//!
+//! If the watcher's role sees every row and the filter is made of comparisons that the relay
+//! repeats exactly, row images decide. Everything else is asked, as the watcher.
+
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use hyper::StatusCode;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+use super::context;
+use super::problem::Problem;
+use super::rows::{self, Rows};
+use crate::auth::Identity;
+use crate::cursor::Name;
+use crate::filter::{Condition, Facts, Kind, Matcher, decidable};
+use crate::postgres::pool::Lease;
+use crate::postgres::quote;
+use crate::postgres::transaction::{self, Context, Terms};
+use crate::postgres::untyped::untyped;
+use crate::rows::Error;
+use crate::rows::plan::{Read, Selection};
+use crate::rows::request::{Range, Request};
+use crate::rows::statement::{self, Key};
+use crate::schema::catalog::{Catalog, Column, Table};
+use crate::view::asking::Asking;
+use crate::view::image::Images;
+use crate::view::keys::{Hasher, Keys};
+use crate::view::{Definition, Sight, View};
+
+/// Why there is no view.
+pub(super) enum Cannot {
+    /// The URL can never mean one.
+    Ever(Problem),
+    /// It may, later.
+    Now(Problem),
+}
+
+/// The view that `request` means to `identity`.
+pub(super) async fn make(
+    rows: &Rows,
+    request: &Request,
+    identity: &Identity,
+) -> Result<View, Cannot> {
+    let read = rows::looked_up(rows, |catalog| Read::of(request, catalog)).await;
+    let read = read.map_err(|problem| {
+        // A table that is not there may be made; a column that the table lacks is a mistake.
+        if problem.status == StatusCode::NOT_FOUND || problem.status.is_server_error() {
+            Cannot::Now(problem)
+        } else {
+            Cannot::Ever(problem)
+        }
+    })?;
+    possible(&read)?;
+    let candidates: Vec<Option<Candidate<'_>>> = read
+        .plain_conditions()
+        .map(|condition| Candidate::of(condition?, &read.table))
+        .collect();
+    let seen = look(rows, &read, &candidates, identity).await?;
+    permitted(&read, &seen, identity)?;
+    let mut values = seen.values.iter();
+    let decided: Vec<_> = candidates
+        .iter()
+        .flatten()
+        .map(|candidate| {
+            let values: Vec<String> = values
+                .by_ref()
+                .take(candidate.condition.values().len())
+                .cloned()
+                .collect();
+            (candidate, values)
+        })
+        .collect();
+    let conditions = decided.iter().map(|(candidate, values)| {
+        (candidate.condition, candidate.kind, values.as_slice())
+    });
+    let all_decided = candidates.iter().all(Option::is_some);
+    let matcher = Matcher::new(conditions);
+    let from_images = all_decided && matcher.is_some() && !seen.row_security && seen.sees_whole(&read);
+    let catalog = rows.catalog.current();
+    let context = context::of_view(identity, &read.table.schema, seen.row_security);
+    if from_images && let Some(matcher) = matcher {
+        return Ok(by_images(read, context, matcher));
+    }
+    // What cannot be decided from images leaves nothing out.
+    let may_match = matcher.unwrap_or_default();
+    by_asking(&read, context, may_match, seen.row_security, &catalog)
+}
+
+/// A condition that row images decide, if its values are what they seem.
+struct Candidate<'a> {
+    condition: &'a Condition,
+    kind: Kind,
+    /// The type of its values, as SQL.
+    cast: String,
+}
+
+impl<'a> Candidate<'a> {
+    fn of(condition: &'a Condition, table: &Table) -> Option<Self> {
+        let column = table.column(&condition.column)?;
+        let facts = Facts {
+            base: &column.base,
+            byte_ordered: column.byte_ordered,
+            deterministic: column.deterministic,
+        };
+        let kind = decidable(condition, facts).ok()?;
+        (!column.virtual_).then(|| Self {
+            condition,
+            kind,
+            cast: cast(column),
+        })
+    }
+}
+
+/// What the watcher's role may see, and the filter's values as PostgreSQL reads them.
+struct Seen {
+    row_security: bool,
+    columns: Vec<String>,
+    values: Vec<String>,
+}
+
+impl Seen {
+    /// Whether images of whole rows may be read as the watcher, and tell everything that is shown.
+    fn sees_whole(&self, read: &Read) -> bool {
+        let all = read.table.columns.iter();
+        let selectable = all.clone().all(|column| self.columns.contains(&column.name));
+        // Virtual columns are null in images, and reg* types print by the reader's search_path.
+        let stable = |column: &Column| !column.virtual_ && !column.base.starts_with("reg");
+        let shown: Vec<&Column> = match &read.select {
+            Selection::All => all.collect(),
+            Selection::Columns(outputs) => outputs
+                .iter()
+                .filter_map(|output| read.table.column(&output.column))
+                .collect(),
+        };
+        selectable && read.select.is_plain() && shown.into_iter().all(stable)
+    }
+}
+
+fn possible(read: &Read) -> Result<(), Cannot> {
+    let table = &read.table;
+    if read.range != Range::ALL {
+        let problem = Problem::new(
+            StatusCode::BAD_REQUEST,
+            "PGRST127",
+            "a window cannot be live",
+        );
+        return Err(Cannot::Ever(
+            problem
+                .details("limit, offset and Range of a stream")
+                .hint("stream without them, or filter by a column"),
+        ));
+    }
+    let not_now = |message: String, hint: String| {
+        let status = StatusCode::BAD_REQUEST;
+        Err(Cannot::Now(
+            Problem::new(status, "PGRST205", message).hint(hint),
+        ))
+    };
+    if matches!(table.kind, 'v' | 'm') {
+        return not_now(
+            format!("{} is a view, so it has no stream", table.qualified()),
+            "watch the tables that it reads, and stream those".to_owned(),
+        );
+    }
+    if !table.watched {
+        return not_now(
+            format!("{} is not watched, so it has no stream", table.qualified()),
+            format!("rowcast watch {}", table.name),
+        );
+    }
+    Ok(())
+}
+
+/// A column that is shown and may not be seen will not be seen a moment later either, unless
+/// somebody grants it.
+fn permitted(read: &Read, seen: &Seen, identity: &Identity) -> Result<(), Cannot> {
+    let needed: Vec<&str> = match &read.select {
+        Selection::All => read.table.columns.iter().map(|c| c.name.as_str()).collect(),
+        Selection::Columns(outputs) => outputs.iter().map(|o| o.column.as_str()).collect(),
+    };
+    let key = read.table.key.iter().map(String::as_str);
+    let missing = needed
+        .into_iter()
+        .chain(key)
+        .find(|name| !seen.columns.iter().any(|column| column == name));
+    let Some(missing) = missing else {
+        return Ok(());
+    };
+    let table = read.table.qualified();
+    let message = if seen.columns.is_empty() {
+        format!("permission denied for table {table}")
+    } else {
+        format!("permission denied for column {missing} of {table}")
+    };
+    Err(Cannot::Now(
+        Problem::new(StatusCode::UNAUTHORIZED, "42501", message)
+            .hint(
+                "grant select on what is shown and on the primary key, \
+                 or name other columns in select",
+            )
+            .seen_by(identity),
+    ))
+}
+
+fn by_images(read: Read, context: Context, matcher: Matcher) -> View {
+    // The state is read as whole rows, as images are, and cut to the columns by the same code.
+    let whole = Read {
+        select: Selection::All,
+        ..read.clone()
+    };
+    let statement = statement::select_rows(&whole, Key::Without);
+    let mut parts = name_parts("view", &read.table, &context);
+    parts.push(statement.sql.clone());
+    parts.extend(statement.params.iter().cloned());
+    let columns = typed(&read);
+    let chosen = match read.select {
+        Selection::All => None,
+        Selection::Columns(outputs) => Some(
+            outputs
+                .into_iter()
+                .map(|output| (output.column, output.name))
+                .collect::<Vec<_>>(),
+        ),
+    };
+    if let Some(chosen) = &chosen {
+        parts.push("columns".to_owned());
+        for (column, output) in chosen {
+            parts.extend([column.clone(), output.clone()]);
+        }
+    }
+    let sight = Sight::Images(Images {
+        key: read.table.key.clone(),
+        matcher,
+        columns: chosen,
+    });
+    let definition = Definition {
+        table: read.table,
+        context,
+        columns,
+        statement,
+        sight,
+    };
+    View::new(Name::of(parts.iter().map(String::as_str)), definition)
+}
+
+fn by_asking(
+    read: &Read,
+    context: Context,
+    may_match: Matcher,
+    row_security: bool,
+    catalog: &Catalog,
+) -> Result<View, Cannot> {
+    let table = &read.table;
+    let key = table.key.iter().filter_map(|name| table.column(name));
+    // Such a value does not become itself again from its text alone.
+    let odd = |column: &&Column| column.base.starts_with('_') || column.base.starts_with("json");
+    if let Some(column) = key.clone().find(odd) {
+        let problem = Problem::new(
+            StatusCode::BAD_REQUEST,
+            "PGRST127",
+            format!(
+                "the primary key of {} has a column of type {}, by which rows cannot be asked for",
+                table.qualified(),
+                column.type_name
+            ),
+        );
+        return Err(Cannot::Ever(problem.details("key types of streams")));
+    }
+    let statement = statement::select_rows(read, Key::With);
+    let select = statement::select_keys(read);
+    let mut parts = name_parts("asking", table, &context);
+    parts.push(statement.sql.clone());
+    parts.extend(statement.params.iter().cloned());
+    let keys = if row_security {
+        parts.push("hashed".to_owned());
+        let table = table.oid.to_string();
+        let identity = name_parts("key", &read.table, &context);
+        let identity = identity.iter().map(String::as_str);
+        Keys::Hashed(Hasher::new(
+            catalog.key_secret(),
+            identity.chain([table.as_str()]),
+        ))
+    } else {
+        Keys::Plain
+    };
+    let policies = catalog.policies(table.oid).filter(|_| row_security);
+    let asking = Asking {
+        select,
+        key: table.key.clone(),
+        keys,
+        may_match,
+        depends: policies.map_or_else(Vec::new, |policies| policies.depends.clone()),
+        compared: policies.is_some_and(|policies| policies.compared),
+    };
+    let definition = Definition {
+        table: Arc::clone(table),
+        context,
+        columns: typed(read),
+        statement,
+        sight: Sight::Asking(Arc::new(asking)),
+    };
+    let name = Name::of(parts.iter().map(String::as_str));
+    Ok(View::new(name, definition))
+}
+
+/// What decides to whom something is shown: the table (by oid: a new one of the same name is
+/// another), the role, and the settings that its policies read.
+fn name_parts(kind: &str, table: &Table, context: &Context) -> Vec<String> {
+    let mut parts = vec![kind.to_owned(), table.oid.to_string()];
+    parts.push(context.role.clone().unwrap_or_default());
+    for (name, value) in &context.settings {
+        parts.extend([name.to_string(), value.clone()]);
+    }
+    parts
+}
+
+/// Names and types of what is shown.
+fn typed(read: &Read) -> Vec<(String, String)> {
+    let Selection::Columns(outputs) = &read.select else {
+        let columns = read.table.columns.iter();
+        return columns
+            .map(|column| (column.name.clone(), column.type_name.clone()))
+            .collect();
+    };
+    let kind = |output: &crate::rows::plan::Output| match &output.cast {
+        Some(cast) if cast.array => format!("{}[]", cast.name),
+        Some(cast) => cast.name.clone(),
+        None if !output.is_plain() => "json".to_owned(),
+        None => read
+            .table
+            .column(&output.column)
+            .map(|column| column.type_name.clone())
+            .unwrap_or_default(),
+    };
+    outputs
+        .iter()
+        .map(|output| (output.name.clone(), kind(output)))
+        .collect()
+}
+
+/// The type that a literal beside the column gets: the column's without domains and modifiers.
+fn cast(column: &Column) -> String {
+    match column.base.as_str() {
+        "enum" => column.type_name.clone(),
+        base => quote::qualified("pg_catalog", base),
+    }
+}
+
+const SEES: &str = "select pg_catalog.row_security_active($1::pg_catalog.oid), \
+     array(select a.attname::pg_catalog.text from pg_catalog.pg_attribute a \
+           where a.attrelid = $1::pg_catalog.oid and a.attnum > 0 and not a.attisdropped \
+             and pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'select') \
+             and pg_catalog.has_schema_privilege( \
+               (select c.relnamespace from pg_catalog.pg_class c where c.oid = a.attrelid), 'usage'))";
+
+/// Asks as the watcher.
+async fn look(
+    rows: &Rows,
+    read: &Read,
+    candidates: &[Option<Candidate<'_>>],
+    identity: &Identity,
+) -> Result<Seen, Cannot> {
+    let mut casts = Vec::new();
+    let mut values: Vec<&str> = Vec::new();
+    for candidate in candidates.iter().flatten() {
+        for value in candidate.condition.values() {
+            values.push(value);
+            let place = values.len();
+            let cast = &candidate.cast;
+            casts.push(format!("pg_catalog.to_json(${place}::text::{cast})::text"));
+        }
+    }
+    let sql = format!("select array[{}]::text[]", casts.join(", "));
+    let oid = read.table.oid;
+    let context = context::of_view(identity, &read.table.schema, true);
+    let looked = async {
+        let lease = Lease::take(&rows.pool).await?;
+        let terms = Terms::read(&context, rows.statement_timeout);
+        transaction::run(lease, terms, async |client: &Client| {
+            let (sees, values) = futures::join!(
+                client.query_typed(SEES, &[(&oid, Type::OID)]),
+                async {
+                    let answer = client.query_typed_raw(&sql, untyped(&values)).await?;
+                    answer.try_collect::<Vec<tokio_postgres::Row>>().await
+                }
+            );
+            let sees = sees?;
+            let values = values?;
+            let (Some(sees), Some(values)) = (sees.first(), values.first()) else {
+                return Err(Error::Body("no answer"));
+            };
+            Ok(Seen {
+                row_security: sees.try_get(0)?,
+                columns: sees.try_get(1)?,
+                values: values.try_get(0)?,
+            })
+        })
+        .await
+    };
+    looked.await.map_err(|error: Error| {
+        let problem = rows::problem(&error).seen_by(identity);
+        // A value that is none of its type never will be; a database that is away comes back, and
+        // so may a permission.
+        let permission = matches!(
+            problem.status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        );
+        if problem.status.is_client_error() && !permission {
+            Cannot::Ever(problem)
+        } else {
+            Cannot::Now(problem)
+        }
+    })
+}
+
+/// What to tell a stream that cannot be made again.
+pub(super) fn told(cannot: Cannot) -> Problem {
+    match cannot {
+        Cannot::Ever(problem) | Cannot::Now(problem) => problem,
+    }
+}

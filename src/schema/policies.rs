@@ -1,0 +1,112 @@
+//! What row-level security policies read besides the row: a change there changes who sees what.
+//!
+//! Read from `pg_depend` for policies, for the views and the functions they use, and for the
+//! policies of the tables they read. The body of most functions is text that hides its tables: such
+//! a policy is compared from time to time, unless `rowcast.depends` says what it reads.
+
+use std::collections::{BTreeSet, HashMap};
+
+use tokio_postgres::GenericClient;
+
+use super::catalog::Catalog;
+
+/// What the policies of one table depend on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Policies {
+    /// Watched tables, by the oid of their root; the table itself when its policies look at other
+    /// rows of it.
+    pub depends: Vec<u32>,
+    /// They may read something that is not watched.
+    pub compared: bool,
+}
+
+/// Objects that a table with row-level security depends on; `None` stands for what cannot be known.
+pub(super) type Loaded = HashMap<u32, BTreeSet<Option<u32>>>;
+
+/// Reads the dependencies of every watched table with row-level security.
+pub(super) async fn load(client: &impl GenericClient) -> Result<Loaded, tokio_postgres::Error> {
+    let mut loaded = Loaded::new();
+    for row in client.query(DEPENDENCIES, &[]).await? {
+        let on = loaded.entry(row.get(0)).or_default();
+        if row.get(2) {
+            on.insert(row.get(1));
+        }
+    }
+    Ok(loaded)
+}
+
+/// The same by the tables of the catalogue.
+pub(super) fn resolved(loaded: Loaded, catalog: &Catalog) -> HashMap<u32, Policies> {
+    let one = |on: BTreeSet<Option<u32>>| {
+        let mut policies = Policies::default();
+        for on in on {
+            let table = on.and_then(|on| catalog.table_by_oid(on));
+            match table.filter(|table| table.watched) {
+                Some(table) if !policies.depends.contains(&table.oid) => {
+                    policies.depends.push(table.oid);
+                }
+                Some(_) => {}
+                None => policies.compared = true,
+            }
+        }
+        policies
+    };
+    loaded.into_iter().map(|(rel, on)| (rel, one(on))).collect()
+}
+
+/// Rows of table, what it depends on, and whether that says anything (a table without dependencies
+/// is listed too). Objects are followed from policies to tables, to the policies of those, through
+/// views and through functions with a body that PostgreSQL has parsed.
+const DEPENDENCIES: &str = r"
+with recursive secured as (
+  select c.oid from pg_class c
+  where c.relrowsecurity
+    and exists (select from pg_trigger t where t.tgrelid = c.oid and t.tgname = '!rowcast' and t.tgparentid = 0)
+), edge (from_class, from_id, to_class, to_id) as (
+  -- a table to its policies for reading
+  select 'pg_class'::regclass::oid, p.polrelid, 'pg_policy'::regclass::oid, p.oid
+  from pg_policy p join pg_class c on c.oid = p.polrelid and c.relrowsecurity
+  where p.polcmd in ('r', '*')
+  union all
+  -- a view to its rule
+  select 'pg_class'::regclass, r.ev_class, 'pg_rewrite'::regclass, r.oid from pg_rewrite r
+  union all
+  -- policies, rules and functions to what they name; a policy always names its own table
+  select d.classid, d.objid, d.refclassid, d.refobjid
+  from pg_depend d
+  where d.classid in ('pg_policy'::regclass, 'pg_rewrite'::regclass, 'pg_proc'::regclass)
+    and d.refclassid in ('pg_class'::regclass, 'pg_proc'::regclass)
+    and not (d.classid = 'pg_policy'::regclass and d.refclassid = 'pg_class'::regclass
+             and d.refobjid = (select p.polrelid from pg_policy p where p.oid = d.objid))
+    and not (d.classid = 'pg_rewrite'::regclass and d.refobjid = (select r.ev_class from pg_rewrite r where r.oid = d.objid))
+), reached (rel, class, id) as (
+  select s.oid, 'pg_class'::regclass::oid, s.oid from secured s
+  -- what somebody has declared stands for everything else
+  where not exists (select from rowcast.dependency y where y.rel = s.oid)
+  union
+  select r.rel, e.to_class, e.to_id
+  from reached r join edge e on e.from_class = r.class and e.from_id = r.id
+)
+select s.oid, null::oid, false from secured s
+union
+-- tables that hold rows; a view is only on the way
+select r.rel, r.id, true
+from reached r join pg_class c on c.oid = r.id
+where r.class = 'pg_class'::regclass and r.id <> r.rel and c.relkind in ('r', 'p', 'f', 'm')
+union
+-- a policy that looks at other rows of its own table; its text has the range table of the query
+select r.rel, r.rel, true
+from reached r join pg_policy p on p.oid = r.id
+where r.class = 'pg_policy'::regclass
+  and (p.polqual::text like '%:relid ' || r.rel || ' %')
+union
+-- functions whose body is text that PostgreSQL did not look into
+select r.rel, null, true
+from reached r join pg_proc f on f.oid = r.id
+where r.class = 'pg_proc'::regclass and f.prosqlbody is null and f.provolatile <> 'i'
+  and f.pronamespace <> 'pg_catalog'::regnamespace
+union
+select y.rel, y.on_rel, true
+from rowcast.dependency y join secured s on s.oid = y.rel
+where y.on_rel is not null
+";
