@@ -9,12 +9,15 @@ use hyper::http::request::Parts as Head;
 use tokio::sync::watch;
 
 use super::rows::Rows;
-use super::{Response, body, channels, route, rows, stream};
+use super::{Response, body, channels, route, rows, stream, tickets};
+use crate::auth::Authenticator;
 use crate::subscription::Parts;
 
 /// Answers what the router has let through.
 #[derive(Debug)]
 pub struct Api {
+    /// Who asks.
+    pub auth: Arc<Authenticator>,
     /// Reads and writes.
     pub rows: Arc<Rows>,
     /// Streams.
@@ -50,5 +53,9 @@ impl route::Api for Api {
 
     async fn publish(&self, head: &Head, channel: &str, body: Bytes) -> Response {
         channels::publish(&self.rows, head, channel, &body).await
+    }
+
+    async fn tickets(&self, head: &Head, body: Bytes) -> Response {
+        tickets::respond(&self.auth, head, &body).await
     }
 }

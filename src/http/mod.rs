@@ -11,6 +11,7 @@ pub mod channels;
 pub mod cors;
 pub mod deadline;
 pub mod exchange;
+pub mod identify;
 #[cfg(test)]
 mod live;
 pub mod ops;
@@ -22,6 +23,7 @@ pub mod server;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+pub mod tickets;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
