@@ -227,8 +227,7 @@ mod tests {
         array.push(&upsert("7", "{\"id\":7}"));
         array.push(&Element::Delete {
             key: "9".into(),
-            xid: 7,
-            at: Timestamp::UNIX_EPOCH,
+            by: Some((7, Timestamp::UNIX_EPOCH)),
         });
         array.push(&Element::Row {
             key: "8".into(),

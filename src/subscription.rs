@@ -546,8 +546,13 @@ impl Subscription {
         reset: bool,
         retry: Option<u64>,
     ) -> Result<Live, Unavailable> {
-        let snapshot =
-            snapshot::read(view, &self.parts.states, &joined.place, &self.parts.snapshots).await;
+        let snapshot = snapshot::read(
+            view,
+            &self.parts.states,
+            &joined.place,
+            &self.parts.snapshots,
+        )
+        .await;
         let snapshot = snapshot.map_err(|error| self.explain(&error.into()))?;
         if snapshot.epoch != Some(joined.epoch) {
             return Err(self.explain(&NotYet.into()));
@@ -653,9 +658,8 @@ impl Subscription {
     /// Reads the log since `from`, in a transaction that stays open. `None` when it does not hold
     /// all of it any more, or not yet.
     async fn read_log(&self, client: &Client, joined: &Joined, from: &Token) -> Option<Batch> {
-        let read = async |catalog| {
-            log::open(client, &joined.place, &from.cursor, catalog, CATCH_UP).await
-        };
+        let read =
+            async |catalog| log::open(client, &joined.place, &from.cursor, catalog, CATCH_UP).await;
         let catalog = self.parts.catalog.current();
         let mut batch = read(&catalog).await.ok()?;
         if batch.definitions_changed {

@@ -99,7 +99,7 @@ as $$
     (select string_agg(o.oid::text, ',' order by o.oid) from pg_roles o where o.rolsuper or o.rolbypassrls),
     (select coalesce(n.nspacl::text, '') from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = rel),
     -- a policy is also what the functions say that it calls
-    (select string_agg(distinct md5(f.prosrc || f.provolatile || f.proowner), ',')
+    (select string_agg(distinct md5(concat_ws(' ', f.prosrc, f.provolatile, f.proowner, f.prosecdef)), ',')
      from pg_policy p
      join pg_depend d on d.classid = 'pg_policy'::regclass and d.objid = p.oid and d.refclassid = 'pg_proc'::regclass
      join pg_proc f on f.oid = d.refobjid

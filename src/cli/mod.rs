@@ -1,15 +1,18 @@
 //! The commands. Nobody else names this room.
 
+mod access;
 mod database;
 mod healthcheck;
 mod psql;
 mod serve;
 mod tables;
 mod tail;
+mod token;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -61,6 +64,18 @@ enum Command {
         /// The relay
         #[arg(long, env = "ROWCAST_URL")]
         url: Option<String>,
+    },
+    /// Print a token made with the configured secret, for trying things out
+    Token {
+        /// The role that requests with it run as
+        #[arg(long)]
+        role: Option<String>,
+        /// A claim, e.g. sub=ann (may be given several times)
+        #[arg(long = "claim", value_parser = token::claim)]
+        claims: Vec<(String, String)>,
+        /// How long it is good, e.g. 15m
+        #[arg(long, default_value = "1h", value_parser = token::duration)]
+        expires: Duration,
     },
     /// Print the SQL that installs Rowcast, for somebody with the rights to run it
     Sql,
@@ -175,6 +190,16 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 );
                 Ok(())
             }
+            Command::Token {
+                role,
+                claims,
+                expires,
+            } => Ok(token::run(
+                &config.access,
+                role.as_deref(),
+                &claims,
+                expires,
+            )?),
             Command::Uninstall => tables::uninstall(&config).await,
             Command::Healthcheck => healthcheck::run(config.listen).await,
             Command::Psql { .. } => Ok(()),

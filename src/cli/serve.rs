@@ -12,7 +12,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing_subscriber::EnvFilter;
 
-use super::{Told, database, tables};
+use super::{Told, access, database, tables};
+use crate::auth::Authenticator;
 use crate::backoff::Backoff;
 use crate::config::{Config, LogFormat};
 use crate::doorbell::Doorbell;
@@ -66,6 +67,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
             "--allow-origin https://board.example.com",
         )
     })?;
+    let auth = Arc::new(access::authenticator(&config.access)?);
     let listener = server::listen(config.listen).map_err(|error| {
         Told::new(
             format!("{} cannot be served on", config.listen),
@@ -78,7 +80,15 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let rings = prepare(&config, &target, cluster.is_some()).await?;
 
     let api = database::api(&config, &target)?;
-    let relay = Relay::build(&config, &target, &api, origins, rings, cluster.is_some());
+    let relay = Relay::build(
+        &config,
+        &target,
+        &api,
+        auth,
+        origins,
+        rings,
+        cluster.is_some(),
+    );
     let shutdown = relay.shutdown.clone();
     let health = Arc::clone(&relay.health);
     let mut tasks = relay.start(&config, listener);
@@ -198,6 +208,7 @@ impl Relay {
         config: &Config,
         target: &Target,
         api: &Target,
+        auth: Arc<Authenticator>,
         origins: Origins,
         rings: bool,
         board: bool,
@@ -238,6 +249,7 @@ impl Relay {
             metrics: Arc::clone(&metrics),
         };
         let api = Api {
+            auth,
             rows: Arc::new(Rows {
                 pool: requests,
                 catalog: Arc::clone(&catalog),

@@ -88,8 +88,8 @@ enum NoAnswer {
 impl NoAnswer {
     /// Asking the same again is of no use: permissions or definitions have changed.
     fn is_final(&self) -> bool {
-        let (Self::Transaction(TransactionError::Failed(error)) | Self::Ask(AskError::Query(error))) =
-            self
+        let (Self::Transaction(TransactionError::Failed(error))
+        | Self::Ask(AskError::Query(error))) = self
         else {
             return matches!(self, Self::Ask(AskError::Anew));
         };
@@ -249,7 +249,10 @@ impl Feed {
         }
         let questions = self.questions(&batch, epoch, &end);
         self.put(questions, &snapshot, epoch, &end).await;
-        client.batch_execute("commit").await.map_err(LogError::from)?;
+        client
+            .batch_execute("commit")
+            .await
+            .map_err(LogError::from)?;
         Ok(())
     }
 
@@ -259,7 +262,9 @@ impl Feed {
         let since = live.at.as_ref().and_then(|at| at.ring.since(from));
         let Some(since) = since else { return false };
         let state = self.asked.lock();
-        since.iter().all(|transaction| !state.is_touched(transaction))
+        since
+            .iter()
+            .all(|transaction| !state.is_touched(transaction))
     }
 
     /// The log since `from`, in a transaction that stays open; `None` when it is too much.
@@ -413,7 +418,8 @@ impl Feed {
                     let mark = Mark::Batch(Arc::clone(end));
                     let event = Event::new(mark, at, &token, Arc::clone(end), &body);
                     let weight = event.frame.len();
-                    view.topic().publish(Delivery::Event(Arc::new(event)), weight);
+                    view.topic()
+                        .publish(Delivery::Event(Arc::new(event)), weight);
                 }
                 // After the event: who reads this first finds every event up to it.
                 view.set_told(Arc::clone(end));
@@ -483,7 +489,11 @@ impl State {
 
     /// Nothing that concerns any view happened up to here.
     fn move_to(&mut self, here: &Position) {
-        if self.at.as_ref().is_none_or(|at| !here.cursor.covers(&at.cursor)) {
+        if self
+            .at
+            .as_ref()
+            .is_none_or(|at| !here.cursor.covers(&at.cursor))
+        {
             return;
         }
         for entry in self.views.values() {

@@ -29,8 +29,8 @@ use crate::postgres::pool::{PINS, Pool};
 use crate::schema::catalog::{CatalogError, Handle};
 use crate::shutdown::Shutdown;
 use crate::view::{Channel, Delivery, Event, Mark, Sight, View};
-pub use asked::Unjoined;
 use asked::Asked;
+pub use asked::Unjoined;
 use ring::Ring;
 
 /// A relay looks at the log this often even if no bell rings.

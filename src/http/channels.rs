@@ -11,9 +11,10 @@ use tokio::sync::watch;
 use super::problem::{JSON, Problem};
 use super::rows::{Rows, TXID, json_body, problem};
 use super::stream::{closed, stream, token};
-use super::{Response, body};
+use super::{Response, body, context};
 use tokio_postgres::types::{ToSql, Type};
 
+use crate::auth::Identity;
 use crate::postgres::pool::Lease;
 use crate::postgres::transaction::{self, Access, Context, Terms};
 use crate::postgres::untyped::Untyped;
@@ -29,12 +30,18 @@ pub async fn subscribe(
     parts: &Parts,
     listening: &watch::Receiver<BTreeSet<String>>,
     head: &Head,
+    identity: &Identity,
     channel: &str,
 ) -> Response {
     let token = token(head);
-    match allowed(rows, channel).await {
+    let context = context::of_view(identity, rows.catalog.schema(), true);
+    match may(rows, &context, "subscribe", channel).await {
         Ok(true) => {}
-        Ok(false) => return closed(token.as_deref(), &forbidden(channel).unavailable()),
+        Ok(false) => {
+            let problem = forbidden(rows, &context, channel).await;
+            let problem = problem.seen_by(identity);
+            return closed(token.as_deref(), &problem.unavailable());
+        }
         Err(problem) => return closed(token.as_deref(), &problem.unavailable()),
     }
     // Joining makes the doorbell listen; the stream opens once it does, so that a NOTIFY sent after
@@ -61,16 +68,26 @@ pub async fn subscribe(
 }
 
 /// `POST`: a durable message.
-pub async fn publish(rows: &Rows, head: &Head, channel: &str, body: &[u8]) -> Response {
+pub async fn publish(
+    rows: &Rows,
+    head: &Head,
+    identity: &Identity,
+    channel: &str,
+    body: &[u8],
+) -> Response {
+    let context = context::of_request(identity, rows.catalog.schema(), head);
     let published = async {
         json_body(&head.headers)?;
         let text = std::str::from_utf8(body)
             .ok()
             .filter(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
             .ok_or_else(|| problem(&Error::Body("a message is one JSON value")))?;
+        if !may(rows, &context, "publish", channel).await? {
+            return Err(forbidden(rows, &context, channel).await);
+        }
         let values = [channel.to_owned(), text.to_owned()];
         let sql = "select rowcast.publish($1, $2)";
-        let txid = ask(rows, Access::ReadWrite, sql, &values).await?;
+        let txid = ask(rows, Access::ReadWrite, &context, sql, &values).await?;
         Ok::<String, Problem>(txid.unwrap_or_default())
     };
     match published.await {
@@ -84,20 +101,25 @@ pub async fn publish(rows: &Rows, head: &Head, channel: &str, body: &[u8]) -> Re
             }
             response
         }
-        Err(problem) => problem.into_response(),
+        Err(problem) => problem.seen_by(identity).into_response(),
     }
 }
 
-async fn allowed(rows: &Rows, channel: &str) -> Result<bool, Problem> {
-    let sql = "select rowcast.channel_allowed($1)::text";
-    let allowed = ask(rows, Access::ReadOnly, sql, &[channel.to_owned()]).await?;
-    Ok(allowed.as_deref() == Some("true"))
+/// What `rowcast.may_subscribe` or `rowcast.may_publish` says to this role, which an operator may
+/// have replaced, about a channel that is allowed at all.
+async fn may(rows: &Rows, context: &Context, what: &str, channel: &str) -> Result<bool, Problem> {
+    let sql =
+        format!("select (rowcast.channel_allowed($1) and rowcast.may_{what}($1))::pg_catalog.text");
+    let values = [channel.to_owned()];
+    let may = ask(rows, Access::ReadOnly, context, &sql, &values).await?;
+    Ok(may.as_deref() == Some("true"))
 }
 
 /// One value, as text, from one statement in a transaction of its own.
 async fn ask(
     rows: &Rows,
     access: Access,
+    context: &Context,
     sql: &str,
     values: &[String],
 ) -> Result<Option<String>, Problem> {
@@ -108,10 +130,9 @@ async fn ask(
             .iter()
             .map(|value| (value as _, Type::UNKNOWN))
             .collect();
-        let context = Context::default();
         let terms = Terms {
             access,
-            ..Terms::read(&context, rows.statement_timeout)
+            ..Terms::read(context, rows.statement_timeout)
         };
         transaction::run(lease, terms, async |client| {
             let answer = client.query_typed(sql, &values).await?;
@@ -126,13 +147,17 @@ async fn ask(
     asked.await.map_err(|error: Error| problem(&error))
 }
 
-fn forbidden(channel: &str) -> Problem {
-    Problem::new(
-        StatusCode::UNAUTHORIZED,
-        "42501",
-        format!("channel \"{channel}\" is not allowed"),
-    )
-    .hint(format!(
+/// Why not: because nobody may, or because this role may not.
+async fn forbidden(rows: &Rows, context: &Context, channel: &str) -> Problem {
+    let sql = "select rowcast.channel_allowed($1)::pg_catalog.text";
+    let values = [channel.to_owned()];
+    let allowed = ask(rows, Access::ReadOnly, context, sql, &values).await;
+    let problem = |message: String| Problem::new(StatusCode::UNAUTHORIZED, "42501", message);
+    if allowed.is_ok_and(|allowed| allowed.as_deref() == Some("true")) {
+        return problem(format!("permission denied for channel \"{channel}\""))
+            .hint("rowcast.may_subscribe and rowcast.may_publish decide who may");
+    }
+    problem(format!("channel \"{channel}\" is not allowed")).hint(format!(
         "select rowcast.allow_channel({});",
         crate::postgres::quote::literal(channel).trim_start()
     ))

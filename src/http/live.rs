@@ -10,12 +10,19 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use tempfile::TempDir;
 
+use crate::auth::{Authenticator, Identity, Settings};
 use crate::http::body::keep_head;
 use crate::http::rows::{Rows, respond};
 use crate::postgres::embedded::tests::{options, skipped};
 use crate::postgres::embedded::{Cluster, Options};
 use crate::postgres::pool::{PINS, pool};
 use crate::schema::catalog::Handle;
+
+/// Somebody without a token, where none is needed.
+fn open() -> Identity {
+    let auth = Authenticator::new(Settings::default()).unwrap();
+    auth.anonymous().unwrap()
+}
 
 /// A database with the tables of one test.
 struct World {
@@ -80,11 +87,7 @@ impl World {
         let (psql, connection) = target.connect("psql").await.unwrap();
         tokio::spawn(connection);
         psql.batch_execute(PINS).await.unwrap();
-        psql.batch_execute(
-            "create schema rowcast; create table rowcast.exposed (rel regclass primary key)",
-        )
-        .await
-        .unwrap();
+        crate::schema::migrate::migrate(&psql, true).await.unwrap();
         psql.batch_execute(sql).await.unwrap();
         let pool = pool(&target, "rowcast", 2);
         let world = Self {
@@ -136,7 +139,7 @@ impl World {
         }
         let (parts, ()) = built.body(()).unwrap().into_parts();
         let body = Bytes::from(body.to_owned());
-        let mut response = respond(&self.rows, &parts, table, body).await;
+        let mut response = respond(&self.rows, &parts, &open(), table, body).await;
         // The router's part.
         if method == "HEAD" {
             keep_head(&mut response);
@@ -732,13 +735,13 @@ async fn a_page_of_a_foreign_site_cannot_write_without_asking_first() {
         request.body(()).unwrap().into_parts().0
     };
     assert_eq!(
-        respond(&world.rows, &untyped(true), "tasks", body.clone())
+        respond(&world.rows, &untyped(true), &open(), "tasks", body.clone())
             .await
             .status(),
         415
     );
     assert_eq!(
-        respond(&world.rows, &untyped(false), "tasks", body)
+        respond(&world.rows, &untyped(false), &open(), "tasks", body)
             .await
             .status(),
         201
@@ -803,10 +806,10 @@ async fn the_catalogue_tells_kinds_keys_and_types() {
         (odd.kind, odd.key.as_slice()),
         ('r', &["a".to_owned(), "b".to_owned()][..])
     );
-    assert_eq!((odd.watched, odd.row_security), (false, false));
+    assert_eq!(odd.watched, false);
     let a = odd.column("a").unwrap();
     assert_eq!((a.type_name.as_str(), a.base.as_str()), ("text", "text"));
-    assert!(a.byte_ordered && a.deterministic && a.not_null && a.selectable && !a.virtual_);
+    assert!(a.byte_ordered && a.deterministic && a.not_null && !a.virtual_);
     assert!(catalog.table("bare").unwrap().columns.is_empty());
     assert_eq!(catalog.table("seen").unwrap().kind, 'v');
     world.get("bare").await.is(200, "[]");
@@ -815,6 +818,8 @@ async fn the_catalogue_tells_kinds_keys_and_types() {
 /// Hyper spawns the answer, so it must be able to move between threads.
 #[test]
 fn an_answer_may_move_between_threads() {
-    fn sendable<T: Send>(_: fn(&'static Rows, &'static hyper::http::request::Parts, Bytes) -> T) {}
-    sendable(|rows, parts, body| respond(rows, parts, "tasks", body));
+    type Answer<T> =
+        fn(&'static Rows, &'static hyper::http::request::Parts, &'static Identity, Bytes) -> T;
+    fn sendable<T: Send>(_: Answer<T>) {}
+    sendable(|rows, parts, who, body| respond(rows, parts, who, "tasks", body));
 }

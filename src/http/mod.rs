@@ -12,6 +12,7 @@ pub mod context;
 pub mod cors;
 pub mod deadline;
 pub mod exchange;
+pub mod identify;
 #[cfg(test)]
 mod live;
 pub mod ops;
@@ -23,6 +24,7 @@ pub mod server;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+pub mod tickets;
 mod watch;
 
 use bytes::Bytes;

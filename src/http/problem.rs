@@ -2,7 +2,7 @@
 //!
 //! The only file that knows the statuses of other rooms' errors. The message tells what happened,
 //! details what was found, hint what to try. SQLSTATEs pass through; `PGRST` codes are the
-//! dialect's own, `RCH` codes the edge's and `RCR` codes those of `rows`.
+//! dialect's own, `RCH` codes the edge's, `RCA` codes those of `auth` and `RCR` codes those of `rows`.
 
 use std::borrow::Cow;
 
@@ -38,6 +38,9 @@ pub struct Problem {
     /// The methods that the path has, where the status demands them.
     #[serde(skip)]
     allow: Option<&'static str>,
+    /// What is wrong with the token, for `WWW-Authenticate` (RFC 6750 §3).
+    #[serde(skip)]
+    challenge: Option<String>,
 }
 
 /// Whether the client has said who it is. To one who has not, a missing permission is a 401.
@@ -69,6 +72,7 @@ impl Problem {
             details: None,
             hint: None,
             allow: None,
+            challenge: None,
         }
     }
 
@@ -93,6 +97,17 @@ impl Problem {
         if identity.verified && self.code == "42501" && self.status == StatusCode::UNAUTHORIZED {
             self.status = StatusCode::FORBIDDEN;
         }
+        self
+    }
+
+    /// The same with what is wrong with the token that was sent. No byte of a client's goes in here:
+    /// it becomes a header.
+    #[must_use]
+    pub fn challenge(mut self, description: &str) -> Self {
+        let description = description.replace(['"', '\\'], "'");
+        self.challenge = Some(format!(
+            "Bearer error=\"invalid_token\", error_description=\"{description}\""
+        ));
         self
     }
 
@@ -345,6 +360,7 @@ impl Problem {
             hint: error.hint().map(str::to_owned),
             allow: (*error.code() == SqlState::READ_ONLY_SQL_TRANSACTION)
                 .then_some("GET, HEAD, OPTIONS"),
+            challenge: None,
         }
     }
 
@@ -456,7 +472,10 @@ impl Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            let challenge = self.challenge.as_deref().unwrap_or("Bearer");
+            if let Ok(challenge) = HeaderValue::from_str(challenge) {
+                headers.insert(WWW_AUTHENTICATE, challenge);
+            }
         }
         response
     }

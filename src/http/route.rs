@@ -21,7 +21,7 @@ use percent_encoding::percent_decode_str;
 use super::assets::{self, Assets, File};
 use super::cors::{self, Origin, Origins};
 use super::refusal::{Refusal, Shape};
-use super::{Request, Response, body, exchange, ops};
+use super::{Request, Response, body, exchange, identify, ops};
 use crate::health::Health;
 use crate::metrics::Metrics;
 
@@ -40,6 +40,8 @@ pub enum Route {
         /// The name, decoded like a table's.
         name: String,
     },
+    /// `/tickets`.
+    Tickets,
     /// A file of the board or the client library.
     Asset(&'static File),
     /// `/livez` and `/healthz`.
@@ -61,6 +63,7 @@ impl Route {
             "/livez" | "/healthz" => return Self::Livez,
             "/readyz" => return Self::Readyz,
             "/metrics" => return Self::Metrics,
+            "/tickets" => return Self::Tickets,
             "/rest/v1" | "/rest/v1/" => return Self::RowsRoot,
             _ => {}
         }
@@ -80,6 +83,7 @@ impl Route {
             Self::RowsRoot => "/rest/v1/",
             Self::Rows { .. } => "/rest/v1/{table}",
             Self::Channel { .. } => "/channels/{name}",
+            Self::Tickets => "/tickets",
             Self::Asset(file) => file.path(),
             Self::Livez => "/livez",
             Self::Readyz => "/readyz",
@@ -94,6 +98,7 @@ impl Route {
         match self {
             Self::Rows { .. } => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
             Self::Channel { .. } => "GET, POST, OPTIONS",
+            Self::Tickets => "POST, OPTIONS",
             Self::RowsRoot => "GET, HEAD, OPTIONS",
             Self::Asset(_) => assets::METHODS,
             Self::Livez | Self::Readyz | Self::Metrics => ops::METHODS,
@@ -111,7 +116,7 @@ impl Route {
     #[must_use]
     pub fn shape(&self) -> Shape {
         match self {
-            Self::RowsRoot | Self::Rows { .. } | Self::Channel { .. } => Shape::Api,
+            Self::RowsRoot | Self::Rows { .. } | Self::Channel { .. } | Self::Tickets => Shape::Api,
             Self::NotFound(shape) => *shape,
             Self::Asset(_) | Self::Livez | Self::Readyz | Self::Metrics => Shape::Problem,
         }
@@ -190,6 +195,9 @@ pub trait Api: Send + Sync + 'static {
         channel: &str,
         body: Bytes,
     ) -> impl Future<Output = Response> + Send;
+
+    /// `POST /tickets`.
+    fn tickets(&self, parts: &Parts, body: Bytes) -> impl Future<Output = Response> + Send;
 }
 
 /// Longest path and query, in bytes.
@@ -234,7 +242,8 @@ impl<A: Api> Router<A> {
     }
 
     async fn answer(&self, route: Route, request: Request) -> Response {
-        let (parts, incoming) = request.into_parts();
+        let (mut parts, incoming) = request.into_parts();
+        identify::take_ticket(&mut parts);
         let origin = self.origins.judge(&parts);
         let mut response = match refuse(&route, &parts, &origin) {
             Some(refusal) => refusal.respond(route.shape()),
@@ -288,6 +297,7 @@ impl<A: Api> Router<A> {
                 self.api.subscribe(parts, name).await
             }
             Route::Channel { name } => self.api.publish(parts, name, read.await?).await,
+            Route::Tickets => self.api.tickets(parts, read.await?).await,
             Route::Asset(file) => self.assets.respond(parts, file),
             Route::Livez => ops::livez(),
             Route::Readyz => ops::readyz(&self.health),
@@ -361,6 +371,7 @@ mod tests {
                 name: "lobby".into()
             }
         );
+        assert_eq!(Route::of("/tickets"), Route::Tickets);
         assert_eq!(Route::of("/livez"), Route::Livez);
         assert_eq!(Route::of("/healthz"), Route::Livez);
         assert_eq!(Route::of("/readyz"), Route::Readyz);
@@ -456,6 +467,8 @@ mod tests {
             "/channels/%2e%2e",
             "/channels/%2e%2e/rest/v1/tasks",
             "/Channels/lobby",
+            "/tickets/",
+            "/Tickets",
             "/livez/",
             "/livez/.",
             "/LIVEZ",

@@ -17,7 +17,8 @@ use hyper::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::problem::{Caller, JSON, Problem};
-use super::{Response, body};
+use super::{Response, body, context};
+use crate::auth::Identity;
 use crate::causes::Causes;
 use crate::config::TxEnd;
 use crate::postgres::pool::Pool;
@@ -54,16 +55,23 @@ pub struct Rows {
 }
 
 /// Answers a request for rows of `table`, which is decoded.
-pub async fn respond(service: &Rows, parts: &Parts, table: &str, body: Bytes) -> Response {
-    match answer(service, parts, table, &body).await {
+pub async fn respond(
+    service: &Rows,
+    parts: &Parts,
+    identity: &Identity,
+    table: &str,
+    body: Bytes,
+) -> Response {
+    match answer(service, parts, identity, table, &body).await {
         Ok(response) => response,
-        Err(problem) => problem.into_response(),
+        Err(problem) => problem.seen_by(identity).into_response(),
     }
 }
 
 async fn answer(
     service: &Rows,
     parts: &Parts,
+    identity: &Identity,
     table: &str,
     body: &[u8],
 ) -> Result<Response, Problem> {
@@ -75,7 +83,7 @@ async fn answer(
     if !matches!(request.shape, Some(Shape::Array | Shape::Object)) {
         return Err(Problem::not_acceptable());
     }
-    let mut context = Context::default();
+    let mut context = context::of_request(identity, service.catalog.schema(), parts);
     let zone = request.preferences.timezone.clone();
     if let Some(zone) = zone {
         context.settings.push((Cow::Borrowed("TimeZone"), zone));

@@ -125,6 +125,11 @@ impl Api for Echo {
         self.note("publish", parts, channel);
         text(body)
     }
+
+    async fn tickets(&self, parts: &Parts, body: Bytes) -> Response {
+        self.note("tickets", parts, "");
+        text(body)
+    }
 }
 
 /// A running server.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use hyper::StatusCode;
 use tokio_postgres::Client;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::context;
 use super::problem::Problem;
@@ -73,12 +73,13 @@ pub(super) async fn make(
             (candidate, values)
         })
         .collect();
-    let conditions = decided.iter().map(|(candidate, values)| {
-        (candidate.condition, candidate.kind, values.as_slice())
-    });
+    let conditions = decided
+        .iter()
+        .map(|(candidate, values)| (candidate.condition, candidate.kind, values.as_slice()));
     let all_decided = candidates.iter().all(Option::is_some);
     let matcher = Matcher::new(conditions);
-    let from_images = all_decided && matcher.is_some() && !seen.row_security && seen.sees_whole(&read);
+    let from_images =
+        all_decided && matcher.is_some() && !seen.row_security && seen.sees_whole(&read);
     let catalog = rows.catalog.current();
     let context = context::of_view(identity, &read.table.schema, seen.row_security);
     if from_images && let Some(matcher) = matcher {
@@ -125,7 +126,9 @@ impl Seen {
     /// Whether images of whole rows may be read as the watcher, and tell everything that is shown.
     fn sees_whole(&self, read: &Read) -> bool {
         let all = read.table.columns.iter();
-        let selectable = all.clone().all(|column| self.columns.contains(&column.name));
+        let selectable = all
+            .clone()
+            .all(|column| self.columns.contains(&column.name));
         // Virtual columns are null in images, and reg* types print by the reader's search_path.
         let stable = |column: &Column| !column.virtual_ && !column.base.starts_with("reg");
         let shown: Vec<&Column> = match &read.select {
@@ -380,13 +383,11 @@ async fn look(
         let lease = Lease::take(&rows.pool).await?;
         let terms = Terms::read(&context, rows.statement_timeout);
         transaction::run(lease, terms, async |client: &Client| {
-            let (sees, values) = futures::join!(
-                client.query_typed(SEES, &[(&oid, Type::OID)]),
-                async {
-                    let answer = client.query_typed_raw(&sql, untyped(&values)).await?;
-                    answer.try_collect::<Vec<tokio_postgres::Row>>().await
-                }
-            );
+            let table: [(&(dyn ToSql + Sync), Type); 1] = [(&oid, Type::OID)];
+            let (sees, values) = futures::join!(client.query_typed(SEES, &table), async {
+                let answer = client.query_typed_raw(&sql, untyped(&values)).await?;
+                answer.try_collect::<Vec<tokio_postgres::Row>>().await
+            });
             let sees = sees?;
             let values = values?;
             let (Some(sees), Some(values)) = (sees.first(), values.first()) else {

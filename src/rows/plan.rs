@@ -443,7 +443,6 @@ pub(super) mod tests {
             deterministic: true,
             not_null: false,
             virtual_: false,
-            selectable: true,
         }
     }
 
@@ -468,7 +467,6 @@ pub(super) mod tests {
             ],
             key: key.iter().map(|&name| name.to_owned()).collect(),
             watched: true,
-            row_security: false,
         };
         Catalog::new(
             "public",

@@ -51,8 +51,6 @@ pub struct Table {
     pub key: Vec<String>,
     /// Carries the `"!rowcast"` trigger.
     pub watched: bool,
-    /// Row-level security applies to the login of this connection.
-    pub row_security: bool,
 }
 
 /// One column.
@@ -78,8 +76,6 @@ pub struct Column {
     pub not_null: bool,
     /// Generated and not stored (PostgreSQL 18): null in every image.
     pub virtual_: bool,
-    /// The login may select it.
-    pub selectable: bool,
 }
 
 impl Table {
@@ -188,7 +184,6 @@ impl Catalog {
                     columns: Vec::new(),
                     key: row.get("key"),
                     watched: row.get("watched"),
-                    row_security: row.get("row_security"),
                 });
             }
             let (Some(table), Some(name)) = (tables.last_mut(), row.get("attname")) else {
@@ -202,7 +197,6 @@ impl Catalog {
                 deterministic: row.get("deterministic"),
                 not_null: row.get("attnotnull"),
                 virtual_: row.get("virtual"),
-                selectable: row.get("selectable"),
             });
         }
         let leaves: Vec<(u32, u32)> = leaves.iter().map(|row| (row.get(0), row.get(1))).collect();
@@ -230,7 +224,7 @@ with recursive listed as (
   union
   select b.oid, t.typbasetype from bare b join pg_type t on t.oid = b.base where t.typtype = 'd'
 )
-select l.oid, l.relname, l.nspname, l.relkind, l.watched, coalesce(row_security_active(l.oid), false) as row_security,
+select l.oid, l.relname, l.nspname, l.relkind, l.watched,
   array(select k.attname::text
         from pg_index i
         cross join lateral unnest(i.indkey::int2[]) with ordinality as u (attnum, place)
@@ -249,8 +243,7 @@ select l.oid, l.relname, l.nspname, l.relkind, l.watched, coalesce(row_security_
     when 'b' then true
     else false end, false) as byte_ordered,
   coalesce(k.collisdeterministic, true) as deterministic,
-  a.attgenerated = 'v' as virtual,
-  coalesce(has_column_privilege(l.oid, a.attnum, 'select'), false) as selectable
+  a.attgenerated = 'v' as virtual
 from listed l
 join pg_database d on d.datname = current_database()
 left join pg_attribute a on a.attrelid = l.oid and a.attnum > 0 and not a.attisdropped

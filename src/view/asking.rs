@@ -160,6 +160,8 @@ impl Pending {
             for delta in &transaction.deltas {
                 if asking.depends.contains(&delta.table) {
                     self.whole = Some(Some((transaction.xid, transaction.at)));
+                    // It may not be watched any more.
+                    self.reset |= delta.scope == Scope::Unknown;
                 }
                 if delta.table != table {
                     continue;
@@ -221,7 +223,7 @@ impl Asking {
             .map(|key| {
                 let parts = event::key_parts(key, self.key.len())?;
                 let members = self.key.iter().cloned().zip(parts);
-                Some(members.map(|(name, part)| (name, part.into())).collect())
+                Some(members.collect())
             })
             .collect();
         Some(serde_json::Value::from(objects?).to_string())

@@ -42,10 +42,7 @@ impl Hasher {
             context.update(&part.len().to_be_bytes());
             context.update(part.as_bytes());
         }
-        Self(hmac::Key::new(
-            hmac::HMAC_SHA256,
-            context.sign().as_ref(),
-        ))
+        Self(hmac::Key::new(hmac::HMAC_SHA256, context.sign().as_ref()))
     }
 }
 

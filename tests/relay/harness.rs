@@ -441,7 +441,15 @@ pub struct Stream {
 
 impl Stream {
     pub async fn open(url: &str, id: Option<&str>) -> Self {
+        Self::with(url, id, &[]).await
+    }
+
+    /// Opens it with more headers, as a reader does that is no EventSource.
+    pub async fn with(url: &str, id: Option<&str>, headers: &[(&str, &str)]) -> Self {
         let mut request = Request::get(url).header("accept", "text/event-stream");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if let Some(id) = id {
             request = request.header("last-event-id", id);
         }

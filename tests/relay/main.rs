@@ -15,6 +15,7 @@ mod heal;
 mod history;
 mod hostile;
 mod live;
+mod policies;
 mod poll;
 mod refusals;
 mod resume;

@@ -1,0 +1,256 @@
+//! Row-level security on streams: each screen shows exactly what its role could select.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::harness::{DEADLINE, Database, Relay, Screen, Stream, database};
+
+pub const SECRET: &str = "a secret of more than thirty-two bytes, for tests";
+
+/// A token as `rowcast token` makes it.
+pub async fn token(role: &str, claims: &[&str]) -> String {
+    let mut command = crate::harness::command();
+    command.args(["token", "--jwt-secret", SECRET, "--role", role]);
+    for claim in claims {
+        command.args(["--claim", claim]);
+    }
+    let made = command.output().await.unwrap();
+    assert!(made.status.success(), "{made:?}");
+    String::from_utf8(made.stdout).unwrap().trim().to_owned()
+}
+
+/// The relay with its own login for requests.
+pub async fn relay(database: &Database) -> Relay {
+    let api = database.url.replace("user=postgres", "user=api_login");
+    let arguments = ["--api-url", &api, "--jwt-secret", SECRET, "--anon-role", "visitor"];
+    Relay::start(database, &arguments).await
+}
+
+/// Roles are the cluster's: every test may find them there.
+pub const ROLES: &str = r"
+do $$
+declare
+  wanted text;
+begin
+  perform pg_advisory_lock(4711);
+  foreach wanted in array array['visitor', 'member', 'reader', 'manager'] loop
+    if not exists (select from pg_roles where rolname = wanted) then
+      execute format('create role %I nologin', wanted);
+    end if;
+  end loop;
+  if not exists (select from pg_roles where rolname = 'api_login') then
+    create role api_login login noinherit;
+    grant visitor, member, reader, manager to api_login;
+  end if;
+  perform pg_advisory_unlock(4711);
+end
+$$;
+";
+
+const NOTES: &str = r"
+create table tenants (id int primary key, name text not null);
+create table membership (tenant int not null, who text not null, primary key (tenant, who));
+create table notes (id int primary key, tenant int not null, body text not null, secret text);
+alter table notes enable row level security;
+create policy theirs on notes for select to member using (
+  tenant in (select m.tenant from membership m where m.who = current_setting('request.jwt.claims', true)::json ->> 'sub'));
+create policy writes on notes for all to manager using (true);
+grant select on membership to member;
+grant select (id, tenant, body) on notes to member;
+grant select, insert, update, delete on notes to manager;
+insert into membership values (1, 'ann'), (2, 'bob');
+insert into notes select n, n % 3, 'canary-' || n % 3, 'hidden' from generate_series(1, 30) n;
+select rowcast.watch('notes');
+select rowcast.watch('membership');
+";
+
+async fn world() -> (Database, Relay) {
+    let database = database().await;
+    database.sql(ROLES).await;
+    let relay = relay(&database).await;
+    database.sql(NOTES).await;
+    (database, relay)
+}
+
+const PATH: &str = "/rest/v1/notes?select=id,tenant,body";
+
+/// Somebody's screen.
+pub struct Watcher {
+    pub stream: Stream,
+    pub screen: Screen,
+}
+
+impl Watcher {
+    pub async fn of(relay: &Relay, path: &str, token: &str, last: Option<&str>) -> Self {
+        let url = format!("{}{path}", relay.url);
+        let bearer = format!("Bearer {token}");
+        let stream = Stream::with(&url, last, &[("authorization", &bearer)]).await;
+        assert_eq!(stream.status, 200);
+        Self {
+            stream,
+            screen: Screen::default(),
+        }
+    }
+
+    /// What it shows, by id: keys are opaque.
+    pub fn shown(&self) -> BTreeMap<String, Value> {
+        shown(&self.screen)
+    }
+
+    /// Waits until it shows this.
+    pub async fn shows(&mut self, what: &str, wanted: &BTreeMap<String, Value>) {
+        let begun = std::time::Instant::now();
+        while !self.screen.complete || self.shown() != *wanted {
+            let event = self.stream.next().await.unwrap_or_else(|| panic!("{what}: the stream ended"));
+            self.screen.apply(&event);
+            // Heartbeats never end.
+            let shown = self.shown();
+            assert!(begun.elapsed() < DEADLINE, "{what}: {wanted:?} but {shown:?}");
+        }
+    }
+
+    /// Everything that was received.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stream.raw).into_owned()
+    }
+}
+
+fn shown(screen: &Screen) -> BTreeMap<String, Value> {
+    let rows = screen.rows.values();
+    rows.map(|row| (row["id"].to_string(), row.clone())).collect()
+}
+
+/// What the role could select, by id.
+async fn truth(database: &Database, who: &str) -> BTreeMap<String, Value> {
+    let client = database.client().await;
+    client
+        .batch_execute(&format!(
+            "begin; select set_config('role', 'member', true), \
+             set_config('request.jwt.claims', '{{\"role\":\"member\",\"sub\":\"{who}\"}}', true)"
+        ))
+        .await
+        .unwrap();
+    let rows = client
+        .query(
+            "select row_to_json(s)::text from (select id, tenant, body from notes) s",
+            &[],
+        )
+        .await
+        .unwrap();
+    rows.iter()
+        .map(|row| {
+            let row: Value = serde_json::from_str(row.get(0)).unwrap();
+            (row["id"].to_string(), row)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_screen_shows_what_its_role_may_select() {
+    let (database, relay) = world().await;
+    let (ann, bob) = (
+        token("member", &["sub=ann"]).await,
+        token("member", &["sub=bob"]).await,
+    );
+    let mut anns = Watcher::of(&relay, PATH, &ann, None).await;
+    let mut bobs = Watcher::of(&relay, PATH, &bob, None).await;
+    for step in [
+        "update notes set body = 'canary-1 changed' where tenant = 1",
+        "insert into notes values (101, 1, 'canary-1 new'), (102, 2, 'canary-2 new')",
+        // From one tenant to the other, and back in the same transaction.
+        "update notes set tenant = 2 where id = 1",
+        "update notes set tenant = 1 where id = 1; update notes set tenant = 2 where id = 1",
+        "delete from notes where id in (4, 5)",
+        "insert into membership values (2, 'ann')",
+        "delete from membership where who = 'ann' and tenant = 1",
+        "update notes set id = id + 1000 where tenant = 2",
+        "truncate notes",
+        "insert into notes values (1, 2, 'canary-2 again')",
+        "update membership set who = 'ann' where who = 'bob' and tenant = 2",
+    ] {
+        let result = database.client().await.batch_execute(step).await;
+        if step.contains("who = 'ann' where") {
+            // ann has it already: the key forbids it, and nothing changed.
+            assert!(result.is_err());
+        } else {
+            result.unwrap();
+        }
+        for (who, screen) in [("ann", &mut anns), ("bob", &mut bobs)] {
+            let wanted = truth(&database, who).await;
+            screen.shows(step, &wanted).await;
+        }
+    }
+    let (anns, bobs) = (anns.text(), bobs.text());
+    assert!(!anns.contains("hidden") && !bobs.contains("hidden"));
+    assert!(!anns.contains("canary-0") && !bobs.contains("canary-0"));
+}
+
+#[tokio::test]
+async fn a_screen_that_was_away_gets_what_it_may_see_now() {
+    let (database, relay) = world().await;
+    let ann = token("member", &["sub=ann"]).await;
+    let mut before = Watcher::of(&relay, PATH, &ann, None).await;
+    before.shows("the state", &truth(&database, "ann").await).await;
+    let (last, rows) = (before.stream.id.clone(), before.screen.clone());
+    drop(before);
+    database
+        .sql(
+            "update notes set tenant = 2 where id = 1; \
+             update notes set body = 'canary-1 x' where id = 4; delete from notes where id = 7",
+        )
+        .await;
+    let mut after = Watcher::of(&relay, PATH, &ann, Some(&last)).await;
+    after.screen = rows;
+    after.shows("resumed", &truth(&database, "ann").await).await;
+    assert!(!after.text().contains("reset"), "{}", after.text());
+    let last = after.stream.id.clone();
+    drop(after);
+    // Somebody else's place is no way in.
+    let bob = token("member", &["sub=bob"]).await;
+    let mut bobs = Watcher::of(&relay, PATH, &bob, Some(&last)).await;
+    bobs.shows("reset", &truth(&database, "bob").await).await;
+    assert!(bobs.text().contains("reset"));
+    // What a policy reads changed meanwhile: the state is read anew.
+    database.sql("insert into membership values (0, 'ann')").await;
+    let mut again = Watcher::of(&relay, PATH, &ann, Some(&last)).await;
+    again.shows("read anew", &truth(&database, "ann").await).await;
+    assert!(again.text().contains("reset"));
+}
+
+#[tokio::test]
+async fn a_revoked_grant_ends_the_stream_and_a_new_policy_changes_it() {
+    let (database, relay) = world().await;
+    let ann = token("member", &["sub=ann"]).await;
+    let mut screen = Watcher::of(&relay, PATH, &ann, None).await;
+    screen.shows("the state", &truth(&database, "ann").await).await;
+    database
+        .sql("create policy more on notes for select to member using (tenant = 0)")
+        .await;
+    let wanted = truth(&database, "ann").await;
+    assert_eq!(wanted.len(), 20);
+    screen.shows("the policy", &wanted).await;
+    database.sql("revoke select (body) on notes from member").await;
+    let refused = screen.stream.until(|event| event.data.contains("42501")).await;
+    assert_eq!(refused.name, "control");
+    assert_eq!(screen.stream.next().await, None);
+}
+
+#[tokio::test]
+async fn what_nobody_watches_is_compared() {
+    let (database, relay) = world().await;
+    database.sql("select rowcast.unwatch('membership')").await;
+    let bob = token("member", &["sub=bob"]).await;
+    let mut screen = Watcher::of(&relay, PATH, &bob, None).await;
+    screen.shows("the state", &truth(&database, "bob").await).await;
+    for step in [
+        "insert into membership values (1, 'bob')",
+        "delete from membership where who = 'bob' and tenant = 2",
+        "update notes set body = 'canary-1 seen' where tenant = 1",
+        "insert into membership values (2, 'bob')",
+    ] {
+        database.sql(step).await;
+        let wanted = truth(&database, "bob").await;
+        screen.shows(step, &wanted).await;
+    }
+}
