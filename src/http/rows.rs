@@ -490,7 +490,7 @@ fn end(configured: TxEnd, asked: Option<request::End>) -> (transaction::End, Opt
 }
 
 /// Where the row with this key is: `/rest/v1/tasks?id=eq.5`.
-fn location(table: &Table, key: &[Option<String>]) -> HeaderValue {
+pub(super) fn location(table: &Table, key: &[Option<String>]) -> HeaderValue {
     let filters: Vec<String> = table
         .key
         .iter()
