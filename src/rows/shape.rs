@@ -180,7 +180,7 @@ fn words(sql: &str) -> Vec<String> {
                         Some(_) => {}
                     }
                 }
-                word = "N".to_owned();
+                word.replace_range(.., "N");
             }
             '$' => while chars.next_if(char::is_ascii_digit).is_some() {},
             c if is_sign(c) => {
