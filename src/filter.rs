@@ -332,13 +332,11 @@ impl Condition {
 fn parts(text: &str) -> Option<(&str, Option<&str>, &str)> {
     let end = text.find(['.', '('])?;
     let (name, rest) = text.split_at(end);
-    match rest.strip_prefix('.') {
-        Some(operand) => Some((name, None, operand)),
-        None => {
-            let (argument, operand) = rest[1..].split_once(").")?;
-            Some((name, Some(argument), operand))
-        }
+    if let Some(operand) = rest.strip_prefix('.') {
+        return Some((name, None, operand));
     }
+    let (argument, operand) = rest.strip_prefix('(')?.split_once(").")?;
+    Some((name, Some(argument), operand))
 }
 
 impl Test {

@@ -100,7 +100,7 @@ impl<'a> Scanner<'a> {
 
     /// Goes past white space.
     pub fn spaces(&mut self) {
-        while self.chars.next_if(|c| c.is_ascii_whitespace()).is_some() {}
+        while self.chars.next_if(char::is_ascii_whitespace).is_some() {}
     }
 
     /// Whether nothing but white space is left.
@@ -120,6 +120,9 @@ impl<'a> Scanner<'a> {
 
     /// A text in double quotes, its opening one already taken. A backslash takes the next character
     /// as it is.
+    ///
+    /// # Errors
+    /// When it has no end.
     pub fn quoted(&mut self) -> Result<String, Mistake> {
         let mut text = String::new();
         loop {
@@ -134,6 +137,9 @@ impl<'a> Scanner<'a> {
 
     /// The next name, in double quotes or not. An unquoted one ends where the dialect's
     /// punctuation begins.
+    ///
+    /// # Errors
+    /// When there is none, or none that PostgreSQL can have.
     pub fn name(&mut self) -> Result<String, Mistake> {
         self.spaces();
         let name = if self.take('"') {
@@ -174,6 +180,9 @@ impl<'a> Scanner<'a> {
 
     /// The arrows behind a column's name, if there are any. Text has no members, so `->>` can only
     /// be the last one.
+    ///
+    /// # Errors
+    /// When an arrow points at nothing, or the path goes on behind `->>` or for too long.
     pub fn path(&mut self) -> Result<Path, Mistake> {
         let mut path = Path::default();
         while self.take_all("->") {

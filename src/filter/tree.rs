@@ -41,6 +41,7 @@ impl Filter {
     ///
     /// # Errors
     /// See [`ConditionError`].
+    #[must_use]
     pub fn parse_group(name: &str, value: &str) -> Option<Result<Self, ConditionError>> {
         let (negated, joint) = match name {
             "and" => (false, Joint::And),

@@ -533,6 +533,16 @@ mod tests {
     fn every_sqlstate_has_the_status_of_the_dialect() {
         for (code, expected) in [
             ("08006", 503),
+            ("09000", 500),
+            ("0A000", 400),
+            ("2D000", 500),
+            ("38000", 500),
+            ("39000", 500),
+            ("3B000", 500),
+            ("28000", 403),
+            ("42704", 400),
+            ("53100", 503),
+            ("57P03", 500),
             ("0LP01", 403),
             ("0P000", 403),
             ("28P01", 403),
@@ -588,6 +598,78 @@ mod tests {
             "{\"code\":\"RCH04\",\"message\":\"the request did not arrive in time\",\
              \"details\":null,\"hint\":null}"
         );
+    }
+
+    #[test]
+    fn every_refusal_of_rows_has_its_own_code_and_says_it_in_the_head() {
+        let name = || "x".to_owned();
+        for (error, status, code) in [
+            (
+                Error::Syntax {
+                    parameter: name(),
+                    reason: name(),
+                },
+                400,
+                "PGRST100",
+            ),
+            (
+                Error::Filter {
+                    column: name(),
+                    source: ConditionError::UnknownOperator(name()),
+                },
+                400,
+                "PGRST100",
+            ),
+            (Error::Body("x"), 400, "PGRST102"),
+            (Error::KeysDiffer, 400, "PGRST102"),
+            (Error::Range("x"), 416, "PGRST103"),
+            (
+                Error::PastEnd {
+                    offset: 2,
+                    total: 1,
+                },
+                416,
+                "PGRST103",
+            ),
+            (Error::NotOneKey, 405, "PGRST105"),
+            (Error::ResponseHeaders("x"), 500, "PGRST111"),
+            (Error::ResponseStatus(name()), 500, "PGRST112"),
+            (Error::OtherKey, 400, "PGRST115"),
+            (Error::NotSingle { rows: 2 }, 406, "PGRST116"),
+            (Error::NotWritable(name()), 405, "PGRST117"),
+            (Error::Preferences(vec![name()]), 400, "PGRST122"),
+            (Error::TooManyAffected { rows: 2 }, 400, "PGRST124"),
+            (Error::Unsupported("x"), 400, "PGRST127"),
+            (
+                Error::UnknownPayloadColumn {
+                    table: name(),
+                    column: name(),
+                    near: None,
+                },
+                400,
+                "PGRST204",
+            ),
+            (
+                Error::UnknownTable {
+                    schema: name(),
+                    name: name(),
+                    near: None,
+                },
+                404,
+                "PGRST205",
+            ),
+        ] {
+            let problem = Problem::of_rows(&error, Caller::Anonymous);
+            assert_eq!(problem.code, code, "{error}");
+            let response = problem.into_response();
+            assert_eq!(response.status(), status, "{error}");
+            assert_eq!(
+                response.headers()[PROXY_STATUS],
+                format!("Rowcast; error={code}")
+            );
+            let must_list = response.status() == StatusCode::METHOD_NOT_ALLOWED;
+            assert_eq!(response.headers().contains_key(ALLOW), must_list, "{error}");
+        }
     }
 
     #[test]

@@ -317,7 +317,7 @@ impl Exchange<'_> {
         let headers = response.headers_mut();
         headers.insert(CONTENT_RANGE, content_range(offset, count, total));
         self.applied(headers, None, Check::default());
-        apply(&mut response, overrides);
+        apply(&mut response, &overrides);
         Ok(response)
     }
 
@@ -393,7 +393,7 @@ impl Exchange<'_> {
             headers.insert(LOCATION, location(plan.table(), key));
         }
         self.applied(headers, Some(plan), check);
-        apply(&mut response, written.overrides);
+        apply(&mut response, &written.overrides);
         response
     }
 
@@ -498,7 +498,7 @@ fn end(configured: TxEnd, asked: Option<request::End>) -> (transaction::End, Opt
 }
 
 /// Where the row with this key is: `/rest/v1/tasks?id=eq.5`.
-fn location(table: &Table, key: &[Option<String>]) -> HeaderValue {
+pub(super) fn location(table: &Table, key: &[Option<String>]) -> HeaderValue {
     let filters: Vec<String> = table
         .key
         .iter()
@@ -527,7 +527,7 @@ fn percent(text: &str) -> String {
 }
 
 /// Lets a function in the database have its way with the response.
-fn apply(response: &mut Response, overrides: Overrides) {
+fn apply(response: &mut Response, overrides: &Overrides) {
     if let Some(status) = overrides.status {
         *response.status_mut() = StatusCode::from_u16(status).expect("checked to be one");
         let bodiless = [

@@ -9,6 +9,7 @@ pub mod execute;
 pub mod plan;
 pub mod request;
 pub mod response;
+pub mod shape;
 pub mod statement;
 
 use tokio_postgres::error::{DbError, SqlState};
@@ -163,12 +164,14 @@ impl Error {
         if *code == SqlState::FEATURE_NOT_SUPPORTED && error.message().contains("cached plan") {
             return Some(Drift::Plan);
         }
-        let renamed = [
+        let other = [
             SqlState::UNDEFINED_COLUMN,
             SqlState::UNDEFINED_TABLE,
             SqlState::DATATYPE_MISMATCH,
+            // `t.rank` is `rank(t)` where there is no such column.
+            SqlState::WRONG_OBJECT_TYPE,
         ];
-        renamed.contains(code).then_some(Drift::Table)
+        other.contains(code).then_some(Drift::Table)
     }
 
     /// Whether PostgreSQL does not know the time zone that was asked for.

@@ -735,6 +735,13 @@ const WORDS: [&str; 22] = [
     "timestamp without time zone",
 ];
 
+/// Whether a word is one of a type's that SQL has.
+pub(super) fn is_type(word: &str) -> bool {
+    WORDS
+        .iter()
+        .any(|name| name.split(' ').any(|part| part == word))
+}
+
 /// An array constant with every member in quotes, so that none is a null or a nested array.
 fn array(values: &[String]) -> String {
     let mut text = String::from("{");
@@ -755,10 +762,11 @@ fn array(values: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use proptest::sample::{Index, select, subsequence};
+    use proptest::sample::{select, subsequence};
 
     use super::super::plan::tests::catalog;
     use super::super::request::{Request, Verb};
+    use super::super::shape::{is_ours, shape};
     use super::*;
 
     fn statement(verb: Verb, table: &str, query: &str, prefer: &str, body: &str) -> Statement {
@@ -865,182 +873,288 @@ mod tests {
         assert_eq!(whole_type("character varying"), "character varying");
     }
 
-    /// Every word and sign that a statement may have outside of quoted names.
-    const VOCABULARY: &[&str] = &[
-        "select",
-        "from",
-        "where",
-        "and",
-        "not",
-        "any",
-        "is",
-        "null",
-        "true",
-        "false",
-        "unknown",
-        "order",
-        "by",
-        "desc",
-        "nulls",
-        "first",
-        "last",
-        "limit",
-        "offset",
-        "as",
-        "with",
-        "insert",
-        "into",
-        "on",
-        "conflict",
-        "do",
-        "nothing",
-        "update",
-        "set",
-        "excluded",
-        "returning",
-        "delete",
-        "filter",
-        "union",
-        "all",
-        "count",
-        "pg_catalog",
-        "row_to_json",
-        "json_to_recordset",
-        "json_array_elements",
-        "json",
-        "text",
-        "integer",
-        "bpchar",
-        "xmax",
-        "not",
-        "exists",
-        "e",
-        "t",
-        "s",
-        "i",
-        "w",
-        "0",
-        "*",
-        "(",
-        ")",
-        "[",
-        "]",
-        ",",
-        ".",
-        ":",
-        "=",
-        "<",
-        ">",
-        "$",
-        "g#",
-    ];
-
-    /// Splits SQL into words, signs and `"`-quoted names, as PostgreSQL's lexer would.
-    fn tokens(sql: &str) -> (Vec<String>, Vec<String>) {
-        let (mut words, mut names) = (Vec::new(), Vec::new());
-        let mut chars = sql.chars().peekable();
-        while let Some(c) = chars.next() {
-            if c == '"' {
-                let mut name = String::new();
-                loop {
-                    match chars.next().expect("a quoted name has an end") {
-                        '"' if chars.next_if_eq(&'"').is_some() => name.push('"'),
-                        '"' => break,
-                        c => name.push(c),
-                    }
-                }
-                names.push(name);
-            } else if c == '$' {
-                while chars.next_if(char::is_ascii_digit).is_some() {}
-                words.push("$".to_owned());
-            } else if c.is_ascii_alphanumeric() {
-                let mut word = String::from(c);
-                while let Some(c) = chars.next_if(|c| c.is_ascii_alphanumeric() || *c == '_') {
-                    word.push(c);
-                }
-                if word
-                    .strip_prefix('g')
-                    .is_some_and(|n| n.parse::<u8>().is_ok())
-                {
-                    word = "g#".to_owned();
-                }
-                words.push(word);
-            } else if c != ' ' {
-                words.push(c.to_string());
-            }
-        }
-        (words, names)
+    #[test]
+    fn a_tree_of_every_operator_is_one_where() {
+        let read = statement(
+            Verb::Read,
+            "tasks",
+            "or=(id.eq(any).{1},not.and(title.ilike.a*,data->a->0->>b.not.isdistinct.x))&words=fts(english).a\
+             &title=wfts.b&data=cs.{}&select=a:data->>k::int,title::Mood[]&order=title->x.desc",
+            "",
+            "",
+        );
+        assert_eq!(
+            read.sql,
+            "select (select pg_catalog.row_to_json(s.*) from (select (t.\"data\" ->> $1::text)::int as \"a\", \
+             t.\"title\"::\"mood\"[] as \"title\") s)::text as \"row\" from \"public\".\"tasks\" as t \
+             where (t.\"id\" = any($2) or not (t.\"title\" ilike $3 and \
+             not ((t.\"data\" -> $4::text -> $5::integer ->> $6::text) is distinct from $7))) \
+             and t.\"words\" @@ pg_catalog.to_tsquery($8::pg_catalog.regconfig, $9) \
+             and pg_catalog.to_tsvector(t.\"title\") @@ pg_catalog.websearch_to_tsquery($10) \
+             and t.\"data\" @> $11 order by (pg_catalog.to_jsonb(t.\"title\") -> $12::text) desc"
+        );
+        assert_eq!(
+            read.params,
+            [
+                "k", "{1}", "a%", "a", "0", "b", "x", "english", "a", "b", "{}", "x"
+            ]
+        );
     }
 
-    const COLUMNS: [&str; 3] = ["id", "title", "odd\"\nname"];
+    #[test]
+    fn a_type_is_a_word_of_sql_or_a_quoted_name() {
+        let cast = |name: &str, quoted| {
+            type_of(&Cast {
+                schema: None,
+                name: name.to_owned(),
+                quoted,
+                array: false,
+            })
+        };
+        assert_eq!(cast("double precision", false), "double precision");
+        assert_eq!(cast("int", true), "\"int\"");
+        assert_eq!(cast("text", false), "\"text\"");
+        assert_eq!(cast("a\"b", true), "\"a\"\"b\"");
+        let app = Cast {
+            schema: Some("app".to_owned()),
+            name: "int".to_owned(),
+            quoted: false,
+            array: true,
+        };
+        assert_eq!(type_of(&app), "\"app\".\"int\"[]");
+    }
+
+    #[test]
+    fn a_put_inserts_only_the_row_that_the_url_names() {
+        let put = |body: &str| {
+            let request = Request::parse(Verb::Replace, "tasks", "id=eq.07", |_| None).unwrap();
+            write_rows(&Plan::of(&request, &catalog()).unwrap(), body.as_bytes())
+        };
+        let statement = put("[{\"id\":7,\"title\":\"a\"}]").unwrap().unwrap();
+        assert!(statement.sql.contains(
+            "as i(\"id\" integer, \"title\" text) where i.\"id\" = $2 on conflict (\"id\") do update"
+        ));
+        assert_eq!(statement.params[1], "07");
+        for (body, other) in [
+            ("{\"title\":\"a\"}", true),
+            ("[]", false),
+            ("[{\"id\":7},{\"id\":7}]", false),
+        ] {
+            let refused = put(body).unwrap_err();
+            assert_eq!(matches!(refused, Error::OtherKey), other, "{body}");
+            assert_eq!(matches!(refused, Error::Body(_)), !other, "{body}");
+        }
+    }
+
+    #[test]
+    fn an_update_may_set_defaults() {
+        let update = |prefer| {
+            let query = "columns=id,title";
+            statement(Verb::Update, "tasks", query, prefer, "{\"title\":\"a\"}").sql
+        };
+        assert!(update("missing=default").starts_with(
+            "with w as (update \"public\".\"tasks\" as t set \"id\" = default, \"title\" = i.\"title\" \
+             from pg_catalog.json_to_recordset($1::pg_catalog.json) as i(\"title\" text)"
+        ));
+        assert!(update("").contains("set \"id\" = i.\"id\", \"title\" = i.\"title\""));
+        let all = statement(Verb::Update, "tasks", "columns=id", "missing=default", "{}");
+        assert!(all.sql.contains("set \"id\" = default returning"));
+        assert!(all.params.is_empty());
+    }
+
+    #[test]
+    fn headers_only_asks_for_the_key_of_the_row() {
+        let insert = statement(
+            Verb::Insert,
+            "odd \"table",
+            "",
+            "return=headers-only",
+            "{\"id\":1}",
+        );
+        assert!(insert.sql.contains(
+            "pg_catalog.json_build_array(t.\"odd\"\"\nname\"::text, t.\"id\"::text)::text as \"key\""
+        ));
+        assert!(
+            insert
+                .sql
+                .ends_with(", pg_catalog.min(w.\"key\") as \"key\" from w")
+        );
+    }
+
+    const COLUMNS: [&str; 5] = ["id", "title", "odd\"\nname", "data", "words"];
 
     fn encode(text: &str) -> String {
         percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
     }
 
-    /// A column as a URL writes it when it may hold anything.
-    fn quoted(column: &str) -> String {
-        format!("\"{}\"", column.replace('"', "\\\""))
+    /// A text as a URL writes it when it may hold anything.
+    fn quoted(text: &str) -> String {
+        format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    }
+
+    /// Any text, with what parsers trip over more often than chance would have it.
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof!["\\PC{0,12}", "[\"',()${};\\\\.:*-]{0,8}", "[ -~]{0,6}--"]
+    }
+
+    fn field() -> impl Strategy<Value = String> {
+        let step = prop_oneof![
+            (-3..30).prop_map(|index: i32| index.to_string()),
+            text().prop_map(|key| quoted(&key))
+        ];
+        let path = (prop::collection::vec(step, 0..3), any::<bool>());
+        (select(&COLUMNS[..]), path).prop_map(|(column, (steps, as_text))| {
+            let mut field = quoted(column);
+            for (place, step) in steps.iter().enumerate() {
+                let last = place + 1 == steps.len();
+                field.push_str(if last && as_text { "->>" } else { "->" });
+                field.push_str(step);
+            }
+            field
+        })
+    }
+
+    /// `[not.]operator.value`
+    fn test() -> impl Strategy<Value = String> {
+        const PLAIN: [&str; 18] = [
+            "eq",
+            "neq",
+            "gt",
+            "gte",
+            "lt",
+            "lte",
+            "like",
+            "ilike",
+            "match",
+            "imatch",
+            "isdistinct",
+            "cs",
+            "cd",
+            "ov",
+            "sl",
+            "nxr",
+            "adj",
+            "nxl",
+        ];
+        const MANY: [&str; 4] = ["eq(any)", "neq(all)", "like(any)", "imatch(all)"];
+        const SEARCH: [&str; 5] = [
+            "fts",
+            "plfts",
+            "phfts(simple)",
+            "wfts(x\"; --)",
+            "fts(english)",
+        ];
+        let value = prop_oneof![
+            4 => (select(&PLAIN[..]), text()).prop_map(|(operator, value)| (operator, quoted(&value))),
+            1 => (select(&SEARCH[..]), text()).prop_map(|(operator, value)| (operator, quoted(&value))),
+            1 => (select(&MANY[..]), text()).prop_map(|(operator, value)| (operator, format!("{{{}}}", quoted(&value)))),
+            1 => text().prop_map(|value| ("in", format!("({},x)", quoted(&value)))),
+            1 => select(vec!["null", "not_null", "unknown"]).prop_map(|word| ("is", word.to_owned())),
+        ];
+        (any::<bool>(), value).prop_map(|(negated, (operator, value))| {
+            format!("{}{operator}.{value}", if negated { "not." } else { "" })
+        })
+    }
+
+    /// A filter parameter, encoded: one condition or a tree of them.
+    fn filter() -> impl Strategy<Value = String> {
+        let leaf = (field(), test()).prop_map(|(field, test)| format!("{field}.{test}"));
+        let tree = leaf.prop_recursive(3, 12, 3, |member| {
+            let joint = select(vec!["and", "or", "not.and", "not.or"]);
+            (joint, prop::collection::vec(member, 1..4))
+                .prop_map(|(joint, members)| format!("{joint}({})", members.join(" , ")))
+        });
+        prop_oneof![
+            (field(), test()).prop_map(|(field, test)| format!(
+                "{}={}&",
+                encode(&field),
+                encode(&test)
+            )),
+            tree.prop_map(|tree| format!("or={}&", encode(&format!("({tree})")))),
+        ]
+    }
+
+    fn item() -> impl Strategy<Value = String> {
+        let cast = prop_oneof![
+            3 => Just(String::new()),
+            1 => select(vec!["::text", "::int[]", "::double precision", "::app.mood"]).prop_map(str::to_owned),
+            1 => "[^\\x00\"\\\\]{1,15}".prop_map(|name| format!("::\"{name}\"")),
+        ];
+        ("[^\\x00]{1,15}", field(), cast)
+            .prop_map(|(alias, field, cast)| format!("{}:{field}{cast}", quoted(&alias)))
     }
 
     prop_compose! {
         fn query()(
-            filters in prop::collection::vec((select(&COLUMNS[..]), any::<Index>(), "\\PC{0,12}|[\"',()$;\\\\-]{0,6}"), 0..3),
-            chosen in subsequence(COLUMNS.to_vec(), 0..=3),
-            alias in "[^\\x00]{1,15}",
-            ordered in subsequence(COLUMNS.to_vec(), 0..=2),
-            direction in select(vec!["", ".desc", ".asc.nullsfirst", ".nullslast"]),
-        ) -> (String, String) {
-            const OPERATORS: [&str; 8] = ["eq", "neq", "gt", "not.lte", "in", "not.in", "is", "not.is"];
-            let filters: Vec<_> = filters.iter().map(|(column, operator, value)| {
-                let operator = operator.get(&OPERATORS);
-                let value = match *operator {
-                    "in" | "not.in" => format!("(\"{}\",x)", value.replace(['\\', '"'], "")),
-                    "is" | "not.is" => "unknown".to_owned(),
-                    _ => value.clone(),
-                };
-                format!("{}={}&", encode(&quoted(column)), encode(&format!("{operator}.{value}")))
-            }).collect();
+            filters in prop::collection::vec(filter(), 0..3),
+            chosen in prop::collection::vec(item(), 0..4),
+            ordered in prop::collection::vec((field(), select(vec!["", ".desc", ".asc.nullsfirst", ".nullslast"])), 0..3),
+        ) -> String {
             let mut query = filters.concat();
             if !chosen.is_empty() {
-                let items: Vec<_> = chosen.iter()
-                    .map(|column| format!("\"{}\":{}", alias.replace('\\', "\\\\").replace('"', "\\\""), quoted(column)))
-                    .collect();
-                query.extend(["select=", &encode(&items.join(",")), "&"]);
+                query.extend(["select=", &encode(&chosen.join(",")), "&"]);
             }
             if !ordered.is_empty() {
-                let terms: Vec<_> = ordered.iter().map(|column| quoted(column) + direction).collect();
+                let terms: Vec<_> = ordered.iter().map(|(field, direction)| format!("{field}{direction}")).collect();
                 query.extend(["order=", &encode(&terms.join(",")), "&"]);
             }
-            (query, alias)
+            query
         }
     }
 
+    const PREFERENCES: [&str; 7] = [
+        "",
+        "return=representation",
+        "return=representation,resolution=merge-duplicates",
+        "resolution=ignore-duplicates",
+        "missing=default",
+        "return=headers-only",
+        "return=headers-only,resolution=merge-duplicates,missing=default",
+    ];
+
     proptest! {
         #[test]
-        fn statements_are_of_few_shapes_and_every_name_is_quoted(
-            (query, alias) in query(),
+        fn statements_are_of_few_shapes_whatever_is_asked(
+            query in query(),
             table in select(vec!["tasks", "odd \"table", "shown"]),
-            verb in select(vec![Verb::Read, Verb::Insert, Verb::Update, Verb::Delete]),
-            prefer in select(vec!["", "return=representation", "return=representation,resolution=merge-duplicates", "resolution=ignore-duplicates", "missing=default"]),
+            verb in select(vec![Verb::Read, Verb::Insert, Verb::Replace, Verb::Update, Verb::Delete]),
+            prefer in select(&PREFERENCES[..]),
             keys in prop::collection::vec(subsequence(COLUMNS.to_vec(), 1..=3), 1..4),
             value in any::<String>(),
         ) {
-            let query = if verb == Verb::Insert { "columns=id,title" } else { &query };
+            let (table, query) = match verb {
+                Verb::Insert => (table, "columns=id,title"),
+                Verb::Replace => ("tasks", "id=eq.1&select=title->a"),
+                _ => (table, query.as_str()),
+            };
             let rows: Vec<serde_json::Value> = keys.iter().map(|keys| {
                 keys.iter().map(|key| ((*key).to_owned(), serde_json::json!(value))).collect::<serde_json::Map<_, _>>().into()
             }).collect();
-            let body = if verb == Verb::Update { rows[0].to_string() } else { serde_json::Value::from(rows).to_string() };
+            let body = match verb {
+                Verb::Update => rows[0].to_string(),
+                Verb::Replace => serde_json::json!({"id": 1, "title": value}).to_string(),
+                _ => serde_json::Value::from(rows).to_string(),
+            };
             let statement = statement(verb, table, query, prefer, &body);
-            let (words, names) = tokens(&statement.sql);
-            for word in &words {
-                prop_assert!(VOCABULARY.contains(&word.as_str()), "{word:?} in {}", statement.sql);
-            }
-            for name in &names {
-                let ours = ["public", "row", "fresh", "affected", "inserted", "o0", "o1"].contains(&name.as_str());
-                prop_assert!(ours || COLUMNS.contains(&name.as_str()) || name == table || *name == alias, "{name:?}");
-            }
-            prop_assert_eq!(words.iter().filter(|word| *word == "$").count(), statement.params.len());
+            let shape = shape(&statement.sql);
+            prop_assert!(is_ours(&shape), "{shape}\n{}", statement.sql);
+            prop_assert_eq!(places(&statement.sql), statement.params.len());
         }
+
+        #[test]
+        fn counts_are_of_few_shapes_too(query in query()) {
+            let request = Request::parse(Verb::Read, "tasks", &query, |_| None).unwrap();
+            let read = Read::of(&request, &catalog()).unwrap();
+            for statement in [count_rows(&read), count_some_rows(&read, 9), explain_rows(&read), select_rows(&read, Key::With)] {
+                let shape = shape(&statement.sql);
+                prop_assert!(is_ours(&shape), "{shape}\n{}", statement.sql);
+            }
+        }
+    }
+
+    /// Places for parameters, outside of quoted names.
+    fn places(sql: &str) -> usize {
+        let outside = sql.split('"').step_by(2);
+        outside.map(|text| text.matches('$').count()).sum()
     }
 }
