@@ -852,6 +852,69 @@ fn an_issuers_other_keys_are_left_out_and_the_rest_serves() {
     ));
 }
 
+/// Serves the key set that it is told to, over a real socket.
+async fn publish(set: Arc<std::sync::Mutex<String>>) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut head = [0; 1024];
+            let _read = socket.read(&mut head).await;
+            let set = set.lock().unwrap().clone();
+            let length = set.len();
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{set}");
+            let _written = socket.write_all(answer.as_bytes()).await;
+        }
+    });
+    format!("http://{address}/jwks.json")
+}
+
+/// The clock runs while sockets are used, and is moved in between.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn an_issuer_may_change_its_keys_while_we_run() {
+    let (old, new) = (Issuer::new(), Issuer::new());
+    let set = |issuer: &Issuer, kid| {
+        json!({"keys": [Issuer::curve_jwk(kid, "P-256", &issuer.p256)]}).to_string()
+    };
+    let published = Arc::new(std::sync::Mutex::new(set(&old, "old")));
+    let authenticator = Authenticator::new(Settings {
+        jwks_url: Some(publish(Arc::clone(&published)).await),
+        ..Settings::default()
+    });
+    let authenticator = authenticator.unwrap();
+    let verify = async |token: String| {
+        let judged = authenticator.verify(&token, now()).await;
+        judged.map(|identity| identity.verified)
+    };
+    assert_eq!(verify(old.token("ES256", Some("old"))).await, Ok(true));
+    *published.lock().unwrap() = set(&new, "new");
+    let early = verify(new.token("ES256", Some("new"))).await;
+    assert_eq!(early, Err(E::UnknownKey), "asked a moment ago");
+    assert_eq!(verify(old.token("ES256", Some("old"))).await, Ok(true));
+    pass(Duration::from_secs(30)).await;
+    assert_eq!(verify(new.token("ES256", Some("new"))).await, Ok(true));
+    assert_eq!(
+        verify(old.token("ES256", Some("old"))).await,
+        Err(E::UnknownKey)
+    );
+    *published.lock().unwrap() = "gone".to_owned();
+    pass(Duration::from_secs(60)).await;
+    assert_eq!(verify(new.token("ES256", Some("new"))).await, Ok(true));
+    pass(Duration::from_secs(3600)).await;
+    assert_eq!(
+        verify(new.token("ES256", Some("new"))).await,
+        Err(E::KeysAway)
+    );
+}
+
 #[test]
 fn what_we_sign_we_take() {
     let token = token::sign(&Secret::new(SECRET), GOOD).unwrap();
