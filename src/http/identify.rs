@@ -51,7 +51,7 @@ pub async fn identify(auth: &Authenticator, parts: &Parts) -> Result<Identity, P
 }
 
 fn bad(message: &'static str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, "PGRST301", message).challenge(message)
+    Problem::new(StatusCode::UNAUTHORIZED, "PGRST301", message).about_token()
 }
 
 /// The token of `Authorization`. Another scheme is for somebody else only while we verify nothing.
@@ -228,7 +228,6 @@ impl Problem {
     /// A token that is not accepted.
     #[must_use]
     pub fn of_token(error: &TokenError) -> Self {
-        let message = error.to_string();
         let (status, code) = match error {
             TokenError::NoKeys => (StatusCode::INTERNAL_SERVER_ERROR, "PGRST300"),
             TokenError::KeysAway => (StatusCode::SERVICE_UNAVAILABLE, "RCA01"),
@@ -245,9 +244,9 @@ impl Problem {
             | TokenError::Role => (StatusCode::UNAUTHORIZED, "PGRST303"),
             _ => (StatusCode::UNAUTHORIZED, "PGRST301"),
         };
-        let problem = Self::new(status, code, message.as_str());
+        let problem = Self::new(status, code, error.to_string());
         match status {
-            StatusCode::UNAUTHORIZED => problem.challenge(&message),
+            StatusCode::UNAUTHORIZED => problem.about_token(),
             StatusCode::INTERNAL_SERVER_ERROR => {
                 problem.hint("the operator gives --jwt-secret, --jwks-file or --jwks-url")
             }
