@@ -20,3 +20,4 @@ mod refusals;
 mod resume;
 mod schema;
 mod shutdown;
+mod tokens;
