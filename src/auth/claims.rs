@@ -162,7 +162,7 @@ impl RolePath {
         let Some(Step::Member(first)) = steps.next() else {
             return Ok(None);
         };
-        let Some(mut value) = claims.get(first).map(Clone::clone) else {
+        let Some(mut value) = claims.get(first).cloned() else {
             return Ok(None);
         };
         for step in steps {

@@ -29,7 +29,7 @@ const LIMIT: usize = 256 * 1024;
 /// Longest time for a set to arrive.
 const WITHIN: Duration = Duration::from_secs(5);
 /// A set serves for this long after the last success.
-const OLDEST: Duration = Duration::from_secs(3600);
+const OLDEST: Duration = Duration::from_hours(1);
 
 /// When a set is read again.
 #[derive(Clone, Copy, Debug)]

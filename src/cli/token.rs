@@ -148,7 +148,7 @@ mod tests {
     async fn the_relay_with_the_same_settings_takes_the_token() {
         let now = SystemTime::now();
         let claims = [("sub".to_owned(), "ann".to_owned())];
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         let token = make(&access(), Some("web_user"), &claims, hour, now).unwrap();
         let judge = access::authenticator(&access()).unwrap();
         let identity = judge.verify(&token, now).await.unwrap();
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_role_that_no_relay_takes_gets_no_token() {
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         let told = make(&access(), Some("pg_monitor"), &[], hour, SystemTime::now());
         assert!(told.unwrap_err().to_string().contains("--role"));
     }

@@ -51,7 +51,7 @@ pub async fn identify(auth: &Authenticator, parts: &Parts) -> Result<Identity, P
 }
 
 fn bad(message: &'static str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, "PGRST301", message).challenge(message)
+    Problem::new(StatusCode::UNAUTHORIZED, "PGRST301", message).about_token()
 }
 
 /// The token of `Authorization`. Another scheme is for somebody else only while we verify nothing.
@@ -228,7 +228,6 @@ impl Problem {
     /// A token that is not accepted.
     #[must_use]
     pub fn of_token(error: &TokenError) -> Self {
-        let message = error.to_string();
         let (status, code) = match error {
             TokenError::NoKeys => (StatusCode::INTERNAL_SERVER_ERROR, "PGRST300"),
             TokenError::KeysAway => (StatusCode::SERVICE_UNAVAILABLE, "RCA01"),
@@ -245,14 +244,330 @@ impl Problem {
             | TokenError::Role => (StatusCode::UNAUTHORIZED, "PGRST303"),
             _ => (StatusCode::UNAUTHORIZED, "PGRST301"),
         };
-        let problem = Self::new(status, code, message.as_str());
+        let problem = Self::new(status, code, error.to_string());
         match status {
-            StatusCode::UNAUTHORIZED => problem.challenge(&message),
+            StatusCode::UNAUTHORIZED => problem.about_token(),
             StatusCode::INTERNAL_SERVER_ERROR => {
                 problem.hint("the operator gives --jwt-secret, --jwks-file or --jwks-url")
             }
             StatusCode::SERVICE_UNAVAILABLE => problem.hint("try again in a moment"),
             _ => problem,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+
+    use super::*;
+    use crate::auth::{Secret, Settings, token};
+
+    const SECRET: &str = "a secret that is long enough to sign with";
+
+    fn auth(settings: Settings) -> Authenticator {
+        Authenticator::new(settings).unwrap()
+    }
+
+    fn strict() -> Authenticator {
+        auth(Settings {
+            secret: Some(Secret::new(SECRET)),
+            ..Settings::default()
+        })
+    }
+
+    fn token_for(sub: &str) -> String {
+        let exp = SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs()
+            + 60;
+        let claims = format!(r#"{{"role":"web_user","sub":"{sub}","exp":{exp}}}"#);
+        token::sign(&Secret::new(SECRET), &claims).unwrap()
+    }
+
+    fn request(line: &str, headers: &[(&str, &str)]) -> Parts {
+        let (method, uri) = line.split_once(' ').unwrap();
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut parts = request.body(()).unwrap().into_parts().0;
+        take_ticket(&mut parts);
+        parts
+    }
+
+    /// Whose request it is, `nobody` for an anonymous one, or the code that refuses it.
+    async fn who(auth: &Authenticator, line: &str, headers: &[(&str, &str)]) -> String {
+        match identify(auth, &request(line, headers)).await {
+            Ok(identity) if !identity.verified => "nobody".to_owned(),
+            Ok(identity) => {
+                let claims: serde_json::Value = serde_json::from_str(&identity.claims).unwrap();
+                claims["sub"].as_str().unwrap().to_owned()
+            }
+            Err(problem) => format!("{} {}", problem.status.as_u16(), problem.code),
+        }
+    }
+
+    const READ: &str = "GET /rest/v1/tasks";
+    const WRITE: &str = "POST /rest/v1/tasks";
+
+    #[tokio::test]
+    async fn a_bearer_token_says_who_asks_whatever_the_case_of_the_word() {
+        let (auth, token) = (strict(), token_for("ann"));
+        for scheme in ["Bearer", "bearer", "BEARER", "Bearer "] {
+            let header = format!("{scheme} {token}");
+            let headers = [("authorization", header.as_str()), ("apikey", "anything")];
+            assert_eq!(who(&auth, READ, &headers).await, "ann", "{scheme}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_and_is_no_good_is_refused() {
+        let (auth, token) = (strict(), token_for("ann"));
+        let bearer = format!("Bearer {token}");
+        for wrong in [
+            "",
+            "Bearer",
+            "Bearer ",
+            &token,
+            "Basic YTpi",
+            "Bearer a b",
+            "Bearer sb_publishable_x",
+            &format!("Token {token}"),
+            &format!("Bearer {token} {token}"),
+            &format!("Bearer,{token}"),
+            &format!("{bearer}, {bearer}"),
+            "Bearer é",
+        ] {
+            let told = who(&auth, READ, &[("authorization", wrong)]).await;
+            assert_eq!(told, "401 PGRST301", "{wrong}");
+        }
+        let twice = [("authorization", bearer.as_str()); 2];
+        assert_eq!(who(&auth, READ, &twice).await, "401 PGRST301");
+    }
+
+    #[tokio::test]
+    async fn each_failure_has_its_code_and_names_itself_to_the_client() {
+        let told = async |auth: &Authenticator, claims: &str| {
+            let token = token::sign(&Secret::new(SECRET), claims).unwrap();
+            let header = format!("Bearer {token}");
+            let parts = request(READ, &[("authorization", &header)]);
+            identify(auth, &parts).await.unwrap_err()
+        };
+        let auth = strict();
+        let expired = told(&auth, r#"{"role":"a","exp":1}"#).await;
+        assert_eq!(expired.code, "PGRST303");
+        let response = expired.into_response();
+        assert_eq!(response.status(), 401);
+        assert_eq!(
+            response.headers()["www-authenticate"],
+            "Bearer error=\"invalid_token\", error_description=\"the token has expired\""
+        );
+        let typed = told(&auth, r#"{"role":"a","exp":"1"}"#)
+            .await
+            .into_response();
+        assert_eq!(
+            typed.headers()["www-authenticate"],
+            "Bearer error=\"invalid_token\", \
+             error_description=\"the token's claim 'exp' is not a time in whole seconds\""
+        );
+        let far = r#""exp":253402300799"#;
+        let refused = told(&auth, &format!(r#"{{"role":"pg_monitor",{far}}}"#)).await;
+        assert_eq!((refused.status.as_u16(), &*refused.code), (403, "42501"));
+        let nameless = told(&auth, &format!("{{{far}}}")).await;
+        assert_eq!(
+            (nameless.status.as_u16(), &*nameless.code),
+            (401, "PGRST302")
+        );
+    }
+
+    #[tokio::test]
+    async fn without_a_token_one_is_anonymous_where_that_is_allowed() {
+        assert_eq!(who(&strict(), READ, &[]).await, "401 PGRST302");
+        let anon = auth(Settings {
+            secret: Some(Secret::new(SECRET)),
+            anon_role: Some("web_anon".into()),
+            ..Settings::default()
+        });
+        let identity = identify(&anon, &request(READ, &[])).await.unwrap();
+        assert_eq!(identity.role.as_deref(), Some("web_anon"));
+        assert_eq!(&*identity.claims, r#"{"role":"web_anon"}"#);
+    }
+
+    #[tokio::test]
+    async fn in_open_mode_everybody_is_the_relay_and_a_token_is_refused() {
+        let open = auth(Settings::default());
+        let identity = identify(&open, &request(READ, &[])).await.unwrap();
+        assert_eq!((identity.role, &*identity.claims), (None, "{}"));
+        let header = format!("Bearer {}", token_for("ann"));
+        let told = who(&open, READ, &[("authorization", &header)]).await;
+        assert_eq!(told, "500 PGRST300");
+        let others = [
+            ("authorization", "Basic YTpi"),
+            ("cookie", "__Host-rowcast=x"),
+        ];
+        assert_eq!(who(&open, READ, &others).await, "nobody");
+    }
+
+    fn with_cookie(more: &[(&'static str, &'static str)]) -> Vec<(&'static str, String)> {
+        let cookie = format!("theme=dark; __Host-rowcast={}; x=y", token_for("ann"));
+        let mut headers = vec![("cookie", cookie), ("host", "relay.example".to_owned())];
+        headers.extend(
+            more.iter()
+                .map(|(name, value)| (*name, (*value).to_owned())),
+        );
+        headers
+    }
+
+    async fn by_cookie(line: &str, more: &[(&'static str, &'static str)]) -> String {
+        let headers = with_cookie(more);
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let auth = auth(Settings {
+            secret: Some(Secret::new(SECRET)),
+            anon_role: Some("web_anon".into()),
+            ..Settings::default()
+        });
+        who(&auth, line, &headers).await
+    }
+
+    const OURS: (&str, &str) = ("origin", "https://relay.example");
+    const JSON: (&str, &str) = ("content-type", "application/json");
+
+    #[tokio::test]
+    async fn a_cookie_counts_for_reads_that_no_other_site_has_caused() {
+        for more in [
+            &[][..],
+            &[OURS],
+            &[("sec-fetch-site", "same-origin")],
+            &[("sec-fetch-site", "none")],
+            &[OURS, ("sec-fetch-site", "same-origin")],
+        ] {
+            assert_eq!(by_cookie(READ, more).await, "ann", "{more:?}");
+        }
+        for more in [
+            &[("origin", "https://evil.example")][..],
+            &[("origin", "null")],
+            &[("sec-fetch-site", "cross-site")],
+            &[("sec-fetch-site", "same-site")],
+            &[("sec-fetch-site", "whatever")],
+            &[OURS, ("sec-fetch-site", "cross-site")],
+            &[
+                ("sec-fetch-site", "same-origin"),
+                ("sec-fetch-site", "cross-site"),
+            ],
+            &[OURS, ("origin", "https://evil.example")],
+        ] {
+            assert_eq!(by_cookie(READ, more).await, "nobody", "{more:?}");
+            let write = by_cookie(WRITE, &[more, &[JSON]].concat()).await;
+            assert_eq!(write, "nobody", "{more:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_by_cookie_comes_from_our_page_and_is_no_forms() {
+        let charset = ("content-type", "application/json; charset=utf-8");
+        let says = ("sec-fetch-site", "same-origin");
+        for more in [&[OURS, JSON][..], &[says, JSON], &[OURS, charset]] {
+            assert_eq!(by_cookie(WRITE, more).await, "ann", "{more:?}");
+        }
+        assert_eq!(
+            by_cookie("DELETE /rest/v1/tasks?id=eq.1", &[OURS]).await,
+            "ann"
+        );
+        let text = ("content-type", "text/plain");
+        let form = ("content-type", "application/x-www-form-urlencoded");
+        for more in [
+            &[JSON][..],
+            &[OURS],
+            &[("sec-fetch-site", "none"), JSON],
+            &[OURS, text],
+            &[OURS, form],
+            &[OURS, JSON, text],
+        ] {
+            assert_eq!(by_cookie(WRITE, more).await, "403 RCA02", "{more:?}");
+        }
+        assert_eq!(
+            by_cookie("DELETE /rest/v1/tasks?id=eq.1", &[]).await,
+            "403 RCA02"
+        );
+    }
+
+    #[tokio::test]
+    async fn two_cookies_are_refused_and_an_empty_one_is_none() {
+        let auth = strict();
+        let cookie = format!("__Host-rowcast={}", token_for("ann"));
+        let twice = [("cookie", cookie.as_str()), ("cookie", "__Host-rowcast=x")];
+        assert_eq!(who(&auth, READ, &twice).await, "401 PGRST301");
+        let none = [("cookie", "__Host-rowcast=; __host-rowcast=x; rowcast=y")];
+        assert_eq!(who(&auth, READ, &none).await, "401 PGRST302");
+        let broken = [("cookie", "__Host-rowcast=x")];
+        assert_eq!(who(&auth, READ, &broken).await, "401 PGRST301");
+    }
+
+    #[tokio::test]
+    async fn a_header_comes_before_a_cookie() {
+        let auth = strict();
+        let (ann, bob) = (token_for("ann"), token_for("bob"));
+        let headers = [
+            ("authorization", &*format!("Bearer {ann}")),
+            ("cookie", &*format!("__Host-rowcast={bob}")),
+        ];
+        assert_eq!(who(&auth, READ, &headers).await, "ann");
+    }
+
+    const EVENTS: [(&str, &str); 1] = [("accept", "text/event-stream")];
+
+    async fn ticket(auth: &Authenticator, paths: &[&str]) -> String {
+        let header = format!("Bearer {}", token_for("ann"));
+        let parts = request("POST /tickets", &[("authorization", &header)]);
+        let identity = identify(auth, &parts).await.unwrap();
+        let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        auth.tickets.issue(identity, paths).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_ticket_opens_one_stream_and_nothing_else() {
+        let auth = strict();
+        let line = |ticket: &str| format!("GET /rest/v1/tasks?ticket={ticket}&id=eq.7");
+        let one = ticket(&auth, &["/rest/v1/tasks"]).await;
+        assert_eq!(who(&auth, &line(&one), &[]).await, "401 PGRST301");
+        assert_eq!(who(&auth, &line(&one), &EVENTS).await, "ann");
+        assert_eq!(who(&auth, &line(&one), &EVENTS).await, "401 PGRST301");
+        let elsewhere = ticket(&auth, &["/rest/v1/salaries"]).await;
+        assert_eq!(who(&auth, &line(&elsewhere), &EVENTS).await, "401 PGRST301");
+        let write = ticket(&auth, &[]).await;
+        let write = format!("{WRITE}?ticket={write}");
+        assert_eq!(who(&auth, &write, &EVENTS).await, "401 PGRST301");
+        let two = (ticket(&auth, &[]).await, ticket(&auth, &[]).await);
+        let two = format!("GET /rest/v1/tasks?ticket={}&ticket={}", two.0, two.1);
+        assert_eq!(who(&auth, &two, &EVENTS).await, "401 PGRST301");
+    }
+
+    #[test]
+    fn a_ticket_leaves_the_url_and_a_filter_of_that_name_stays() {
+        let ticket = "t".repeat(43);
+        for (before, after) in [
+            (format!("/rest/v1/t?ticket={ticket}"), "/rest/v1/t"),
+            (
+                format!("/rest/v1/t?a=eq.1&ticket={ticket}&b=is.null"),
+                "/rest/v1/t?a=eq.1&b=is.null",
+            ),
+            (format!("/rest/v1/t?%74icket={ticket}"), "/rest/v1/t"),
+            (
+                "/rest/v1/t?ticket=eq.7".to_owned(),
+                "/rest/v1/t?ticket=eq.7",
+            ),
+            ("/rest/v1/t?".to_owned(), "/rest/v1/t?"),
+        ] {
+            let parts = request(&format!("GET {before}"), &[]);
+            assert_eq!(parts.uri, after);
+            let taken = parts.extensions.get::<Ticket>().is_some();
+            assert_eq!(taken, before.contains(&ticket), "{before}");
+            assert!(!format!("{parts:?}").contains(&ticket));
         }
     }
 }

@@ -38,9 +38,9 @@ pub struct Problem {
     /// The methods that the path has, where the status demands them.
     #[serde(skip)]
     allow: Option<&'static str>,
-    /// What is wrong with the token, for `WWW-Authenticate` (RFC 6750 §3).
+    /// The message is about the token that was sent.
     #[serde(skip)]
-    challenge: Option<String>,
+    token: bool,
 }
 
 /// Whether the client has said who it is. To one who has not, a missing permission is a 401.
@@ -72,7 +72,7 @@ impl Problem {
             details: None,
             hint: None,
             allow: None,
-            challenge: None,
+            token: false,
         }
     }
 
@@ -100,15 +100,23 @@ impl Problem {
         self
     }
 
-    /// The same with what is wrong with the token that was sent. No byte of a client's goes in here:
-    /// it becomes a header.
+    /// The same as an answer about the token that was sent: the message goes into a header too, and
+    /// so must hold no byte of a client's.
     #[must_use]
-    pub fn challenge(mut self, description: &str) -> Self {
-        let description = description.replace(['"', '\\'], "'");
-        self.challenge = Some(format!(
-            "Bearer error=\"invalid_token\", error_description=\"{description}\""
-        ));
+    pub fn about_token(mut self) -> Self {
+        self.token = true;
         self
+    }
+
+    /// `WWW-Authenticate` (RFC 6750 §3).
+    fn challenge(&self) -> HeaderValue {
+        let plain = HeaderValue::from_static("Bearer");
+        if !self.token {
+            return plain;
+        }
+        let description = self.message.replace(['"', '\\'], "'");
+        let told = format!("Bearer error=\"invalid_token\", error_description=\"{description}\"");
+        HeaderValue::try_from(told).unwrap_or(plain)
     }
 
     /// The path exists, the method does not. `allow` lists those that do, as the header does.
@@ -360,7 +368,7 @@ impl Problem {
             hint: error.hint().map(str::to_owned),
             allow: (*error.code() == SqlState::READ_ONLY_SQL_TRANSACTION)
                 .then_some("GET, HEAD, OPTIONS"),
-            challenge: None,
+            token: false,
         }
     }
 
@@ -472,10 +480,7 @@ impl Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            let challenge = self.challenge.as_deref().unwrap_or("Bearer");
-            if let Ok(challenge) = HeaderValue::from_str(challenge) {
-                headers.insert(WWW_AUTHENTICATE, challenge);
-            }
+            headers.insert(WWW_AUTHENTICATE, self.challenge());
         }
         response
     }

@@ -61,10 +61,16 @@ fn wanted(head: &Parts, body: &[u8]) -> Result<Wanted, Problem> {
         Problem::new(StatusCode::BAD_REQUEST, "PGRST102", message)
             .hint(r#"send {"paths":["/rest/v1/tasks"]}, or no body"#)
     };
-    let wanted: Wanted =
-        serde_json::from_slice(body).map_err(|_| bad("the body is not a list of paths"))?;
+    // A list in the order of the members would be read as the object, too.
+    let object = body.trim_ascii_start().starts_with(b"{");
+    let wanted: Wanted = serde_json::from_slice(body)
+        .ok()
+        .filter(|_| object)
+        .ok_or_else(|| bad("the body is not an object with a list of paths"))?;
     let is_stream = |path: &String| {
-        path.len() <= PATH && matches!(Route::of(path), Route::Rows { .. } | Route::Channel { .. })
+        path.len() <= PATH
+            && !path.contains('?')
+            && matches!(Route::of(path), Route::Rows { .. } | Route::Channel { .. })
     };
     if wanted.paths.len() > PATHS || !wanted.paths.iter().all(is_stream) {
         return Err(bad("a ticket has up to 16 paths, and each is a stream's"));
@@ -98,4 +104,84 @@ fn created(ticket: &str) -> Response {
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use hyper::Request;
+
+    use super::*;
+    use crate::auth::{Secret, Settings, token};
+
+    const SECRET: &str = "a secret that is long enough to sign with";
+
+    fn auth() -> Authenticator {
+        Authenticator::new(Settings {
+            secret: Some(Secret::new(SECRET)),
+            anon_role: Some("web_anon".into()),
+            ..Settings::default()
+        })
+        .unwrap()
+    }
+
+    async fn ask(auth: &Authenticator, identified: bool, body: &str) -> (u16, serde_json::Value) {
+        let mut request = Request::post("/tickets");
+        if identified {
+            let claims = r#"{"role":"web_user","exp":253402300799}"#;
+            let token = token::sign(&Secret::new(SECRET), claims).unwrap();
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let head = request.body(()).unwrap().into_parts().0;
+        let response = respond(auth, &head, body.as_bytes()).await;
+        if response.status() == 201 {
+            assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+        }
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap())
+    }
+
+    #[tokio::test]
+    async fn who_has_sent_a_token_gets_a_ticket_and_nobody_else() {
+        let auth = auth();
+        for body in [
+            "",
+            "{}",
+            r#"{"paths":["/rest/v1/tasks","/channels/lobby"]}"#,
+        ] {
+            let (status, told) = ask(&auth, true, body).await;
+            assert_eq!(
+                (status, told["expires_in"].as_u64()),
+                (201, Some(30)),
+                "{body}"
+            );
+            assert_eq!(told["ticket"].as_str().unwrap().len(), 43);
+            assert_eq!(ask(&auth, false, body).await.0, 401);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_names_no_streams_is_refused() {
+        let auth = auth();
+        for body in [
+            "[]",
+            "x",
+            r#"{"path":"/rest/v1/tasks"}"#,
+            r#"{"paths":"/rest/v1/tasks"}"#,
+            r#"{"paths":["/"]}"#,
+            r#"{"paths":["/rest/v1/tasks?id=eq.1/"]}"#,
+            r#"{"paths":["/rest/v1/tasks?id=eq.1"]}"#,
+            r#"{"paths":["/rest/v1/../x"]}"#,
+            &format!(r#"{{"paths":["/rest/v1/{}"]}}"#, "x".repeat(257)),
+            &serde_json::json!({ "paths": vec!["/rest/v1/tasks"; 17] }).to_string(),
+        ] {
+            let (status, told) = ask(&auth, true, body).await;
+            assert_eq!(
+                (status, told["code"].as_str()),
+                (400, Some("PGRST102")),
+                "{body}"
+            );
+        }
+    }
 }

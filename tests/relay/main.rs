@@ -21,3 +21,4 @@ mod refusals;
 mod resume;
 mod schema;
 mod shutdown;
+mod tokens;
