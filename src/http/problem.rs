@@ -320,13 +320,16 @@ impl Problem {
 
     /// A schema that has no URLs here.
     #[must_use]
-    pub fn schema(served: &str) -> Self {
+    pub fn schema(served: &[String]) -> Self {
         Self::new(
             StatusCode::NOT_ACCEPTABLE,
             "PGRST106",
             "the schema asked for is not served",
         )
-        .hint(format!("leave the profile header out, or say \"{served}\""))
+        .hint(format!(
+            "these schemas are served: {}; without a profile header it is the first",
+            served.join(", ")
+        ))
     }
 
     /// A filter that no stream can follow from row images.

@@ -14,7 +14,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
 use super::problem::{Caller, JSON, Problem};
-use super::{Response, body};
+use super::{Response, body, profile};
 use crate::causes::Causes;
 use crate::postgres::pool::Pool;
 use crate::rows::Error;
@@ -84,17 +84,12 @@ async fn answer(
 /// A [`Problem`] with the request itself.
 pub fn request(service: &Rows, parts: &Parts, table: &str) -> Result<Request, Problem> {
     let verb = verb(&parts.method)?;
-    let profile = match verb {
-        Verb::Read => "accept-profile",
-        _ => "content-profile",
-    };
-    let served = service.catalog.schema();
-    if joined(&parts.headers, profile).is_some_and(|schema| schema != served) {
-        return Err(Problem::schema(served));
-    }
     let query = parts.uri.query().unwrap_or_default();
-    Request::parse(verb, table, query, |name| joined(&parts.headers, name))
-        .map_err(|error| problem(&error))
+    let request = Request::parse(verb, table, query, |name| joined(&parts.headers, name));
+    Ok(Request {
+        schema: profile::wanted(parts, service.catalog.schemas())?,
+        ..request.map_err(|error| problem(&error))?
+    })
 }
 
 fn verb(method: &Method) -> Result<Verb, Problem> {
@@ -130,7 +125,7 @@ pub fn json_body(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// All headers of a name as one, as RFC 9110 permits for lists.
-fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
+pub fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     let values: Vec<_> = headers
         .get_all(name)
         .iter()
@@ -302,7 +297,7 @@ fn json(request: &Request, rows: String) -> Response {
 }
 
 /// `0-14/*`, or `*/*` without rows.
-fn content_range(offset: u64, rows: u64, total: Option<u64>) -> HeaderValue {
+pub fn content_range(offset: u64, rows: u64, total: Option<u64>) -> HeaderValue {
     let total = total.map_or_else(|| "*".to_owned(), |total| total.to_string());
     let text = match rows.checked_sub(1) {
         Some(before_last) => format!("{offset}-{}/{total}", offset + before_last),
@@ -311,7 +306,7 @@ fn content_range(offset: u64, rows: u64, total: Option<u64>) -> HeaderValue {
     HeaderValue::from_str(&text).expect("digits and signs are a header's")
 }
 
-fn applied<const N: usize>(headers: &mut HeaderMap, preferences: [(&str, bool); N]) {
+pub fn applied<const N: usize>(headers: &mut HeaderMap, preferences: [(&str, bool); N]) {
     let honoured: Vec<_> = preferences
         .into_iter()
         .filter_map(|(name, honoured)| honoured.then_some(name))

@@ -30,6 +30,8 @@ pub enum Verb {
 pub struct Request {
     /// What is to be done.
     pub verb: Verb,
+    /// The schema that the profile header names; without one, the first that is served.
+    pub schema: Option<String>,
     /// The table's name from the path, decoded.
     pub table: String,
     /// Filters; all must hold.
@@ -162,6 +164,7 @@ impl Request {
     ) -> Result<Self, Error> {
         let mut request = Self {
             verb,
+            schema: None,
             table: table.to_owned(),
             conditions: Vec::new(),
             select: vec![Item::All],

@@ -38,23 +38,26 @@ pub enum Key {
     With,
 }
 
+/// The name of a call's result in its statement.
+pub(super) const RESULT: &str = "result";
+
 /// Different sets of keys in one body when missing ones mean defaults. Each is an INSERT of its
 /// own, and a statement cannot have any number of them.
 const MOST_KEY_SETS: usize = 64;
 
 impl Statement {
-    fn push(&mut self, sql: &str) {
+    pub(super) fn push(&mut self, sql: &str) {
         self.sql.push_str(sql);
     }
 
     /// Adds a value and writes its place.
-    fn bind(&mut self, value: impl Into<String>) {
+    pub(super) fn bind(&mut self, value: impl Into<String>) {
         self.params.push(value.into());
         let _infallible = write!(self.sql, "${}", self.params.len());
     }
 
     /// Writes `items` with `separator` between them.
-    fn list<T>(
+    pub(super) fn list<T>(
         &mut self,
         separator: &str,
         items: impl IntoIterator<Item = T>,
@@ -441,6 +444,10 @@ fn json(select: &Selection) -> String {
 }
 
 fn relation(table: &Table) -> String {
+    if table.kind == 'c' {
+        // What a call returned; see `call`.
+        return format!("{} as t", identifier(RESULT));
+    }
     format!("{} as t", qualified(&table.schema, &table.name))
 }
 
@@ -454,7 +461,7 @@ fn of_payload(column: &Column) -> String {
 
 /// In a column list `character` and `bit` mean one character and one bit. These do not; the
 /// assignment to the column still applies its length.
-fn whole_type(type_name: &str) -> String {
+pub(super) fn whole_type(type_name: &str) -> String {
     let (element, dimensions) = match type_name.find('[') {
         Some(place) => type_name.split_at(place),
         None => (type_name, ""),
@@ -467,7 +474,7 @@ fn whole_type(type_name: &str) -> String {
 }
 
 /// An array constant with every member in quotes, so that none is a null or a nested array.
-fn array(values: &[String]) -> String {
+pub(super) fn array(values: &[String]) -> String {
     let mut text = String::from("{");
     for (place, value) in values.iter().enumerate() {
         text.push_str(if place > 0 { ",\"" } else { "\"" });
