@@ -27,7 +27,7 @@ impl route::Api for Api {
     async fn root(&self, _: &Head) -> Response {
         let names = self.rows.catalog.current();
         let mut response = Response::new(body::full(
-            serde_json::json!({ "tables": names.names() }).to_string(),
+            serde_json::json!({ "tables": names.tables_in(names.schema()).iter().map(|table| &table.name).collect::<Vec<_>>() }).to_string(),
         ));
         response.headers_mut().insert(
             CONTENT_TYPE,

@@ -12,7 +12,7 @@ use tokio_postgres::{GenericClient, Row};
 use tokio_postgres::types::ToSql;
 
 use crate::metrics::Metrics;
-use crate::postgres::pool::{Pool, PoolError};
+use crate::postgres::pool::{Lease, Pool, PoolError};
 
 /// The tables and functions of the schemas that the API serves, and every watched table of any
 /// schema.
@@ -661,9 +661,10 @@ impl Handle {
             reads.begun += 1;
             reads.begun
         };
-        let client = self.pool.get().await?;
-        client.batch_execute(NO_WAITING).await?;
-        let catalog = Arc::new(Catalog::load(&**client, &self.schemas).await?);
+        let lease = Lease::take(&self.pool).await?;
+        lease.batch_execute(NO_WAITING).await?;
+        let catalog = Arc::new(Catalog::load(lease.client(), &self.schemas).await?);
+        lease.give_back();
         self.metrics.catalog_loads.inc();
         self.current.send_replace(Arc::clone(&catalog));
         self.reads().done = number;
