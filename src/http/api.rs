@@ -9,7 +9,7 @@ use hyper::http::request::Parts as Head;
 use tokio::sync::watch;
 
 use super::rows::Rows;
-use super::{Response, body, channels, route, rows, stream};
+use super::{Response, body, call, channels, profile, route, rows, stream};
 use crate::subscription::Parts;
 
 /// Answers what the router has let through.
@@ -37,11 +37,21 @@ impl route::Api for Api {
     }
 
     async fn watch(&self, head: &Head, table: &str) -> Response {
-        stream::respond(&self.rows, &self.streams, head, table).await
+        let mut response = stream::respond(&self.rows, &self.streams, head, table).await;
+        profile::tell(&mut response, head, self.rows.catalog.schemas());
+        response
     }
 
     async fn rows(&self, head: &Head, table: &str, body: Bytes) -> Response {
-        rows::respond(&self.rows, head, table, body).await
+        let mut response = rows::respond(&self.rows, head, table, body).await;
+        profile::tell(&mut response, head, self.rows.catalog.schemas());
+        response
+    }
+
+    async fn call(&self, head: &Head, function: &str, body: Bytes) -> Response {
+        let mut response = call::respond(&self.rows, head, function, &body).await;
+        profile::tell(&mut response, head, self.rows.catalog.schemas());
+        response
     }
 
     async fn subscribe(&self, head: &Head, channel: &str) -> Response {

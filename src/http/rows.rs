@@ -30,7 +30,8 @@ use crate::schema::catalog;
 pub const TXID: HeaderName = HeaderName::from_static("rowcast-txid");
 
 const ALLOW: &str = "GET, HEAD, POST, PATCH, DELETE, OPTIONS";
-const OBJECT: HeaderValue =
+/// Content type of a single object.
+pub const OBJECT: HeaderValue =
     HeaderValue::from_static("application/vnd.pgrst.object+json; charset=utf-8");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -303,6 +304,10 @@ fn json(request: &Request, rows: String) -> Response {
 }
 
 /// `0-14/*`, or `*/*` without rows.
+///
+/// # Panics
+/// Never: it is digits and signs.
+#[must_use]
 pub fn content_range(offset: u64, rows: u64, total: Option<u64>) -> HeaderValue {
     let total = total.map_or_else(|| "*".to_owned(), |total| total.to_string());
     let text = match rows.checked_sub(1) {
@@ -312,6 +317,10 @@ pub fn content_range(offset: u64, rows: u64, total: Option<u64>) -> HeaderValue 
     HeaderValue::from_str(&text).expect("digits and signs are a header's")
 }
 
+/// Tells the preferences that were honoured, in this order.
+///
+/// # Panics
+/// When one of them is no ASCII text.
 pub fn applied<const N: usize>(headers: &mut HeaderMap, preferences: [(&str, bool); N]) {
     let honoured: Vec<_> = preferences
         .into_iter()

@@ -176,9 +176,7 @@ impl Request {
             shape: shape(header("accept").as_deref()),
         };
         let mut seen = HashSet::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (name, value) = (decode(name)?, decode(value)?);
+        for (_, name, value) in pairs(query)? {
             if RESERVED.contains(&name.as_str()) && !seen.insert(name.clone()) {
                 return Err(syntax(&name, "it is given twice"));
             }
@@ -309,6 +307,17 @@ fn shape(accept: Option<&str>) -> Option<Shape> {
         }
     }
     best.map(|(_, shape)| shape)
+}
+
+/// The parameters of a query: each as it is written, and its name and value decoded.
+pub(super) fn pairs(query: &str) -> Result<Vec<(&str, String, String)>, Error> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((pair, decode(name)?, decode(value)?))
+        })
+        .collect()
 }
 
 /// Form decoding. Bytes that are not UTF-8 are refused, for a replaced one would be another value.

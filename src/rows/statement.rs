@@ -198,6 +198,12 @@ impl Statement {
 #[must_use]
 pub fn select_rows(read: &Read, key: Key) -> Statement {
     let mut sql = Statement::default();
+    select_rows_in(&mut sql, read, key);
+    sql
+}
+
+/// The same as a part of a larger statement.
+pub(super) fn select_rows_in(sql: &mut Statement, read: &Read, key: Key) {
     sql.push("select ");
     sql.push(&json(&read.select));
     sql.push(" as \"row\"");
@@ -223,17 +229,21 @@ pub fn select_rows(read: &Read, key: Key) -> Statement {
         sql.push(" offset ");
         sql.bind(read.range.offset.to_string());
     }
-    sql
 }
 
 /// How many rows `read` has without its range, as a `bigint`.
 #[must_use]
 pub fn count_rows(read: &Read) -> Statement {
     let mut sql = Statement::default();
+    count_rows_in(&mut sql, read);
+    sql
+}
+
+/// The same as a part of a larger statement.
+pub(super) fn count_rows_in(sql: &mut Statement, read: &Read) {
     sql.push("select count(*) as \"total\" from ");
     sql.push(&relation(&read.table));
     sql.conditions(&read.conditions);
-    sql
 }
 
 /// The statement for a write with this body, or nothing when there is nothing to do. It answers
