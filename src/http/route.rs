@@ -70,10 +70,9 @@ impl Route {
             _ => {}
         }
         if let Some(segment) = path.strip_prefix("/rest/v1/rpc/") {
-            return name(segment)
-                .map_or(Self::NotFound(Shape::Api), |function| Self::Call {
-                    function,
-                });
+            return name(segment).map_or(Self::NotFound(Shape::Api), |function| Self::Call {
+                function,
+            });
         }
         if let Some(segment) = path.strip_prefix("/rest/v1/") {
             return name(segment).map_or(Self::NotFound(Shape::Api), |table| Self::Rows { table });
@@ -126,7 +125,7 @@ impl Route {
         match self {
             Self::RowsRoot | Self::Rows { .. } | Self::Call { .. } | Self::Channel { .. } => {
                 Shape::Api
-            },
+            }
             Self::NotFound(shape) => *shape,
             Self::Asset(_) | Self::Livez | Self::Readyz | Self::Metrics => Shape::Problem,
         }

@@ -11,9 +11,7 @@ use super::Error;
 use super::body::Payload;
 use super::plan::{self, Read, Selection};
 use super::request::{Item, Request, Verb, pairs};
-use super::statement::{
-    Key, RESULT, Statement, array, count_rows_in, select_rows_in, whole_type,
-};
+use super::statement::{Key, RESULT, Statement, array, count_rows_in, select_rows_in, whole_type};
 use crate::postgres::quote::{identifier, qualified};
 use crate::schema::catalog::{Argument, Catalog, Column, Function, Returns, Table};
 
@@ -91,10 +89,7 @@ impl Call {
     /// Whether it gives any number of rows or values.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        matches!(
-            self.function.returns,
-            Returns::Values(_) | Returns::Rows(_)
-        )
+        matches!(self.function.returns, Returns::Values(_) | Returns::Rows(_))
     }
 
     /// The statement. It answers one column `row` of JSON text, and for a counted set a column
@@ -268,7 +263,9 @@ impl Candidates<'_> {
     fn most(&self, names: &BTreeSet<String>) -> Result<Arc<Function>, Error> {
         let used = |function: &Arc<Function>| {
             let names = names.iter();
-            names.filter(|name| argument(function, name).is_some()).count()
+            names
+                .filter(|name| argument(function, name).is_some())
+                .count()
         };
         let fitting = |function: &&Arc<Function>| lacks_none(function, |name| names.contains(name));
         let fitting: Vec<_> = self.all.iter().filter(fitting).collect();
@@ -293,7 +290,11 @@ impl Candidates<'_> {
     }
 
     fn unknown(&self, names: &BTreeSet<String>) -> Error {
-        let signatures: Vec<_> = self.all.iter().map(|function| function.signature()).collect();
+        let signatures: Vec<_> = self
+            .all
+            .iter()
+            .map(|function| function.signature())
+            .collect();
         let near = if signatures.is_empty() {
             let named = self.catalog.functions_in(self.schema);
             let named = named.iter().flat_map(|functions| functions.first());
@@ -318,7 +319,10 @@ fn argument<'a>(function: &'a Function, name: &str) -> Option<&'a Argument> {
 }
 
 fn has_unnamed(function: &Function) -> bool {
-    function.arguments.iter().any(|argument| argument.name.is_empty())
+    function
+        .arguments
+        .iter()
+        .any(|argument| argument.name.is_empty())
 }
 
 /// Whether every argument that must be given is there, and every one can be named.

@@ -189,7 +189,10 @@ fn table(request: &Request, catalog: &Catalog) -> Result<Arc<Table>, Error> {
             name: request.table.clone(),
             near: nearest(
                 &request.table,
-                catalog.tables_in(schema).iter().map(|table| table.name.as_str()),
+                catalog
+                    .tables_in(schema)
+                    .iter()
+                    .map(|table| table.name.as_str()),
             ),
         }),
     }

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
-use tokio_postgres::{GenericClient, Row};
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{GenericClient, Row};
 
 use crate::metrics::Metrics;
 use crate::postgres::pool::{Lease, Pool, PoolError};

@@ -7,6 +7,7 @@ mod harness;
 
 mod agree;
 mod browser;
+mod calls;
 mod channels;
 mod cli;
 mod clients;
