@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts as Head;
 use tokio::sync::watch;
 
 use super::rows::Rows;
-use super::{Response, body, call, channels, profile, route, rows, stream};
+use super::{Response, call, channels, openapi, profile, route, rows, stream};
 use crate::subscription::Parts;
 
 /// Answers what the router has let through.
@@ -24,15 +23,17 @@ pub struct Api {
 }
 
 impl route::Api for Api {
-    async fn root(&self, _: &Head) -> Response {
-        let names = self.rows.catalog.current();
-        let mut response = Response::new(body::full(
-            serde_json::json!({ "tables": names.tables_in(names.schema()).iter().map(|table| &table.name).collect::<Vec<_>>() }).to_string(),
-        ));
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/json; charset=utf-8"),
-        );
+    async fn root(&self, head: &Head) -> Response {
+        let handle = &self.rows.catalog;
+        let schema = match profile::wanted(head, handle.schemas()) {
+            Ok(schema) => schema,
+            Err(problem) => return problem.into_response(),
+        };
+        let catalog = handle.current();
+        let schema = schema.as_deref().unwrap_or(catalog.schema());
+        let document = openapi::document(&catalog, schema, |_| true);
+        let mut response = openapi::respond(head, &document);
+        profile::tell(&mut response, head, handle.schemas());
         response
     }
 

@@ -374,7 +374,7 @@ async fn what_is_taken_back_is_gone_and_the_unfit_is_never_there() {
     database
         .sql(
             "create function powerful() returns int language sql security definer return 1;
-              create function any_of(x anyelement) returns int language sql return 1;
+              create function any_of(x anyelement) returns int language sql as 'select 1';
               create procedure proceed() language sql as 'select 1';",
         )
         .await;
