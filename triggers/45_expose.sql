@@ -66,7 +66,8 @@ begin
     raise exception '% cannot be exposed: %', func, reason
       using errcode = 'wrong_object_type',
             hint = case when reason like '%search\_path%'
-                     then format('alter function %s set search_path = pg_catalog, pg_temp;', func) end;
+                     then format('alter function %s set search_path = pg_catalog, pg_temp;', func)
+                     else 'Expose a function that calls it.' end;
   end if;
   insert into rowcast.exposed_function values (func::text) on conflict do nothing;
   if found then

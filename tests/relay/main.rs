@@ -16,6 +16,7 @@ mod heal;
 mod history;
 mod hostile;
 mod live;
+mod openapi;
 mod poll;
 mod refusals;
 mod resume;
