@@ -97,10 +97,9 @@ fn result(call: &Call, called: Called, check: Check) -> Response {
             *response.status_mut() = StatusCode::NO_CONTENT;
             response
         }
-        Returns::Value(_) => json(rows.json, JSON),
         Returns::Row(_) if rows.count == 0 => json("null".to_owned(), JSON),
         Returns::Row(_) if call.request.shape == Some(Shape::Object) => json(rows.json, OBJECT),
-        Returns::Row(_) => json(rows.json, JSON),
+        Returns::Value(_) | Returns::Row(_) => json(rows.json, JSON),
         Returns::Values(_) | Returns::Rows(_) if check.single => json(rows.json, OBJECT),
         Returns::Values(_) | Returns::Rows(_) => json(format!("[{}]", rows.json), JSON),
     };

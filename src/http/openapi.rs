@@ -1,4 +1,4 @@
-//! `GET /rest/v1/`: what the API offers, as an OpenAPI 3.1 document made from the catalogue.
+//! `GET /rest/v1/`: what the API offers, as an `OpenAPI` 3.1 document made from the catalogue.
 //!
 //! Promises a valid document whatever tables and columns are called, in which only what the caller
 //! may see is named. Comments in the database become descriptions. Pure but for the response.
@@ -343,7 +343,7 @@ impl Relation<'_> {
     }
 
     /// What every operation has.
-    fn operation(&self, verb: &str, parameters: Value, responses: Value) -> Value {
+    fn operation(&self, verb: &str, parameters: &Value, responses: Value) -> Value {
         let mut operation = json!({
             "operationId": format!("{verb}_{}", self.key),
             "tags": [self.table.name],
@@ -375,7 +375,7 @@ impl Relation<'_> {
         }
         self.operation(
             "read",
-            self.parameters(&words, true),
+            &self.parameters(&words, true),
             json!({
                 "200": {"description": "The rows", "content": content},
                 "206": {"description": "A part of the rows", "content": self.rows()},
@@ -387,7 +387,7 @@ impl Relation<'_> {
         let row = reference("schemas", &self.key);
         let mut operation = self.operation(
             "insert",
-            self.parameters(&["select", "columns", "on_conflict", "prefer"], false),
+            &self.parameters(&["select", "columns", "on_conflict", "prefer"], false),
             json!({
                 "200": {"description": "Nothing was inserted", "content": self.rows()},
                 "201": {"description": "Inserted", "content": self.rows()},
@@ -402,7 +402,7 @@ impl Relation<'_> {
     fn replace(&self) -> Value {
         let mut operation = self.operation(
             "replace",
-            self.parameters(&["select", "columns", "prefer", "if-match"], true),
+            &self.parameters(&["select", "columns", "prefer", "if-match"], true),
             json!({
                 "200": {"description": "Replaced", "content": self.rows()},
                 "201": {"description": "Inserted", "content": self.rows()},
@@ -416,7 +416,7 @@ impl Relation<'_> {
     fn update(&self) -> Value {
         let mut operation = self.operation(
             "update",
-            self.parameters(&["select", "order", "columns", "prefer", "if-match"], true),
+            &self.parameters(&["select", "order", "columns", "prefer", "if-match"], true),
             json!({
                 "200": {"description": "The rows as they are now", "content": self.rows()},
                 "204": {"description": "Updated"},
@@ -430,7 +430,7 @@ impl Relation<'_> {
     fn delete(&self) -> Value {
         self.operation(
             "delete",
-            self.parameters(&["select", "order", "prefer", "if-match"], true),
+            &self.parameters(&["select", "order", "prefer", "if-match"], true),
             json!({
                 "200": {"description": "The rows as they were", "content": self.rows()},
                 "204": {"description": "Deleted"},
@@ -480,7 +480,6 @@ fn typed(base: &str, type_name: &str) -> Value {
                 json!({ "type": ["number", "string"] })
             }
             "bool" | "boolean" => json!({ "type": "boolean" }),
-            "json" | "jsonb" => json!({}),
             "text"
             | "varchar"
             | "bpchar"

@@ -130,6 +130,7 @@ pub fn json_body(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// All headers of a name as one, as RFC 9110 permits for lists.
+#[must_use]
 pub fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     let values: Vec<_> = headers
         .get_all(name)

@@ -122,9 +122,10 @@ impl Call {
             Returns::Row(_) | Returns::Rows(_) => {
                 sql.push(&format!("with {} as (select f.*", identifier(RESULT)));
                 self.arguments(&mut sql, " from ");
-                sql.push(match self.given.is_empty() {
-                    true => " from ",
-                    false => ", ",
+                sql.push(if self.given.is_empty() {
+                    " from "
+                } else {
+                    ", "
                 });
                 self.invoke(&mut sql);
                 sql.push(" as f) ");
@@ -256,7 +257,8 @@ impl Candidates<'_> {
             lacks_none(function, |name| names.contains(name))
                 && known.all(|name| argument(function, name).is_some())
         };
-        self.only(self.all.iter().filter(takes).collect(), names)
+        let fitting: Vec<_> = self.all.iter().filter(takes).collect();
+        self.only(&fitting, names)
     }
 
     /// The one that takes most of these names; the others filter its result.
@@ -270,16 +272,19 @@ impl Candidates<'_> {
         let fitting = |function: &&Arc<Function>| lacks_none(function, |name| names.contains(name));
         let fitting: Vec<_> = self.all.iter().filter(fitting).collect();
         let most = fitting.iter().map(|function| used(function)).max();
-        let fitting = fitting.into_iter().filter(|f| Some(used(f)) == most);
-        self.only(fitting.collect(), names)
+        let fitting: Vec<_> = fitting
+            .into_iter()
+            .filter(|function| Some(used(function)) == most)
+            .collect();
+        self.only(&fitting, names)
     }
 
     fn only(
         &self,
-        fitting: Vec<&Arc<Function>>,
+        fitting: &[&Arc<Function>],
         names: &BTreeSet<String>,
     ) -> Result<Arc<Function>, Error> {
-        match fitting.as_slice() {
+        match fitting {
             [function] => Ok(Arc::clone(function)),
             [] if self.all.iter().any(|function| has_unnamed(function)) => {
                 Err(Error::Unsupported("functions with unnamed arguments"))
@@ -297,7 +302,7 @@ impl Candidates<'_> {
             .collect();
         let near = if signatures.is_empty() {
             let named = self.catalog.functions_in(self.schema);
-            let named = named.iter().flat_map(|functions| functions.first());
+            let named = named.iter().filter_map(|functions| functions.first());
             plan::nearest(self.name, named.map(|function| function.name.as_str()))
         } else {
             Some(signatures.join(" or "))

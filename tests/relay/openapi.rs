@@ -1,4 +1,4 @@
-//! What the API offers is told as a document that OpenAPI's own validator takes, whatever tables are
+//! What the API offers is told as a document that `OpenAPI`'s own validator takes, whatever tables are
 //! called.
 
 use std::process::Stdio;
