@@ -489,3 +489,144 @@ fn of_values(function: &Function) -> Table {
         row_security: false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::tests::column;
+    use super::*;
+
+    fn function(name: &str, arguments: &[(&str, &str, bool)], returns: Returns) -> Function {
+        Function {
+            oid: 1,
+            schema: "public".to_owned(),
+            name: name.to_owned(),
+            arguments: arguments
+                .iter()
+                .map(|(name, type_name, has_default)| Argument {
+                    name: (*name).to_owned(),
+                    type_name: (*type_name).to_owned(),
+                    has_default: *has_default,
+                    variadic: type_name.ends_with("[]"),
+                })
+                .collect(),
+            returns,
+            stable: true,
+            comment: None,
+        }
+    }
+
+    fn catalog() -> Catalog {
+        let value = || Returns::Value("integer".to_owned());
+        let mut rows = of_values(&function("list", &[], value()));
+        rows.columns = vec![column("id", "integer"), column("b", "text")];
+        let functions = vec![
+            function(
+                "add",
+                &[("a", "integer", false), ("b\"", "character", true)],
+                value(),
+            ),
+            function(
+                "list",
+                &[("id", "integer", true)],
+                Returns::Rows(Arc::new(rows)),
+            ),
+            function(
+                "sum",
+                &[("n", "integer[]", false)],
+                Returns::Values("bigint".to_owned()),
+            ),
+            function("done", &[], Returns::Nothing),
+            function("two", &[("a", "integer", false)], value()),
+            function(
+                "two",
+                &[("a", "integer", false), ("c", "integer", false)],
+                value(),
+            ),
+            function("bare", &[("", "json", false)], value()),
+        ];
+        Catalog::new(&["public"], Vec::new(), &[]).with_functions(functions)
+    }
+
+    fn call(function: &str, query: &str, body: Option<&str>, prefer: &str) -> Result<Call, Error> {
+        let header = |name: &str| (name == "prefer").then(|| prefer.to_owned());
+        let ask = Ask {
+            schema: None,
+            function,
+            query,
+            body: body.map(str::as_bytes),
+            header: &header,
+        };
+        Call::of(ask, &catalog())
+    }
+
+    #[test]
+    fn a_body_is_taken_apart_by_postgres_and_a_query_is_cast() {
+        let posted = call("add", "", Some("{\"a\":1,\"b\\\"\":\"x\"}"), "").unwrap();
+        let posted = posted.statement();
+        assert_eq!(
+            posted.sql,
+            "select coalesce(pg_catalog.to_json(\"public\".\"add\"(\"a\" => i.\"a\", \"b\"\"\" => i.\"b\"\"\")), 'null')::text as \"row\" \
+             from pg_catalog.json_to_record($1::pg_catalog.json) as i(\"a\" integer, \"b\"\"\" bpchar)"
+        );
+        assert_eq!(posted.params, ["{\"a\":1,\"b\\\"\":\"x\"}"]);
+        let got = call("sum", "n=1&n=2&order=sum&limit=3", None, "").unwrap();
+        let got = got.statement();
+        assert_eq!(
+            got.sql,
+            "with \"result\" as (select \"public\".\"sum\"(variadic \"n\" => i.\"n\") as \"sum\" from (select $1::integer[] as \"n\") i) \
+             select (s.\"row\"::pg_catalog.json -> $2)::text as \"row\" from (select pg_catalog.row_to_json(t.*)::text as \"row\" \
+             from \"result\" as t order by t.\"sum\" limit $3) s"
+        );
+        assert_eq!(got.params, ["{\"1\",\"2\"}", "sum", "3"]);
+    }
+
+    #[test]
+    fn a_counted_set_is_one_call() {
+        let counted = call("list", "b=eq.x&limit=1", Some(""), "count=exact").unwrap();
+        let sql = counted.statement();
+        assert_eq!(sql.sql.matches("\"list\"(").count(), 1, "{}", sql.sql);
+        assert_eq!(sql.params, ["x", "x", "1"]);
+        let done = call("done", "", Some("{}"), "count=exact")
+            .unwrap()
+            .statement();
+        assert_eq!(done.sql, "select \"public\".\"done\"() as \"row\"");
+    }
+
+    #[test]
+    fn an_argument_of_a_query_is_no_filter_and_everything_else_is() {
+        let got = call("list", "id=7&b=eq.x", None, "").unwrap();
+        assert_eq!(got.statement().params, ["7", "x"]);
+        // By body the query is about the result alone.
+        let posted = call("list", "id=eq.7", Some("{\"id\":1}"), "").unwrap();
+        assert_eq!(posted.statement().params, ["{\"id\":1}", "7"]);
+    }
+
+    #[test]
+    fn the_one_that_takes_the_arguments_is_called_or_none_is() {
+        let arguments = |query: &str| {
+            call("two", query, None, "")
+                .unwrap()
+                .function
+                .arguments
+                .len()
+        };
+        assert_eq!((arguments("a=1"), arguments("a=1&c=2")), (1, 2));
+        for (name, query, body) in [
+            ("two", "c=1", None),
+            ("two", "a=1&d=2", None),
+            ("two", "", Some("{\"a\":1,\"d\":2}")),
+            ("add", "", Some("{\"b\\\"\":\"x\"}")),
+            ("lst", "", Some("{}")),
+        ] {
+            let refused = call(name, query, body, "");
+            assert!(
+                matches!(&refused, Err(Error::UnknownFunction { near: Some(_), .. })),
+                "{name} {query}: {refused:?}"
+            );
+        }
+        assert!(matches!(
+            call("bare", "", Some("{}"), ""),
+            Err(Error::Unsupported("functions with unnamed arguments"))
+        ));
+    }
+}
