@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing_subscriber::EnvFilter;
@@ -30,9 +30,9 @@ use crate::http::server::{self, Incident, Limits, Observer, Server};
 use crate::metrics::{Metrics, Reason};
 use crate::postgres::connect::Target;
 use crate::postgres::embedded::{Cluster, Options};
-use crate::postgres::pool;
+use crate::postgres::{pool, quote};
 use crate::schema::catalog::Handle;
-use crate::schema::upkeep;
+use crate::schema::{reload, upkeep};
 use crate::shutdown::Shutdown;
 use crate::subscription;
 use crate::view::snapshot;
@@ -59,6 +59,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     // Signals are taken from here on, so that an early Ctrl-C ends the private database too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let definitions_changed = signal(SignalKind::user_defined1())?;
 
     let origins = Origins::new(&config.allow_origin).map_err(|error| {
         Told::new(
@@ -91,7 +92,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     );
     let shutdown = relay.shutdown.clone();
     let health = Arc::clone(&relay.health);
-    let mut tasks = relay.start(&config, listener);
+    let mut tasks = relay.start(&config, listener, definitions_changed);
 
     say(&health, address, &target, cluster.is_some()).await;
     let mut failed = None;
@@ -199,6 +200,8 @@ struct Relay {
     target: Target,
     feed: Arc<Feed>,
     doorbell: Doorbell,
+    catalog: Arc<Handle>,
+    definitions: Arc<Notify>,
     router: Router<Api>,
 }
 
@@ -224,9 +227,11 @@ impl Relay {
         let definitions = pool::pool(target, "rowcast catalog", 1);
         let catalog = Arc::new(Handle::new(
             definitions,
-            config.schema.first().cloned().unwrap_or_default(),
+            config.schema.clone(),
+            Arc::clone(&metrics),
         ));
         let bell = Arc::new(Notify::new());
+        let definitions = Arc::new(Notify::new());
         let feed = Arc::new(Feed::new(feed::Parts {
             target: target.clone(),
             asking,
@@ -242,12 +247,14 @@ impl Relay {
         let doorbell = Doorbell {
             target: target.clone(),
             bell,
+            definitions: Arc::clone(&definitions),
             wanted: feed.wanted(),
             listening,
             on_notify: Arc::new(move |channel, payload| notes.notify(channel, payload)),
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
         };
+        let known = Arc::clone(&catalog);
         let api = Api {
             auth,
             rows: Arc::new(Rows {
@@ -256,6 +263,7 @@ impl Relay {
                 max_rows: MAX_ROWS,
                 statement_timeout: STATEMENT_TIMEOUT,
                 tx_end: config.tx_end,
+                pre_request: config.pre_request.as_deref().map(quoted),
             }),
             streams: subscription::Parts {
                 feed: Arc::clone(&feed),
@@ -285,18 +293,27 @@ impl Relay {
             target: target.clone(),
             feed,
             doorbell,
+            catalog: known,
+            definitions,
             router,
         }
     }
 
     /// Starts every task; they end by the stop signal.
-    fn start(self, config: &Config, listener: TcpListener) -> JoinSet<()> {
+    fn start(
+        self,
+        config: &Config,
+        listener: TcpListener,
+        mut definitions_changed: Signal,
+    ) -> JoinSet<()> {
         let Self {
             shutdown,
             metrics,
             target,
             feed,
             doorbell,
+            catalog,
+            definitions,
             router,
             ..
         } = self;
@@ -322,6 +339,23 @@ impl Relay {
         let stop = shutdown.clone();
         tasks.spawn(async move { asking.ask(stop).await });
         tasks.spawn(doorbell.run(shutdown.clone()));
+        tasks.spawn(reload::run(
+            catalog,
+            Arc::clone(&definitions),
+            shutdown.clone(),
+        ));
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            let tell = async {
+                while definitions_changed.recv().await.is_some() {
+                    definitions.notify_one();
+                }
+            };
+            tokio::select! {
+                () = async { stop.begun().await; } => {}
+                () = tell => {}
+            }
+        });
         tasks.spawn(upkeep::run(target, config.retention, shutdown.clone()));
         tasks.spawn(async move {
             let drained = server.run().await;
@@ -334,6 +368,12 @@ impl Relay {
         });
         tasks
     }
+}
+
+/// A function's name, perhaps with its schema, as SQL.
+fn quoted(name: &str) -> String {
+    let parts: Vec<_> = name.split('.').map(quote::identifier).collect();
+    parts.join(".")
 }
 
 /// Says every address, once the relay is ready to be used.

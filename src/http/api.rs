@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts as Head;
 use tokio::sync::watch;
 
 use super::identify::identify;
 use super::rows::Rows;
-use super::{Response, body, channels, route, rows, stream, tickets};
+use super::{Response, call, channels, openapi, profile, route, rows, stream, tickets};
 use crate::auth::{Authenticator, Identity};
 use crate::subscription::Parts;
 
@@ -40,7 +39,13 @@ impl Api {
         }
     }
 
-    /// The same for a stream: what may heal is said in it, because an EventSource gives up for ever
+    /// Tells which of several schemas an answer is about.
+    fn told(&self, mut answer: Response, head: &Head) -> Response {
+        profile::tell(&mut answer, head, self.rows.catalog.schemas());
+        answer
+    }
+
+    /// As `known` for a stream: what may heal is said in it, because an EventSource gives up for ever
     /// on anything but 200.
     async fn known_reader<F: Future<Output = Response>>(
         &self,
@@ -58,28 +63,41 @@ impl Api {
 }
 
 impl route::Api for Api {
-    async fn root(&self, _: &Head) -> Response {
-        let names = self.rows.catalog.current();
-        let mut response = Response::new(body::full(
-            serde_json::json!({ "tables": names.names() }).to_string(),
-        ));
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/json; charset=utf-8"),
-        );
+    async fn root(&self, head: &Head) -> Response {
+        let handle = &self.rows.catalog;
+        let schema = match profile::wanted(head, handle.schemas()) {
+            Ok(schema) => schema,
+            Err(problem) => return problem.into_response(),
+        };
+        let catalog = handle.current();
+        let schema = schema.as_deref().unwrap_or(catalog.schema());
+        let document = openapi::document(&catalog, schema, |_| true);
+        let mut response = openapi::respond(head, &document);
+        profile::tell(&mut response, head, handle.schemas());
         response
     }
 
     async fn watch(&self, head: &Head, table: &str) -> Response {
         self.known_reader(head, async |identity| {
-            stream::respond(&self.rows, &self.streams, head, &identity, table).await
+            let streams = &self.streams;
+            let answer = stream::respond(&self.rows, streams, head, &identity, table).await;
+            self.told(answer, head)
         })
         .await
     }
 
     async fn rows(&self, head: &Head, table: &str, body: Bytes) -> Response {
         self.known(head, async |identity| {
-            rows::respond(&self.rows, head, &identity, table, body).await
+            let answer = rows::respond(&self.rows, head, &identity, table, body).await;
+            self.told(answer, head)
+        })
+        .await
+    }
+
+    async fn call(&self, head: &Head, function: &str, body: Bytes) -> Response {
+        self.known(head, async |identity| {
+            let answer = call::respond(&self.rows, head, &identity, function, &body).await;
+            self.told(answer, head)
         })
         .await
     }

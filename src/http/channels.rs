@@ -34,7 +34,7 @@ pub async fn subscribe(
     channel: &str,
 ) -> Response {
     let token = token(head);
-    let context = context::of_view(identity, rows.catalog.schema(), true);
+    let context = context::of_view(identity, rows.schema(None), true);
     match may(rows, &context, "subscribe", channel).await {
         Ok(true) => {}
         Ok(false) => {
@@ -75,7 +75,7 @@ pub async fn publish(
     channel: &str,
     body: &[u8],
 ) -> Response {
-    let context = context::of_request(identity, rows.catalog.schema(), head);
+    let context = context::of_request(identity, rows.schema(None), head);
     let published = async {
         json_body(&head.headers)?;
         let text = std::str::from_utf8(body)

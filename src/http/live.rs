@@ -92,11 +92,16 @@ impl World {
         let pool = pool(&target, "rowcast", 2);
         let world = Self {
             rows: Rows {
-                catalog: Arc::new(Handle::new(pool.clone(), "public".to_owned())),
+                catalog: Arc::new(Handle::new(
+                    pool.clone(),
+                    vec!["public".to_owned()],
+                    Arc::default(),
+                )),
                 pool,
                 max_rows: 1000,
                 statement_timeout: Duration::from_secs(8),
                 tx_end: crate::config::TxEnd::Commit,
+                pre_request: None,
             },
             psql,
             _server: (cluster, place),

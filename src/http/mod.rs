@@ -7,6 +7,7 @@
 pub mod api;
 pub mod assets;
 pub mod body;
+pub mod call;
 pub mod channels;
 pub mod context;
 pub mod cors;
@@ -15,8 +16,10 @@ pub mod exchange;
 pub mod identify;
 #[cfg(test)]
 mod live;
+pub mod openapi;
 pub mod ops;
 pub mod problem;
+pub mod profile;
 pub mod refusal;
 pub mod route;
 pub mod rows;

@@ -17,7 +17,7 @@ use hyper::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::problem::{Caller, JSON, Problem};
-use super::{Response, body, context};
+use super::{Response, body, context, profile};
 use crate::auth::Identity;
 use crate::causes::Causes;
 use crate::config::TxEnd;
@@ -25,7 +25,7 @@ use crate::postgres::pool::Pool;
 use crate::postgres::transaction::{self, Context, Terms};
 use crate::rows::execute::{self, Check, Counting, Page, Written};
 use crate::rows::plan::{Plan, Read, Returning};
-use crate::rows::request::{self, Count, Request, Resolution, Return, Shape, Verb};
+use crate::rows::request::{self, Count, Preferences, Request, Resolution, Return, Shape, Verb};
 use crate::rows::response::Overrides;
 use crate::rows::statement::{self, Key, Statement};
 use crate::rows::{Drift, Error, body as payload};
@@ -35,7 +35,8 @@ use crate::schema::catalog::{self, Table};
 pub const TXID: HeaderName = HeaderName::from_static("rowcast-txid");
 
 const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-const OBJECT: HeaderValue =
+/// Content type of a single object.
+pub const OBJECT: HeaderValue =
     HeaderValue::from_static("application/vnd.pgrst.object+json; charset=utf-8");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -52,6 +53,40 @@ pub struct Rows {
     pub statement_timeout: Duration,
     /// How transactions end.
     pub tx_end: TxEnd,
+    /// A function that is called before each request: its name as SQL.
+    pub pre_request: Option<String>,
+}
+
+impl Rows {
+    /// As whom `identity` reads and writes by this request. Without a `schema` it is the first.
+    #[must_use]
+    pub fn context(
+        &self,
+        identity: &Identity,
+        schema: Option<&str>,
+        parts: &Parts,
+        preferences: &Preferences,
+    ) -> Context {
+        let mut context = context::of_request(identity, self.schema(schema), parts);
+        let zone = preferences.timezone.clone();
+        let zone = zone.map(|zone| (Cow::Borrowed("TimeZone"), zone));
+        context.settings.extend(zone);
+        context.before.clone_from(&self.pre_request);
+        context
+    }
+
+    /// The schema of a request that names this one, or none.
+    #[must_use]
+    pub fn schema<'a>(&'a self, named: Option<&'a str>) -> &'a str {
+        let first = || self.catalog.schemas().first().map(String::as_str);
+        named.or_else(first).unwrap_or("public")
+    }
+
+    /// How a request's transaction ends, and what is said of it.
+    #[must_use]
+    pub fn end(&self, preferences: &Preferences) -> (transaction::End, Option<&'static str>) {
+        end(self.tx_end, preferences.tx)
+    }
 }
 
 /// Answers a request for rows of `table`, which is decoded.
@@ -83,11 +118,8 @@ async fn answer(
     if !matches!(request.shape, Some(Shape::Array | Shape::Object)) {
         return Err(Problem::not_acceptable());
     }
-    let mut context = context::of_request(identity, service.catalog.schema(), parts);
-    let zone = request.preferences.timezone.clone();
-    if let Some(zone) = zone {
-        context.settings.push((Cow::Borrowed("TimeZone"), zone));
-    }
+    let schema = request.schema.as_deref();
+    let context = service.context(identity, schema, parts, &request.preferences);
     let mut exchange = Exchange {
         service,
         request,
@@ -102,17 +134,12 @@ async fn answer(
 /// A [`Problem`] with the request itself.
 pub fn request(service: &Rows, parts: &Parts, table: &str) -> Result<Request, Problem> {
     let verb = verb(&parts.method)?;
-    let profile = match verb {
-        Verb::Read => "accept-profile",
-        _ => "content-profile",
-    };
-    let served = service.catalog.schema();
-    if joined(&parts.headers, profile).is_some_and(|schema| schema != served) {
-        return Err(Problem::schema(served));
-    }
     let query = parts.uri.query().unwrap_or_default();
-    Request::parse(verb, table, query, |name| joined(&parts.headers, name))
-        .map_err(|error| problem(&error))
+    let request = Request::parse(verb, table, query, |name| joined(&parts.headers, name));
+    Ok(Request {
+        schema: profile::wanted(parts, service.catalog.schemas())?,
+        ..request.map_err(|error| problem(&error))?
+    })
 }
 
 fn verb(method: &Method) -> Result<Verb, Problem> {
@@ -171,7 +198,8 @@ pub fn json_body(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// All headers of a name as one, as RFC 9110 permits for lists.
-fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
+#[must_use]
+pub fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     let values: Vec<_> = headers
         .get_all(name)
         .iter()
@@ -284,7 +312,7 @@ impl Exchange<'_> {
         let Ok(catalog) = self.service.catalog.reload().await else {
             return false;
         };
-        let now = catalog.table(&table.name);
+        let now = catalog.table_by_oid(table.oid);
         drift == Drift::Plan || now.is_none_or(|now| **now != *table)
     }
 
@@ -331,7 +359,7 @@ impl Exchange<'_> {
             most: preferences.max_affected.filter(|_| strict && limited),
         };
         let terms = Terms {
-            end: end(self.service.tx_end, preferences.tx).0,
+            end: self.service.end(preferences).0,
             ..Terms::write(&self.context, self.service.statement_timeout)
         };
         let returning = matches!(plan.returning(), Some(Returning::Rows { .. }));
@@ -440,11 +468,7 @@ impl Exchange<'_> {
                 }
                 .to_owned()
             }),
-            write.and_then(|_| {
-                end(self.service.tx_end, preferences.tx)
-                    .1
-                    .map(str::to_owned)
-            }),
+            write.and_then(|_| self.service.end(preferences).1.map(str::to_owned)),
             preferences.strict.map(|strict| {
                 if strict {
                     "handling=strict"
@@ -527,7 +551,7 @@ fn percent(text: &str) -> String {
 }
 
 /// Lets a function in the database have its way with the response.
-fn apply(response: &mut Response, overrides: &Overrides) {
+pub fn apply(response: &mut Response, overrides: &Overrides) {
     if let Some(status) = overrides.status {
         *response.status_mut() = StatusCode::from_u16(status).expect("checked to be one");
         let bodiless = [
@@ -569,13 +593,32 @@ fn json(request: &Request, rows: String) -> Response {
 }
 
 /// `0-14/*`, or `*/*` without rows.
-fn content_range(offset: u64, rows: u64, total: Option<u64>) -> HeaderValue {
+///
+/// # Panics
+/// Never: it is digits and signs.
+#[must_use]
+pub fn content_range(offset: u64, rows: u64, total: Option<u64>) -> HeaderValue {
     let total = total.map_or_else(|| "*".to_owned(), |total| total.to_string());
     let text = match rows.checked_sub(1) {
         Some(before_last) => format!("{offset}-{}/{total}", offset + before_last),
         None => format!("*/{total}"),
     };
     HeaderValue::from_str(&text).expect("digits and signs are a header's")
+}
+
+/// Tells the preferences that were honoured, in this order.
+///
+/// # Panics
+/// When one of them is no ASCII text.
+pub fn applied<const N: usize>(headers: &mut HeaderMap, preferences: [(&str, bool); N]) {
+    let honoured: Vec<_> = preferences
+        .into_iter()
+        .filter_map(|(name, honoured)| honoured.then_some(name))
+        .collect();
+    if !honoured.is_empty() {
+        let value = HeaderValue::from_str(&honoured.join(", "));
+        headers.insert(PREFERENCE_APPLIED, value.expect("ours are plain ASCII"));
+    }
 }
 
 /// What the outside hears of an error; the log hears its causes when the fault is ours.

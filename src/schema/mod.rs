@@ -3,5 +3,6 @@
 pub mod catalog;
 pub mod migrate;
 pub mod policies;
+pub mod reload;
 pub mod upkeep;
 pub mod watch;

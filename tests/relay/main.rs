@@ -7,6 +7,7 @@ mod harness;
 
 mod agree;
 mod browser;
+mod calls;
 mod channels;
 mod cli;
 mod clients;
@@ -15,6 +16,7 @@ mod heal;
 mod history;
 mod hostile;
 mod live;
+mod openapi;
 mod policies;
 mod poll;
 mod refusals;

@@ -23,7 +23,14 @@ pub async fn token(role: &str, claims: &[&str]) -> String {
 /// The relay with its own login for requests.
 pub async fn relay(database: &Database) -> Relay {
     let api = database.url.replace("user=postgres", "user=api_login");
-    let arguments = ["--api-url", &api, "--jwt-secret", SECRET, "--anon-role", "visitor"];
+    let arguments = [
+        "--api-url",
+        &api,
+        "--jwt-secret",
+        SECRET,
+        "--anon-role",
+        "visitor",
+    ];
     Relay::start(database, &arguments).await
 }
 
@@ -102,11 +109,18 @@ impl Watcher {
     pub async fn shows(&mut self, what: &str, wanted: &BTreeMap<String, Value>) {
         let begun = std::time::Instant::now();
         while !self.screen.complete || self.shown() != *wanted {
-            let event = self.stream.next().await.unwrap_or_else(|| panic!("{what}: the stream ended"));
+            let event = self
+                .stream
+                .next()
+                .await
+                .unwrap_or_else(|| panic!("{what}: the stream ended"));
             self.screen.apply(&event);
             // Heartbeats never end.
             let shown = self.shown();
-            assert!(begun.elapsed() < DEADLINE, "{what}: {wanted:?} but {shown:?}");
+            assert!(
+                begun.elapsed() < DEADLINE,
+                "{what}: {wanted:?} but {shown:?}"
+            );
         }
     }
 
@@ -118,7 +132,8 @@ impl Watcher {
 
 fn shown(screen: &Screen) -> BTreeMap<String, Value> {
     let rows = screen.rows.values();
-    rows.map(|row| (row["id"].to_string(), row.clone())).collect()
+    rows.map(|row| (row["id"].to_string(), row.clone()))
+        .collect()
 }
 
 /// What the role could select, by id.
@@ -191,7 +206,9 @@ async fn a_screen_that_was_away_gets_what_it_may_see_now() {
     let (database, relay) = world().await;
     let ann = token("member", &["sub=ann"]).await;
     let mut before = Watcher::of(&relay, PATH, &ann, None).await;
-    before.shows("the state", &truth(&database, "ann").await).await;
+    before
+        .shows("the state", &truth(&database, "ann").await)
+        .await;
     let (last, rows) = (before.stream.id.clone(), before.screen.clone());
     drop(before);
     database
@@ -212,9 +229,13 @@ async fn a_screen_that_was_away_gets_what_it_may_see_now() {
     bobs.shows("reset", &truth(&database, "bob").await).await;
     assert!(bobs.text().contains("reset"));
     // What a policy reads changed meanwhile: the state is read anew.
-    database.sql("insert into membership values (0, 'ann')").await;
+    database
+        .sql("insert into membership values (0, 'ann')")
+        .await;
     let mut again = Watcher::of(&relay, PATH, &ann, Some(&last)).await;
-    again.shows("read anew", &truth(&database, "ann").await).await;
+    again
+        .shows("read anew", &truth(&database, "ann").await)
+        .await;
     assert!(again.text().contains("reset"));
 }
 
@@ -223,15 +244,22 @@ async fn a_revoked_grant_ends_the_stream_and_a_new_policy_changes_it() {
     let (database, relay) = world().await;
     let ann = token("member", &["sub=ann"]).await;
     let mut screen = Watcher::of(&relay, PATH, &ann, None).await;
-    screen.shows("the state", &truth(&database, "ann").await).await;
+    screen
+        .shows("the state", &truth(&database, "ann").await)
+        .await;
     database
         .sql("create policy more on notes for select to member using (tenant = 0)")
         .await;
     let wanted = truth(&database, "ann").await;
     assert_eq!(wanted.len(), 20);
     screen.shows("the policy", &wanted).await;
-    database.sql("revoke select (body) on notes from member").await;
-    let refused = screen.stream.until(|event| event.data.contains("42501")).await;
+    database
+        .sql("revoke select (body) on notes from member")
+        .await;
+    let refused = screen
+        .stream
+        .until(|event| event.data.contains("42501"))
+        .await;
     assert_eq!(refused.name, "control");
     assert_eq!(screen.stream.next().await, None);
 }
@@ -242,7 +270,9 @@ async fn what_nobody_watches_is_compared() {
     database.sql("select rowcast.unwatch('membership')").await;
     let bob = token("member", &["sub=bob"]).await;
     let mut screen = Watcher::of(&relay, PATH, &bob, None).await;
-    screen.shows("the state", &truth(&database, "bob").await).await;
+    screen
+        .shows("the state", &truth(&database, "bob").await)
+        .await;
     for step in [
         "insert into membership values (1, 'bob')",
         "delete from membership where who = 'bob' and tenant = 2",
