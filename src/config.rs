@@ -24,6 +24,11 @@ pub struct Config {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
     pub database_url: Option<String>,
 
+    /// The same database as the login that requests run as; it should have no right but to
+    /// become the roles of users. The login of the database URL when not given
+    #[arg(long, env = "ROWCAST_API_URL", hide_env_values = true, global = true)]
+    pub api_url: Option<String>,
+
     /// Where the private database lives
     #[arg(long, env = "ROWCAST_DATA_DIR", global = true)]
     pub data_dir: Option<PathBuf>,
@@ -32,9 +37,15 @@ pub struct Config {
     #[arg(long, env = "ROWCAST_PG_BIN", global = true)]
     pub pg_bin: Option<PathBuf>,
 
-    /// The schema whose tables have URLs
-    #[arg(long, env = "ROWCAST_SCHEMA", default_value = "public", global = true)]
-    pub schema: String,
+    /// Schemas whose tables have URLs, the first of them without asking for it by profile
+    #[arg(
+        long,
+        env = "ROWCAST_SCHEMA",
+        default_value = "public",
+        value_delimiter = ',',
+        global = true
+    )]
+    pub schema: Vec<String>,
 
     /// An origin whose pages may write and watch (may be given several times, or as a list)
     #[arg(
@@ -65,6 +76,110 @@ pub struct Config {
     /// Connections for requests
     #[arg(long, env = "ROWCAST_POOL", default_value = "8", global = true)]
     pub pool: usize,
+
+    /// Who the caller is
+    #[command(flatten)]
+    pub access: Access,
+
+    /// A function that runs before each request, as the caller's role
+    #[arg(long, env = "ROWCAST_PRE_REQUEST", global = true)]
+    pub pre_request: Option<String>,
+
+    /// How requests end, and whether Prefer: tx= may say otherwise
+    #[arg(long, env = "ROWCAST_TX_END", default_value = "commit", global = true)]
+    pub tx_end: TxEnd,
+}
+
+/// Who the caller is. With none of these, every request runs as the API's login.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Access {
+    /// The role of those who bring no token; without one they are refused
+    #[arg(long, env = "ROWCAST_ANON_ROLE", global = true)]
+    pub anon_role: Option<String>,
+
+    /// Secret of HS256 tokens (32 bytes or more), or a JWK or JWKS as JSON; @FILE reads a file
+    #[arg(
+        long,
+        env = "ROWCAST_JWT_SECRET",
+        hide_env_values = true,
+        global = true
+    )]
+    pub jwt_secret: Option<Secret>,
+
+    /// A file with a JWKS; read again when it changes
+    #[arg(long, env = "ROWCAST_JWKS_FILE", global = true)]
+    pub jwks_file: Option<PathBuf>,
+
+    /// Where to fetch a JWKS
+    #[arg(long, env = "ROWCAST_JWKS_URL", global = true)]
+    pub jwks_url: Option<String>,
+
+    /// The audience that tokens must name
+    #[arg(long, env = "ROWCAST_JWT_AUDIENCE", global = true)]
+    pub jwt_audience: Option<String>,
+
+    /// The issuer that tokens must name
+    #[arg(long, env = "ROWCAST_JWT_ISSUER", global = true)]
+    pub jwt_issuer: Option<String>,
+
+    /// Where in the claims the role is, e.g. `.role` or `."app/role"`
+    #[arg(
+        long,
+        env = "ROWCAST_JWT_ROLE_CLAIM",
+        default_value = ".role",
+        global = true
+    )]
+    pub jwt_role_claim: String,
+
+    /// The roles that requests may run as; all that were granted to the API's login when not given
+    #[arg(long, env = "ROWCAST_ROLES", value_delimiter = ',', global = true)]
+    pub roles: Vec<String>,
+
+    /// The cookie that holds a token
+    #[arg(
+        long,
+        env = "ROWCAST_COOKIE",
+        default_value = "__Host-rowcast",
+        global = true
+    )]
+    pub cookie: String,
+}
+
+/// Text that is never printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+/// How a request's transaction ends when all went well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TxEnd {
+    /// It is committed
+    Commit,
+    /// It is committed, unless the request says tx=rollback
+    CommitAllowOverride,
+    /// It is rolled back: a rehearsal
+    Rollback,
+    /// It is rolled back, unless the request says tx=commit
+    RollbackAllowOverride,
 }
 
 /// Whether commits of writers ring the bell.

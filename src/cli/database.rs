@@ -30,6 +30,22 @@ pub(super) fn given(config: &Config) -> Result<Option<Target>, Told> {
     })
 }
 
+/// The login that requests run as, in the same database.
+pub(super) fn api(config: &Config, target: &Target) -> Result<Target, Told> {
+    let Some(url) = &config.api_url else {
+        return Ok(target.clone());
+    };
+    let environment = |name: &str| std::env::var(name).ok();
+    let api = Target::from_url(url).map(|target| target.or_password_from(environment));
+    api.map_err(|error| {
+        Told::new(
+            "the API's address of the database cannot be read",
+            Causes(&error),
+            "ROWCAST_API_URL=postgres://rowcast_api:password@host:5432/database",
+        )
+    })
+}
+
 /// Where the private database lives.
 pub(super) fn data_dir(config: &Config) -> PathBuf {
     config.data_dir.clone().unwrap_or_else(|| {

@@ -8,9 +8,10 @@ mod tables;
 mod tail;
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::Config;
 
@@ -82,6 +83,70 @@ impl Told {
     ) -> Self {
         Self(format!("{what}\n  found: {found}\n  try:   {advice}"))
     }
+}
+
+/// Settings that people who come from PostgREST have already: the argument, our variable, theirs.
+const ALIASES: [(&str, &str, &str); 5] = [
+    ("schema", "ROWCAST_SCHEMA", "PGRST_DB_SCHEMAS"),
+    ("anon_role", "ROWCAST_ANON_ROLE", "PGRST_DB_ANON_ROLE"),
+    ("jwt_secret", "ROWCAST_JWT_SECRET", "PGRST_JWT_SECRET"),
+    ("pre_request", "ROWCAST_PRE_REQUEST", "PGRST_DB_PRE_REQUEST"),
+    ("tx_end", "ROWCAST_TX_END", "PGRST_DB_TX_END"),
+];
+
+/// Reads flags and environment; ends the process with a message when they make no sense.
+#[must_use]
+pub fn parse() -> Cli {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let mut command = Cli::command();
+    for (argument, ours, theirs) in ALIASES {
+        if !set(ours) && set(theirs) {
+            command = command.mut_arg(argument, |argument| argument.env(theirs));
+        }
+    }
+    let mut cli =
+        Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    if let Err(told) = read_secrets(&mut cli.config) {
+        eprintln!("error: {told}");
+        std::process::exit(2);
+    }
+    cli
+}
+
+/// Secrets that are in files: `…_FILE` in the environment, or `@file` as a JWT secret.
+fn read_secrets(config: &mut Config) -> Result<(), Told> {
+    let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    if config.database_url.is_none()
+        && let Some(file) = named("DATABASE_URL_FILE")
+    {
+        config.database_url = Some(read_secret(&file)?);
+    }
+    if config.api_url.is_none()
+        && let Some(file) = named("ROWCAST_API_URL_FILE")
+    {
+        config.api_url = Some(read_secret(&file)?);
+    }
+    let secret = config.access.jwt_secret.as_ref();
+    let file = match secret.map(|secret| secret.reveal().strip_prefix('@')) {
+        Some(file) => file.map(PathBuf::from),
+        None => named("ROWCAST_JWT_SECRET_FILE"),
+    };
+    if let Some(file) = file {
+        config.access.jwt_secret = Some(read_secret(&file)?.into());
+    }
+    Ok(())
+}
+
+/// A file's text without the newline that editors leave at its end.
+fn read_secret(file: &Path) -> Result<String, Told> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Told::new(
+            format!("the secret in {} cannot be read", file.display()),
+            error,
+            "a file that the relay's user may read",
+        )
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// Runs the command.

@@ -75,7 +75,8 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let (target, cluster) = database(&config).await?;
     let rings = prepare(&config, &target, cluster.is_some()).await?;
 
-    let relay = Relay::build(&config, target.clone(), origins, rings, cluster.is_some());
+    let api = database::api(&config, &target)?;
+    let relay = Relay::build(&config, &target, &api, origins, rings, cluster.is_some());
     let shutdown = relay.shutdown.clone();
     let health = Arc::clone(&relay.health);
     let mut tasks = relay.start(&config, listener);
@@ -190,15 +191,26 @@ struct Relay {
 }
 
 impl Relay {
-    fn build(config: &Config, target: Target, origins: Origins, rings: bool, board: bool) -> Self {
+    /// `target` is the login that reads the log, `api` the one that requests run as.
+    fn build(
+        config: &Config,
+        target: &Target,
+        api: &Target,
+        origins: Origins,
+        rings: bool,
+        board: bool,
+    ) -> Self {
         let shutdown = Shutdown::new();
         let health = Arc::new(Health::new());
         let metrics = Arc::new(Metrics::new());
-        let requests = pool::pool(&target, "rowcast", config.pool.max(1));
-        let streams = pool::pool(&target, "rowcast streams", STREAM_POOL);
+        let requests = pool::pool(api, "rowcast", config.pool.max(1));
+        let streams = pool::pool(target, "rowcast streams", STREAM_POOL);
         // Its own: the feed waits for the catalogue, and must not wait for snapshots.
-        let definitions = pool::pool(&target, "rowcast catalog", 1);
-        let catalog = Arc::new(Handle::new(definitions, config.schema.clone()));
+        let definitions = pool::pool(target, "rowcast catalog", 1);
+        let catalog = Arc::new(Handle::new(
+            definitions,
+            config.schema.first().cloned().unwrap_or_default(),
+        ));
         let bell = Arc::new(Notify::new());
         let feed = Arc::new(Feed::new(feed::Parts {
             target: target.clone(),
@@ -226,6 +238,7 @@ impl Relay {
                 catalog: Arc::clone(&catalog),
                 max_rows: MAX_ROWS,
                 statement_timeout: STATEMENT_TIMEOUT,
+                tx_end: config.tx_end,
             }),
             streams: subscription::Parts {
                 feed: Arc::clone(&feed),
@@ -251,7 +264,7 @@ impl Relay {
             shutdown,
             health,
             metrics,
-            target,
+            target: target.clone(),
             feed,
             doorbell,
             router,

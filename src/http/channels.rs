@@ -15,7 +15,7 @@ use super::{Response, body};
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::postgres::pool::Lease;
-use crate::postgres::transaction::{self, Access};
+use crate::postgres::transaction::{self, Access, Context, Terms};
 use crate::postgres::untyped::Untyped;
 use crate::rows::Error;
 use crate::subscription::{Parts, Source, Subscription};
@@ -108,7 +108,12 @@ async fn ask(
             .iter()
             .map(|value| (value as _, Type::UNKNOWN))
             .collect();
-        transaction::run(lease, access, rows.statement_timeout, async |client| {
+        let context = Context::default();
+        let terms = Terms {
+            access,
+            ..Terms::read(&context, rows.statement_timeout)
+        };
+        transaction::run(lease, terms, async |client| {
             let answer = client.query_typed(sql, &values).await?;
             Ok(answer
                 .first()

@@ -93,6 +93,7 @@ impl World {
                 pool,
                 max_rows: 1000,
                 statement_timeout: Duration::from_secs(8),
+                tx_end: crate::config::TxEnd::Commit,
             },
             psql,
             _server: (cluster, place),

@@ -16,7 +16,9 @@ use hyper::{Method, StatusCode};
 use super::problem::{Caller, JSON, Problem};
 use super::{Response, body};
 use crate::causes::Causes;
+use crate::config::TxEnd;
 use crate::postgres::pool::Pool;
+use crate::postgres::transaction::{Context, Terms};
 use crate::rows::Error;
 use crate::rows::execute::{self, Check, Page, Written};
 use crate::rows::plan::{Plan, Read};
@@ -43,6 +45,8 @@ pub struct Rows {
     pub max_rows: u64,
     /// Longest time for one statement.
     pub statement_timeout: Duration,
+    /// How transactions end.
+    pub tx_end: TxEnd,
 }
 
 /// Answers a request for rows of `table`, which is decoded.
@@ -185,8 +189,9 @@ async fn show(service: &Rows, request: &Request, mut read: Read) -> Result<Respo
     read.range = read.range.at_most(service.max_rows);
     let select = statement::select_rows(&read, Key::Without);
     let count = read.count.then(|| statement::count_rows(&read));
-    let timeout = service.statement_timeout;
-    let page = execute::read(&service.pool, &select, count.as_ref(), timeout).await?;
+    let context = Context::default();
+    let terms = Terms::read(&context, service.statement_timeout);
+    let page = execute::read(&service.pool, terms, &select, count.as_ref()).await?;
     let offset = read.range.offset;
     if let Some(total) = page.total.filter(|total| offset > *total) {
         return Err(Error::PastEnd { offset, total });
@@ -220,9 +225,10 @@ async fn change(
             .filter(|_| strict && request.verb != Verb::Insert),
     };
     let returning = preferences.returning == Some(Return::Representation);
-    let timeout = service.statement_timeout;
+    let context = Context::default();
+    let terms = Terms::write(&context, service.statement_timeout);
     let written = if let Some(statement) = &statement {
-        execute::write(&service.pool, statement, returning, check, timeout).await?
+        execute::write(&service.pool, terms, statement, returning, check).await?
     } else {
         check.holds(0)?;
         Written::default()

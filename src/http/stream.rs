@@ -18,7 +18,7 @@ use crate::cursor::Name;
 use crate::filter::{Facts, Matcher, Refusal, decidable};
 use crate::postgres::pool::Lease;
 use crate::postgres::quote;
-use crate::postgres::transaction::{self, Access};
+use crate::postgres::transaction::{self, Context, Terms};
 use crate::postgres::untyped::untyped;
 use crate::rows::Error;
 use crate::rows::plan::{Read, Selection};
@@ -296,10 +296,10 @@ async fn canonical(
     let sql = format!("select array[{}]", casts.join(", "));
     let asked = async {
         let lease = Lease::take(&rows.pool).await?;
+        let context = Context::default();
         transaction::run(
             lease,
-            Access::ReadOnly,
-            rows.statement_timeout,
+            Terms::read(&context, rows.statement_timeout),
             async |client| {
                 let answer = client.query_typed_raw(&sql, untyped(values)).await?;
                 let answer: Vec<tokio_postgres::Row> = answer.try_collect().await?;

@@ -18,8 +18,20 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connect::{CONNECT, Target};
 
-/// The pool of deadpool-postgres.
-pub type Pool = deadpool_postgres::Pool;
+/// Connections of one login. Cheap to clone; clones are the same pool.
+#[derive(Clone)]
+pub struct Pool {
+    connections: deadpool_postgres::Pool,
+    /// For cancelling what a dropped lease was running.
+    tls: MakeRustlsConnect,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.connections.fmt(f)
+    }
+}
+
 /// Why no connection could be had.
 pub type PoolError = deadpool_postgres::PoolError;
 
@@ -46,13 +58,25 @@ pub fn pool(target: &Target, application_name: &str, size: usize) -> Pool {
             recycling_method: RecyclingMethod::Fast,
         },
     );
-    Pool::builder(manager)
+    let connections = deadpool_postgres::Pool::builder(manager)
         .max_size(size)
         .wait_timeout(Some(WAIT))
         .create_timeout(Some(CONNECT))
         .runtime(Runtime::Tokio1)
         .build()
-        .expect("a runtime is given")
+        .expect("a runtime is given");
+    Pool {
+        connections,
+        tls: target.tls(),
+    }
+}
+
+impl Pool {
+    /// How many connections there are, and how many wait for one.
+    #[must_use]
+    pub fn status(&self) -> deadpool_postgres::Status {
+        self.connections.status()
+    }
 }
 
 /// Opens a connection and pins its settings. Not a `post_create` hook: deadpool puts no time
@@ -80,12 +104,19 @@ impl Connect for PinnedConnect {
     }
 }
 
-/// A pooled connection in the hands of one request. Dropping it closes the connection, and with
-/// it whatever transaction is open; only [`Lease::give_back`] returns it to the pool.
-#[derive(Debug)]
+/// A pooled connection in the hands of one request. Dropping it cancels what it runs and closes
+/// the connection, and with it whatever transaction is open; only [`Lease::give_back`] returns it
+/// to the pool.
 pub struct Lease {
     /// Empty only after it was given back.
     connection: Option<Object>,
+    tls: MakeRustlsConnect,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lease")
+    }
 }
 
 impl Lease {
@@ -94,9 +125,10 @@ impl Lease {
     /// # Errors
     /// When none became free in time, or the database cannot be reached.
     pub async fn take(pool: &Pool) -> Result<Self, PoolError> {
-        let connection = pool.get().await?;
+        let connection = pool.connections.get().await?;
         Ok(Self {
             connection: Some(connection),
+            tls: pool.tls.clone(),
         })
     }
 
@@ -138,9 +170,21 @@ impl DerefMut for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            // Out of the pool, then closed: the server rolls back when it sees the end.
-            drop(Object::take(connection));
+        let Some(connection) = self.connection.take() else {
+            return;
+        };
+        // Out of the pool, then closed: the server rolls back when it sees the end. Inside a
+        // statement it does not look, so it is told.
+        let cancel = connection.cancel_token();
+        drop(Object::take(connection));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let tls = self.tls.clone();
+            runtime.spawn(async move {
+                let cancelled = tokio::time::timeout(CONNECT, cancel.cancel_query(tls)).await;
+                if !matches!(cancelled, Ok(Ok(()))) {
+                    tracing::debug!("a statement that nobody waits for could not be cancelled");
+                }
+            });
         }
     }
 }

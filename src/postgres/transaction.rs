@@ -1,14 +1,19 @@
 //! The one place that opens request transactions.
 //!
-//! Promises that every transaction runs under time limits that end with it, and that a connection
-//! returns to the pool only when its transaction is known to be over. Knows nothing of what runs
-//! inside, except that it sends its statements when it is first polled.
+//! Promises that every transaction runs as the role and under the time limits that end with it, and
+//! that a connection returns to the pool only when its transaction is known to be over. Knows
+//! nothing of what runs inside, except that it sends its statements when it is first polled.
 
+use std::borrow::Cow;
+use std::fmt::Write;
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use tokio_postgres::{Client, Error};
 
 use super::pool::Lease;
+use super::quote::literal;
+use super::untyped::untyped;
 
 /// Longest wait for a lock: a person at a screen is on the other end.
 const LOCK: Duration = Duration::from_secs(2);
@@ -27,6 +32,61 @@ pub enum Access {
     ReadWrite,
 }
 
+/// As whom a transaction runs, and what its policies and functions can read of the request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Context {
+    /// `set local role`; `None` leaves the login what it is.
+    pub role: Option<String>,
+    /// Settings by name, e.g. `request.jwt.claims`; the later of two counts.
+    pub settings: Vec<(Cow<'static, str>, String)>,
+    /// Called as the role before anything else: SQL of a function's name, quoted.
+    pub before: Option<String>,
+}
+
+impl Context {
+    /// One statement for all of it, with its parameters; nothing when there is nothing to set.
+    fn statement(&self) -> Option<(String, Vec<&str>)> {
+        let role = self.role.iter().map(|role| ("role", role.as_str()));
+        let settings = self.settings.iter();
+        let settings = settings.map(|(name, value)| (name.as_ref(), value.as_str()));
+        let mut sql = String::new();
+        let mut values = Vec::new();
+        for (name, value) in role.chain(settings) {
+            let separator = if sql.is_empty() { "select" } else { "," };
+            values.extend([name, value]);
+            let (name, value) = (values.len() - 1, values.len());
+            let _infallible = write!(
+                sql,
+                "{separator} pg_catalog.set_config(${name}, ${value}, true)"
+            );
+        }
+        (!sql.is_empty()).then_some((sql, values))
+    }
+
+    /// Sets what ends with the transaction. Sent when first polled, like everything inside.
+    async fn apply(&self, client: &Client) -> Result<(), Error> {
+        let settings = async {
+            match self.statement() {
+                Some((sql, values)) => run_out(client, &sql, &values).await,
+                None => Ok(()),
+            }
+        };
+        let before = async {
+            match &self.before {
+                Some(function) => run_out(client, &format!("select {function}()"), &[]).await,
+                None => Ok(()),
+            }
+        };
+        let (settings, before) = futures::join!(settings, before);
+        settings.and(before)
+    }
+}
+
+async fn run_out(client: &Client, sql: &str, values: &[&str]) -> Result<(), Error> {
+    let rows = client.query_typed_raw(sql, untyped(values)).await?;
+    rows.try_for_each(async |_| Ok(())).await
+}
+
 /// Why a transaction did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum TransactionError {
@@ -41,6 +101,62 @@ pub enum TransactionError {
     Silent(Duration),
 }
 
+/// How a transaction is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// What it may do.
+    pub access: Access,
+    /// As whom.
+    pub context: &'a Context,
+    /// The id of an exported snapshot to read in, of a read only transaction.
+    pub snapshot: Option<&'a str>,
+    /// Longest time for one of its statements.
+    pub statement_timeout: Duration,
+    /// How it ends when all went well.
+    pub end: End,
+}
+
+impl<'a> Terms<'a> {
+    /// A transaction that reads, and ends.
+    #[must_use]
+    pub fn read(context: &'a Context, statement_timeout: Duration) -> Self {
+        Self {
+            access: Access::ReadOnly,
+            context,
+            snapshot: None,
+            statement_timeout,
+            end: End::Commit,
+        }
+    }
+
+    /// A transaction that writes, and commits.
+    #[must_use]
+    pub fn write(context: &'a Context, statement_timeout: Duration) -> Self {
+        Self {
+            access: Access::ReadWrite,
+            ..Self::read(context, statement_timeout)
+        }
+    }
+}
+
+/// How a transaction ends when all went well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It holds.
+    Commit,
+    /// It was only tried: `tx=rollback`.
+    Rollback,
+}
+
+impl End {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
 /// Runs `work` in a transaction on `lease` and commits it when `work` succeeds.
 ///
 /// The opening travels together with the first statements of `work`, and for a read the COMMIT
@@ -51,26 +167,26 @@ pub enum TransactionError {
 /// [`TransactionError::InDoubt`].
 pub async fn run<T, E>(
     lease: Lease,
-    access: Access,
-    statement_timeout: Duration,
+    terms: Terms<'_>,
     work: impl AsyncFnOnce(&Client) -> Result<T, E>,
 ) -> Result<T, E>
 where
     E: From<TransactionError>,
 {
-    let deadline = statement_timeout + GRACE;
+    let deadline = terms.statement_timeout + GRACE;
     let silent = || E::from(TransactionError::Silent(deadline));
     let client: &Client = &lease;
-    let opening = opening(access, statement_timeout);
-    match access {
+    let opening = opening(&terms);
+    let open = async {
+        let (opened, applied) =
+            futures::join!(client.batch_execute(&opening), terms.context.apply(client));
+        opened.and(applied)
+    };
+    match terms.access {
         Access::ReadOnly => {
             let all = async {
                 // `futures::join` first polls in this order, and each sends when first polled.
-                futures::join!(
-                    client.batch_execute(&opening),
-                    work(client),
-                    client.batch_execute("commit"),
-                )
+                futures::join!(open, work(client), client.batch_execute(terms.end.sql()),)
             };
             let (opened, done, ended) = tokio::time::timeout(deadline, all)
                 .await
@@ -85,7 +201,7 @@ where
             Ok(value)
         }
         Access::ReadWrite => {
-            let all = async { futures::join!(client.batch_execute(&opening), work(client)) };
+            let all = async { futures::join!(open, work(client)) };
             let (opened, done) = tokio::time::timeout(deadline, all)
                 .await
                 .map_err(|_elapsed| silent())?;
@@ -104,7 +220,7 @@ where
                 }
             };
             // Deferred constraints and triggers run here, so COMMIT gets the whole time again.
-            match tokio::time::timeout(deadline, client.batch_execute("commit")).await {
+            match tokio::time::timeout(deadline, client.batch_execute(terms.end.sql())).await {
                 Ok(Ok(())) => lease.give_back(),
                 Ok(Err(error)) if error.as_db_error().is_some_and(refused) => {
                     return Err(TransactionError::Failed(error).into());
@@ -125,19 +241,25 @@ fn refused(error: &tokio_postgres::error::DbError) -> bool {
 
 /// `begin` stands alone, for it cannot fail: an error in anything after it leaves a failed
 /// transaction, in which the statements already under way do nothing.
-fn opening(access: Access, statement_timeout: Duration) -> String {
-    let mode = match access {
+fn opening(terms: &Terms<'_>) -> String {
+    let mode = match terms.access {
         Access::ReadOnly => "isolation level repeatable read read only",
         Access::ReadWrite => "isolation level read committed read write",
     };
-    format!(
-        "begin; set transaction {mode}; \
-         set local statement_timeout = {}; \
+    let mut sql = format!("begin; set transaction {mode}; ");
+    if let Some(snapshot) = terms.snapshot {
+        // It must come before anything that reads, and so before the role is set.
+        let _infallible = write!(sql, "set transaction snapshot {}; ", literal(snapshot));
+    }
+    let _infallible = write!(
+        sql,
+        "set local statement_timeout = {}; \
          set local lock_timeout = {}; \
          set local idle_in_transaction_session_timeout = {}",
         // Zero would mean no limit at all.
-        statement_timeout.as_millis().max(1),
+        terms.statement_timeout.as_millis().max(1),
         LOCK.as_millis(),
         IDLE.as_millis(),
-    )
+    );
+    sql
 }

@@ -36,6 +36,7 @@ impl ToSql for Untyped<'_> {
 }
 
 /// Values as `query_typed_raw` takes them.
-pub fn untyped(values: &[String]) -> impl Iterator<Item = (Untyped<'_>, Type)> {
-    values.iter().map(|value| (Untyped(value), Type::UNKNOWN))
+pub fn untyped<S: AsRef<str>>(values: &[S]) -> impl ExactSizeIterator<Item = (Untyped<'_>, Type)> {
+    let values = values.iter();
+    values.map(|value| (Untyped(value.as_ref()), Type::UNKNOWN))
 }

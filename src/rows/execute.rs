@@ -4,7 +4,6 @@
 //! an answer is bounded. The only file of this room that takes a connection.
 
 use std::pin::pin;
-use std::time::Duration;
 
 use futures::TryStreamExt;
 use tokio_postgres::{Client, RowStream};
@@ -12,7 +11,7 @@ use tokio_postgres::{Client, RowStream};
 use super::Error;
 use super::statement::Statement;
 use crate::postgres::pool::{Lease, Pool};
-use crate::postgres::transaction::{self, Access};
+use crate::postgres::transaction::{self, Terms};
 use crate::postgres::untyped::untyped;
 
 /// Largest answer, in bytes.
@@ -94,23 +93,18 @@ impl Rows {
 /// [`Error::Pool`], [`Error::Database`], [`Error::Transaction`], [`Error::TooLarge`].
 pub async fn read(
     pool: &Pool,
+    terms: Terms<'_>,
     select: &Statement,
     count: Option<&Statement>,
-    statement_timeout: Duration,
 ) -> Result<Page, Error> {
     let lease = Lease::take(pool).await?;
-    transaction::run(
-        lease,
-        Access::ReadOnly,
-        statement_timeout,
-        async |client: &Client| {
-            let (rows, total) = futures::join!(rows(client, select), total(client, count));
-            Ok(Page {
-                rows: rows?,
-                total: total?,
-            })
-        },
-    )
+    transaction::run(lease, terms, async |client: &Client| {
+        let (rows, total) = futures::join!(rows(client, select), total(client, count));
+        Ok(Page {
+            rows: rows?,
+            total: total?,
+        })
+    })
     .await
 }
 
@@ -122,26 +116,20 @@ pub async fn read(
 /// of [`Check::holds`].
 pub async fn write(
     pool: &Pool,
+    terms: Terms<'_>,
     statement: &Statement,
     returning: bool,
     check: Check,
-    statement_timeout: Duration,
 ) -> Result<Written, Error> {
     let lease = Lease::take(pool).await?;
-    transaction::run(
-        lease,
-        Access::ReadWrite,
-        statement_timeout,
-        async |client: &Client| {
-            let (written, txid) =
-                futures::join!(written(client, statement, returning), txid(client));
-            // The write's own error first: the other one only says that it failed.
-            let mut written = written?;
-            written.txid = txid?;
-            check.holds(written.affected)?;
-            Ok(written)
-        },
-    )
+    transaction::run(lease, terms, async |client: &Client| {
+        let (written, txid) = futures::join!(written(client, statement, returning), txid(client));
+        // The write's own error first: the other one only says that it failed.
+        let mut written = written?;
+        written.txid = txid?;
+        check.holds(written.affected)?;
+        Ok(written)
+    })
     .await
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
 
-use crate::postgres::pool::{Pool, PoolError};
+use crate::postgres::pool::{Lease, Pool, PoolError};
 
 /// The tables of one schema that the API serves, and every watched table of any schema.
 #[derive(Debug, Default)]
@@ -313,8 +313,9 @@ impl Handle {
             reads.begun += 1;
             reads.begun
         };
-        let client = self.pool.get().await?;
-        let catalog = Arc::new(Catalog::load(&**client, &self.schema).await?);
+        let lease = Lease::take(&self.pool).await?;
+        let catalog = Arc::new(Catalog::load(lease.client(), &self.schema).await?);
+        lease.give_back();
         self.current.send_replace(Arc::clone(&catalog));
         self.reads().done = number;
         Ok(catalog)

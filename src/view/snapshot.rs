@@ -19,7 +19,7 @@ use crate::cursor::{Cursor, Name};
 use crate::event::Element;
 use crate::log::Place;
 use crate::postgres::pool::{Lease, Pool, PoolError};
-use crate::postgres::transaction::{self, Access, TransactionError};
+use crate::postgres::transaction::{self, Context, Terms, TransactionError};
 use crate::postgres::untyped::untyped;
 use crate::rows::statement::Statement;
 
@@ -135,27 +135,32 @@ async fn query(
     position: u64,
 ) -> Result<Snapshot, SnapshotError> {
     let lease = Lease::take(pool).await?;
-    transaction::run(lease, Access::ReadOnly, limits.timeout, async |client| {
-        let Statement { sql, params } = &view.definition.statement;
-        // Both are sent before either is answered; the transaction gives them one snapshot.
-        let (head, rows) = futures::join!(
-            client.query_typed(HEAD, &[]),
-            client.query_typed_raw(sql, untyped(params)),
-        );
-        let head = head?;
-        let head = head.first().ok_or(SnapshotError::NoSnapshot)?;
-        let cursor =
-            Cursor::from_pg_snapshot(head.try_get(0)?).map_err(|_| SnapshotError::NoSnapshot)?;
-        let uuid: Option<&str> = head.try_get(1)?;
-        let pieces = pieces(view, rows?, limits.bytes).await?;
-        Ok(Snapshot {
-            cursor: Arc::new(cursor),
-            epoch: uuid.map(|uuid| place.epoch(uuid)),
-            position,
-            reset: with_reset(&pieces[0]),
-            pieces,
-        })
-    })
+    let context = Context::default();
+    transaction::run(
+        lease,
+        Terms::read(&context, limits.timeout),
+        async |client| {
+            let Statement { sql, params } = &view.definition.statement;
+            // Both are sent before either is answered; the transaction gives them one snapshot.
+            let (head, rows) = futures::join!(
+                client.query_typed(HEAD, &[]),
+                client.query_typed_raw(sql, untyped(params)),
+            );
+            let head = head?;
+            let head = head.first().ok_or(SnapshotError::NoSnapshot)?;
+            let cursor = Cursor::from_pg_snapshot(head.try_get(0)?)
+                .map_err(|_| SnapshotError::NoSnapshot)?;
+            let uuid: Option<&str> = head.try_get(1)?;
+            let pieces = pieces(view, rows?, limits.bytes).await?;
+            Ok(Snapshot {
+                cursor: Arc::new(cursor),
+                epoch: uuid.map(|uuid| place.epoch(uuid)),
+                position,
+                reset: with_reset(&pieces[0]),
+                pieces,
+            })
+        },
+    )
     .await
 }
 

@@ -325,6 +325,9 @@ pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rowcast"));
     for name in [
         "DATABASE_URL",
+        "ROWCAST_API_URL",
+        "ROWCAST_ANON_ROLE",
+        "ROWCAST_JWT_SECRET",
         "PGHOST",
         "PGPORT",
         "PGUSER",
