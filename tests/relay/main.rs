@@ -11,6 +11,7 @@ mod channels;
 mod cli;
 mod clients;
 mod crash;
+mod dialect;
 mod heal;
 mod history;
 mod hostile;

@@ -107,7 +107,7 @@ create function seen() returns json language sql stable as
        'cookie', current_setting('request.cookies', true)::json->>'flavour') $$;
 create function archive.add(a int) returns int language sql immutable as 'select a + 1000';
 
-select rowcast.watch('tasks'), rowcast.watch('boards'), rowcast.watch('odd "t" 100% ☃');
+select rowcast.watch('tasks'), rowcast.watch('boards'), rowcast.watch('"odd ""t"" 100% ☃"');
 select rowcast.expose(rel::regclass) from unnest(array[
   'kinds', 'shelves', 'counted', 'generated', 'loose', 'books', 'fixed', 'open_tasks', 'totals', 'raises', 'write_attempt',
   'archive.notes', 'archive.boards', '"new

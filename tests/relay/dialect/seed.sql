@@ -13,8 +13,8 @@ insert into kinds values
    '\xff00', '{1,2,NULL}', '{{1,2},{3,4}}', '[1,5)', '{"b": 1,  "a": 1.10}', '{"b":1,"a":1.10}', 'brief', 'ab', '10.0.0.1'),
   (2, 'Infinity', 0.10, -9223372036854775808, null, 'sad', 'infinity', 'infinity', '-infinity', '24:00', '0', '\x', '{}', null, 'empty', 'null', 'null', '', '', '::1/64'),
   (3, '-0', 123456789012345678901234567890.5, 0, '00000000-0000-0000-0000-000000000000', 'happy', '0044-03-15 BC', '2026-01-01 00:00+00', '2026-01-01', '00:00', '-1 mon',
-   null, '{7}', null, '[10,20)', '[1, 2]', '[1,2]', null, null, null),
-  (4);
+   null, '{7}', null, '[10,20)', '[1, 2]', '[1,2]', null, null, null);
+insert into kinds values (4);
 insert into shelves values (1, 'top', 'full'), (1, 'low, left', null), (2, 'top', 'empty');
 insert into counted (label, amount) values ('one', 1), ('two', 2);
 insert into generated values (1, 5);
@@ -23,8 +23,8 @@ insert into books values (1, 'The fat cats sat on a mat'), (2, 'A fat rat ran'),
 insert into archive.notes values (1, 'old');
 insert into archive.boards values (9, true);
 insert into "odd ""t"" 100% ☃" values
-  (1, 'space', 'quote', 'line', 100, 'snow', 'long', 'accents', 'dot', 'comma', 'paren', 'colon', 'arrow', 'slash', 'dollar', 1, 'upper', 'drop'),
-  (2, 'other');
+  (1, 'space', 'quote', 'line', 100, 'snow', 'long', 'accents', 'dot', 'comma', 'paren', 'colon', 'arrow', 'slash', 'dollar', 1, 'upper', 'drop');
+insert into "odd ""t"" 100% ☃" values (2, 'other');
 insert into "new
 line" values (1);
 insert into "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx" values (63);
