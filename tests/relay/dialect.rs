@@ -18,10 +18,19 @@ use tokio_postgres::Client;
 use crate::harness::{Answer, Database, Relay, database};
 
 const SCHEMA: &str = include_str!("dialect/schema.sql");
+const ROLES: &str = include_str!("dialect/roles.sql");
 const SEED: &str = include_str!("dialect/seed.sql");
 
+const CARDS: &str = "truncate cards;
+    insert into cards (id, owner, text) values (1, 'ann', 'a1'), (2, 'ann', 'a2'), (3, 'bob', 'b3')";
+
 /// What both tables' relays are told.
-pub const SERVED: [&str; 4] = ["--schema", "public,archive", "--tx-end", "commit-allow-override"];
+pub const SERVED: [&str; 4] = [
+    "--schema",
+    "public,archive",
+    "--tx-end",
+    "commit-allow-override",
+];
 /// Of the tokens. 32 bytes are the least that the relay takes.
 pub const SECRET: &str = "thirty-two bytes are enough here";
 
@@ -96,7 +105,10 @@ impl<'a> Case<'a> {
             write!(wrong, "\n    body   {:.600}", answer.body).unwrap();
         }
         for (name, value) in &self.answer_headers {
-            let found = answer.headers.get(*name).map(|found| found.to_str().unwrap());
+            let found = answer
+                .headers
+                .get(*name)
+                .map(|found| found.to_str().unwrap());
             if found.unwrap_or("-") != *value {
                 write!(wrong, "\n    {name}: {}", found.unwrap_or("-")).unwrap();
             }
@@ -119,8 +131,7 @@ impl<'a> Case<'a> {
         }
         if let Some(error) = self.answer.strip_prefix('!') {
             let (code, said) = error.split_once(' ').unwrap_or((error, ""));
-            return is_error(&parsed(), code)
-                && body.to_lowercase().contains(&said.to_lowercase());
+            return is_error(&parsed(), code) && body.to_lowercase().contains(&said.to_lowercase());
         }
         compact(body) == compact(self.answer)
     }
@@ -208,11 +219,17 @@ pub fn token(claims: Value) -> String {
         panic!("claims are an object");
     };
     let hour = std::time::SystemTime::now() + std::time::Duration::from_hours(1);
-    let hour = hour.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let hour = hour
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
     claims.entry("exp").or_insert(json!(hour));
     let encode = |text: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(text);
     let header = encode(br#"{"alg":"HS256","typ":"JWT"}"#);
-    let signed = format!("{header}.{}", encode(Value::Object(claims).to_string().as_bytes()));
+    let signed = format!(
+        "{header}.{}",
+        encode(Value::Object(claims).to_string().as_bytes())
+    );
     let signature = hmac(SECRET.as_bytes(), signed.as_bytes());
     format!("{signed}.{}", encode(&signature))
 }
@@ -243,8 +260,18 @@ pub async fn tables() -> Database {
     database
 }
 
+/// The same with people: who they are comes from tokens. Gives the address of the login that
+/// requests run as, too.
+pub async fn members() -> (Database, String) {
+    let database = tables().await;
+    database.sql(ROLES).await;
+    database.sql(CARDS).await;
+    let api = database.url.replace("user=postgres", "user=dialect_api");
+    (database, api)
+}
+
 /// Runs every line and tells all that are wrong.
-async fn run(table: &str, database: &Database, relay: &Relay) {
+async fn run(table: &str, seed: &str, database: &Database, relay: &Relay) {
     let client: Client = database.client().await;
     let mut clean = true;
     let mut wrong = Vec::new();
@@ -255,7 +282,7 @@ async fn run(table: &str, database: &Database, relay: &Relay) {
     for (line, text) in lines {
         let case = Case::read(line, text);
         if !case.continues && !clean {
-            client.batch_execute(SEED).await.unwrap();
+            client.batch_execute(seed).await.unwrap();
             clean = true;
         }
         let answer = case.answer(relay).await;
@@ -280,5 +307,22 @@ async fn run(table: &str, database: &Database, relay: &Relay) {
 async fn every_request_of_the_table_is_answered_as_its_line_says() {
     let database = tables().await;
     let relay = Relay::start(&database, &SERVED).await;
-    run(include_str!("dialect/cases.txt"), &database, &relay).await;
+    run(include_str!("dialect/cases.txt"), SEED, &database, &relay).await;
+}
+
+#[tokio::test]
+async fn who_asks_decides_what_every_line_of_the_table_of_identities_says() {
+    let (database, api) = members().await;
+    let mut arguments = vec!["--api-url", &api, "--anon-role", "dialect_anon"];
+    arguments.extend(["--jwt-secret", SECRET]);
+    arguments.extend(SERVED);
+    let relay = Relay::start(&database, &arguments).await;
+    let seed = format!("{SEED};{CARDS}");
+    run(
+        include_str!("dialect/identity.txt"),
+        &seed,
+        &database,
+        &relay,
+    )
+    .await;
 }

@@ -10,6 +10,7 @@ mod browser;
 mod channels;
 mod cli;
 mod clients;
+mod codes;
 mod crash;
 mod dialect;
 mod heal;

@@ -3,7 +3,7 @@
 create type mood as enum ('sad', 'ok', 'happy');
 create domain short as text check (length(value) < 6);
 
-create table boards (id int primary key, name text not null unique, note text default 'none');
+create table boards (id int primary key, name text not null unique, note text);
 create table tasks (
   id int primary key,
   title text,
