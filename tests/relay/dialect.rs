@@ -19,7 +19,8 @@ use crate::harness::{Answer, Database, Relay, database};
 
 const SCHEMA: &str = include_str!("dialect/schema.sql");
 const ROLES: &str = include_str!("dialect/roles.sql");
-const SEED: &str = include_str!("dialect/seed.sql");
+/// The rows; what was there before is gone.
+pub const SEED: &str = include_str!("dialect/seed.sql");
 
 const CARDS: &str = "truncate cards;
     insert into cards (id, owner, text) values (1, 'ann', 'a1'), (2, 'ann', 'a2'), (3, 'bob', 'b3')";
@@ -252,12 +253,17 @@ fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
 /// A database with the tables of the dialect's tests.
 pub async fn tables() -> Database {
     let database = database().await;
+    fill(&database).await;
+    database
+}
+
+/// Makes those tables in a new database.
+pub async fn fill(database: &Database) {
     // Installs Rowcast.
     database.relay().await.end().await;
     database.sql("do $$ begin if to_regproc('rowcast.expose_function') is null then create function rowcast.expose_function(f regprocedure) returns void language sql as ''; end if; end $$").await; // SHIM
     database.sql(SCHEMA).await;
     database.sql(SEED).await;
-    database
 }
 
 /// The same with people: who they are comes from tokens. Gives the address of the login that

@@ -21,4 +21,5 @@ mod poll;
 mod refusals;
 mod resume;
 mod schema;
+mod shapes;
 mod shutdown;
