@@ -31,7 +31,8 @@ const REQUESTS: u64 = 5_000;
 const PHRASES: usize = 400;
 /// How a value is known again. A number follows.
 const MARK: &str = "c4n4ry";
-/// In names that a request makes up: they may be in a statement, as quoted identifiers.
+/// In names of members of the answer that a request makes up: they may be in a statement, as
+/// quoted identifiers.
 const ALIAS: &str = "al1as";
 
 /// Statements and errors go to a file with one CSV record each.
@@ -293,8 +294,8 @@ impl Asker {
                 0 => "n".to_owned(),
                 1 => "deep".to_owned(),
                 2 => self.random.i8(-2..3).to_string(),
-                3 => format!("{MARK}{}", self.count),
-                _ => self.value(),
+                // The last one of a selected path names the member of the answer.
+                _ => self.value().replace(MARK, ALIAS),
             };
             written.push_str(arrow);
             written.push_str(&step);
@@ -820,7 +821,10 @@ impl Log {
         for statement in sent.into_iter().chain([fields[19].as_str()]) {
             assert!(!statement.contains(MARK), "a value in: {statement}");
             self.statements += 1;
-            self.phrases.extend(phrases(statement, &self.names));
+            for phrase in phrases(statement, &self.names) {
+                assert!(!phrase.contains(ALIAS), "not quoted, in: {statement}");
+                self.phrases.insert(phrase);
+            }
         }
     }
 }
