@@ -3,7 +3,7 @@
 //!
 //! Random requests, by the dialect's grammar and off it, go to the running relay, and PostgreSQL's
 //! own log tells which statements came of them. A statement is cut into phrases at parentheses,
-//! commas, `and`, `or` and the words that begin a clause; a parameter is `$`, a name that the request may choose is `x`, and all
+//! commas, steps of paths, `and`, `or` and the words that begin a clause; a parameter is `$`, a name that the request may choose is `x`, and all
 //! else, numbers and constants too, stays as it is. What repeats makes a statement longer and no
 //! new phrase, so there are few, and after half of the requests nearly all have been seen. A text
 //! that came from a request would make a new phrase each time.
@@ -893,12 +893,17 @@ fn phrases(statement: &str, names: &BTreeSet<String>) -> Vec<String> {
             phrases.push(String::new());
             continue;
         }
-        if CLAUSES.contains(&word.as_str()) {
+        let clause = CLAUSES.contains(&word.as_str());
+        // A path goes on and on.
+        if clause || (c == '-' && chars.peek() == Some(&'>')) {
             phrases.push(String::new());
         }
         let phrase = phrases.last_mut().unwrap();
         phrase.push(' ');
         phrase.push_str(&word);
+        if clause {
+            phrases.push(String::new());
+        }
     }
     phrases.retain(|phrase| !phrase.is_empty());
     phrases
