@@ -805,9 +805,9 @@ impl Log {
     }
 
     /// In a record 12 is the SQLSTATE, 13 the message, 19 the statement that failed and 22 the name
-    /// of whose it is.
+    /// of whose it is: only requests and streams depend on what is asked.
     fn record(&mut self, fields: &[String]) {
-        if !fields[22].starts_with("rowcast") {
+        if !matches!(fields[22].as_str(), "rowcast" | "rowcast streams") {
             return;
         }
         let [sqlstate, message] = [12, 13].map(|at| fields[at].as_str());
