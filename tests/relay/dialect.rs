@@ -261,7 +261,6 @@ pub async fn tables() -> Database {
 pub async fn fill(database: &Database) {
     // Installs Rowcast.
     database.relay().await.end().await;
-    database.sql("do $$ begin if to_regproc('rowcast.expose_function') is null then create function rowcast.expose_function(f regprocedure) returns void language sql as ''; end if; end $$").await; // SHIM
     database.sql(SCHEMA).await;
     database.sql(SEED).await;
 }

@@ -1020,14 +1020,6 @@ async fn random_requests_make_statements_of_few_shapes_and_no_server_errors() {
         new.len()
     );
     // The requests are not all refused at the door.
-    eprintln!(
-        "{}",
-        log.phrases
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join("\n")
-    ); // SHIM
     let well: u64 = statuses.range(200..300).map(|(_, count)| count).sum();
     assert!(well * 5 > asked, "{statuses:?}");
     let all = || {
