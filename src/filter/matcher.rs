@@ -33,6 +33,9 @@ pub enum Refusal {
     /// `is.true` on something that is not a boolean.
     #[error("test column \"{0}\" for truth: it is not a boolean")]
     Truth(String),
+    /// An operator that is not repeated here, or a place inside of the column.
+    #[error("test column \"{0}\" in this way outside the database")]
+    Operator(String),
     /// `now`, `today` and the like.
     #[error(
         "filter by \"{0}\": the value moves with the clock, so rows would enter and leave without a change"
@@ -72,6 +75,9 @@ pub struct MissingColumn;
 /// [`Refusal`] with the reason.
 pub fn decidable(condition: &Condition, facts: Facts<'_>) -> Result<Kind, Refusal> {
     let column = || condition.column.clone();
+    if !condition.is_plain() {
+        return Err(Refusal::Operator(column()));
+    }
     let kind = match facts.base {
         "bool" => Some(Kind::Bool),
         "int2" | "int4" | "int8" => Some(Kind::Int),
@@ -99,7 +105,7 @@ pub fn decidable(condition: &Condition, facts: Facts<'_>) -> Result<Kind, Refusa
         Test::Compare(Operator::Eq | Operator::Neq, _) | Test::In(_) => {
             kind.ok_or_else(|| Refusal::Type(column()))
         }
-        Test::Compare(..) => match kind {
+        _ => match kind {
             None => Err(Refusal::Type(column())),
             Some(_) if !orderly => Err(Refusal::Order(column())),
             Some(kind) => Ok(kind),
@@ -145,6 +151,7 @@ impl Matcher {
                 Test::Compare(operator, _) => TypedTest::Compare(*operator, values.pop()?),
                 Test::In(_) => TypedTest::In(values),
                 Test::Is(truth) => TypedTest::Is(*truth),
+                _ => return None,
             };
             Some(Typed {
                 column: condition.column.clone(),
@@ -295,6 +302,10 @@ mod tests {
         assert!(matches!(
             refused("gt.a", "enum", false, true),
             Refusal::Order(_)
+        ));
+        assert!(matches!(
+            refused("like.a*", "text", true, true),
+            Refusal::Operator(_)
         ));
         assert!(matches!(
             refused("is.true", "int4", false, true),

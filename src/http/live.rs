@@ -160,6 +160,8 @@ fn encoded(query: &str) -> String {
     const PLAIN: percent_encoding::AsciiSet = percent_encoding::CONTROLS
         .add(b' ')
         .add(b'"')
+        .add(b'<')
+        .add(b'>')
         .add(b'\\')
         .add(b'{')
         .add(b'}');
@@ -175,6 +177,9 @@ macro_rules! world {
         }
     };
 }
+
+// After the macro, which it uses.
+mod dialect;
 
 const TASKS: &str = "
 create table tasks (
@@ -280,10 +285,6 @@ async fn postgres_decides_the_types_of_filters() {
     world.get("things?n=eq.x").await.fails(400, "22P02");
     world.get("things?name=eq.a%00").await.fails(400, "22021");
     world.get("things?name=is.true").await.fails(400, "42804");
-    world
-        .get("things?name=like.a*")
-        .await
-        .fails(400, "PGRST127");
     world.get("things?name=a").await.fails(400, "PGRST100");
     world.get("things?nam=eq.a").await.fails(400, "42703");
 }
@@ -654,7 +655,7 @@ async fn a_table_or_column_made_a_moment_ago_is_found() {
         .await
         .is(201, r#"[{"colour":"red"}]"#);
     world.sql("drop table notes").await;
-    world.get("notes").await.fails(404, "42P01");
+    world.get("notes").await.fails(404, "PGRST205");
 }
 
 #[tokio::test]
@@ -692,11 +693,7 @@ async fn errors_of_postgres_keep_their_code_and_the_connection() {
         .fails(409, "23503");
     world.get("late").await.is(200, "[]");
     world
-        .ask("PUT tasks?id=eq.1", "{}")
-        .await
-        .fails(405, "PGRST117");
-    world
-        .ask("GET tasks\naccept: text/csv", "")
+        .ask("GET tasks\naccept: image/png", "")
         .await
         .fails(406, "PGRST107");
     assert_eq!(
@@ -711,7 +708,7 @@ async fn errors_of_postgres_keep_their_code_and_the_connection() {
 async fn a_page_of_a_foreign_site_cannot_write_without_asking_first() {
     let world = world!(TASKS);
     for headers in [
-        "content-type: application/x-www-form-urlencoded",
+        "origin: https://evil.example\ncontent-type: application/x-www-form-urlencoded",
         "content-type: text/plain",
         "content-type: text/plain; application/json",
         "content-type: multipart/form-data; boundary=x",

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use deadpool_postgres::PoolError;
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 use tokio_postgres::error::{DbError, SqlState};
 
@@ -48,6 +48,8 @@ pub enum Caller {
     Identified,
 }
 
+/// RFC 9209: who refuses, and the code, for those who look at heads only.
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// Content type of every JSON answer of the API.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
@@ -134,6 +136,9 @@ impl Problem {
             | Error::UnknownPayloadColumn { .. }
             | Error::NotWritable(_) => Self::of_names(error),
             Error::NotSingle { .. }
+            | Error::OtherKey
+            | Error::ResponseStatus(_)
+            | Error::ResponseHeaders(_)
             | Error::TooManyAffected { .. }
             | Error::PastEnd { .. }
             | Error::TooLarge { .. } => Self::of_outcome(error),
@@ -161,6 +166,15 @@ impl Problem {
             .details(format!("unknown: {}", unknown.join(", ")))
             .hint("leave them out, or use handling=lenient"),
             Error::Body(_) => bad("PGRST102").hint("send one JSON object or an array of objects"),
+            Error::NotOneKey => Self {
+                allow: Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+                ..Self::new(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "PGRST105",
+                    error.to_string(),
+                )
+            }
+            .hint("use PATCH for anything but one whole row"),
             Error::KeysDiffer => bad("PGRST102")
                 .hint("give every object the same keys, or name the keys to use in columns="),
             _ => bad("PGRST100"),
@@ -168,14 +182,9 @@ impl Problem {
     }
 
     fn of_filter(error: &Error, source: &ConditionError) -> Self {
-        match source {
-            ConditionError::NotYet(operator) => {
-                Self::unsupported(&format!("filters with the operator \"{operator}\""))
-            }
-            _ => Self::new(StatusCode::BAD_REQUEST, "PGRST100", error.to_string())
-                .details(source.to_string())
-                .hint("a filter is column=operator.value, as in id=eq.7"),
-        }
+        Self::new(StatusCode::BAD_REQUEST, "PGRST100", error.to_string())
+            .details(source.to_string())
+            .hint("a filter is column=operator.value, as in id=eq.7")
     }
 
     /// A part of the dialect that we do not have.
@@ -218,6 +227,16 @@ impl Problem {
         match error {
             Error::NotSingle { rows } => Self::new(StatusCode::NOT_ACCEPTABLE, "PGRST116", message)
                 .details(format!("The result contains {rows} rows")),
+            Error::OtherKey => Self::new(StatusCode::BAD_REQUEST, "PGRST115", message)
+                .hint("send the row with the primary key that the URL names"),
+            Error::ResponseHeaders(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST111", message)
+                    .hint("a function set it: [{\"name\":\"value\"}, ...]")
+            }
+            Error::ResponseStatus(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST112", message)
+                    .hint("a function set it: a number from 200 to 599")
+            }
             Error::TooManyAffected { rows } => {
                 Self::new(StatusCode::BAD_REQUEST, "PGRST124", message)
                     .details(format!("it would change {rows} rows; nothing was changed"))
@@ -409,6 +428,10 @@ impl Problem {
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
+        // A SQLSTATE may be anything that a function raises, but is always five letters or digits.
+        if let Ok(value) = HeaderValue::from_str(&format!("Rowcast; error={}", self.code)) {
+            headers.insert(PROXY_STATUS, value);
+        }
         if self.is_passing() {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
         }
@@ -471,6 +494,16 @@ mod tests {
     fn every_sqlstate_has_the_status_of_the_dialect() {
         for (code, expected) in [
             ("08006", 503),
+            ("09000", 500),
+            ("0A000", 400),
+            ("2D000", 500),
+            ("38000", 500),
+            ("39000", 500),
+            ("3B000", 500),
+            ("28000", 403),
+            ("42704", 400),
+            ("53100", 503),
+            ("57P03", 500),
             ("0LP01", 403),
             ("0P000", 403),
             ("28P01", 403),
@@ -529,6 +562,78 @@ mod tests {
     }
 
     #[test]
+    fn every_refusal_of_rows_has_its_own_code_and_says_it_in_the_head() {
+        let name = || "x".to_owned();
+        for (error, status, code) in [
+            (
+                Error::Syntax {
+                    parameter: name(),
+                    reason: name(),
+                },
+                400,
+                "PGRST100",
+            ),
+            (
+                Error::Filter {
+                    column: name(),
+                    source: ConditionError::UnknownOperator(name()),
+                },
+                400,
+                "PGRST100",
+            ),
+            (Error::Body("x"), 400, "PGRST102"),
+            (Error::KeysDiffer, 400, "PGRST102"),
+            (Error::Range("x"), 416, "PGRST103"),
+            (
+                Error::PastEnd {
+                    offset: 2,
+                    total: 1,
+                },
+                416,
+                "PGRST103",
+            ),
+            (Error::NotOneKey, 405, "PGRST105"),
+            (Error::ResponseHeaders("x"), 500, "PGRST111"),
+            (Error::ResponseStatus(name()), 500, "PGRST112"),
+            (Error::OtherKey, 400, "PGRST115"),
+            (Error::NotSingle { rows: 2 }, 406, "PGRST116"),
+            (Error::NotWritable(name()), 405, "PGRST117"),
+            (Error::Preferences(vec![name()]), 400, "PGRST122"),
+            (Error::TooManyAffected { rows: 2 }, 400, "PGRST124"),
+            (Error::Unsupported("x"), 400, "PGRST127"),
+            (
+                Error::UnknownPayloadColumn {
+                    table: name(),
+                    column: name(),
+                    near: None,
+                },
+                400,
+                "PGRST204",
+            ),
+            (
+                Error::UnknownTable {
+                    schema: name(),
+                    name: name(),
+                    near: None,
+                },
+                404,
+                "PGRST205",
+            ),
+        ] {
+            let problem = Problem::of_rows(&error, Caller::Anonymous);
+            assert_eq!(problem.code, code, "{error}");
+            let response = problem.into_response();
+            assert_eq!(response.status(), status, "{error}");
+            assert_eq!(
+                response.headers()[PROXY_STATUS],
+                format!("Rowcast; error={code}")
+            );
+            let must_list = response.status() == StatusCode::METHOD_NOT_ALLOWED;
+            assert_eq!(response.headers().contains_key(ALLOW), must_list, "{error}");
+        }
+    }
+
+    #[test]
     fn a_refused_verb_lists_those_that_are_answered() {
         let response = Problem::verb("GET, HEAD").into_response();
         assert_eq!(response.status(), 405);
@@ -536,22 +641,6 @@ mod tests {
         assert_eq!(
             response.headers()[CONTENT_TYPE],
             "application/json; charset=utf-8"
-        );
-    }
-
-    #[test]
-    fn a_missing_operator_is_told_apart_from_a_misspelt_one() {
-        let filter = |source| {
-            let error = Error::Filter {
-                column: "a".to_owned(),
-                source,
-            };
-            Problem::of_rows(&error, Caller::Anonymous).code
-        };
-        assert_eq!(filter(ConditionError::NotYet("like".into())), "PGRST127");
-        assert_eq!(
-            filter(ConditionError::UnknownOperator("x".into())),
-            "PGRST100"
         );
     }
 }

@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use serde_json::json;
 
+use super::problem::PROXY_STATUS;
 use super::{Response, body};
 
 /// A request that goes no further.
@@ -132,6 +133,11 @@ impl Refusal {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        if shape == Shape::Api
+            && let Ok(value) = HeaderValue::from_str(&format!("Rowcast; error={}", self.code()))
+        {
+            headers.insert(PROXY_STATUS, value);
+        }
         if let Self::Method(allow) = self {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
@@ -155,6 +161,10 @@ mod tests {
         let response = Refusal::Method("GET, HEAD").respond(Shape::Api);
         assert_eq!(response.status(), 405);
         assert_eq!(response.headers()["allow"], "GET, HEAD");
+        assert_eq!(
+            response.headers()["proxy-status"],
+            "Rowcast; error=PGRST117"
+        );
         let told: serde_json::Value = serde_json::from_str(&text(response).await).unwrap();
         assert_eq!(told["code"], "PGRST117");
         assert_eq!(told["hint"], "it answers GET, HEAD");

@@ -92,7 +92,7 @@ impl Route {
     #[must_use]
     pub fn methods(&self) -> &'static str {
         match self {
-            Self::Rows { .. } => "GET, HEAD, POST, PATCH, DELETE, OPTIONS",
+            Self::Rows { .. } => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
             Self::Channel { .. } => "GET, POST, OPTIONS",
             Self::RowsRoot => "GET, HEAD, OPTIONS",
             Self::Asset(_) => assets::METHODS,

@@ -1,35 +1,39 @@
-//! `GET HEAD POST PATCH DELETE /rest/v1/{table}`: rows in and out, once.
+//! `GET HEAD POST PUT PATCH DELETE /rest/v1/{table}`: rows in and out, once.
 //!
 //! Statuses and headers of the PostgREST dialect around what `rows` does. Live views of the same
 //! URLs are not answered here.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{
-    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    LOCATION, ORIGIN,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::problem::{Caller, JSON, Problem};
 use super::{Response, body};
 use crate::causes::Causes;
 use crate::config::TxEnd;
 use crate::postgres::pool::Pool;
-use crate::postgres::transaction::{Context, Terms};
-use crate::rows::Error;
-use crate::rows::execute::{self, Check, Page, Written};
-use crate::rows::plan::{Plan, Read};
-use crate::rows::request::{Request, Resolution, Return, Shape, Verb};
+use crate::postgres::transaction::{self, Context, Terms};
+use crate::rows::execute::{self, Check, Counting, Page, Written};
+use crate::rows::plan::{Plan, Read, Returning};
+use crate::rows::request::{self, Count, Request, Resolution, Return, Shape, Verb};
+use crate::rows::response::Overrides;
 use crate::rows::statement::{self, Key, Statement};
-use crate::schema::catalog;
+use crate::rows::{Drift, Error, body as payload};
+use crate::schema::catalog::{self, Table};
 
 /// The transaction id of a write; the same text comes as `txid` in the streams.
 pub const TXID: HeaderName = HeaderName::from_static("rowcast-txid");
 
-const ALLOW: &str = "GET, HEAD, POST, PATCH, DELETE, OPTIONS";
+const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 const OBJECT: HeaderValue =
     HeaderValue::from_static("application/vnd.pgrst.object+json; charset=utf-8");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -63,23 +67,25 @@ async fn answer(
     table: &str,
     body: &[u8],
 ) -> Result<Response, Problem> {
-    if matches!(verb(&parts.method)?, Verb::Insert | Verb::Update) {
-        json_body(&parts.headers)?;
-    }
+    let body = match verb(&parts.method)? {
+        Verb::Insert | Verb::Replace | Verb::Update => rows_body(&parts.headers, body)?,
+        Verb::Read | Verb::Delete => Cow::Borrowed(body),
+    };
     let request = request(service, parts, table)?;
     if !matches!(request.shape, Some(Shape::Array | Shape::Object)) {
         return Err(Problem::not_acceptable());
     }
-    match prepare(service, &request, body).await? {
-        Prepared::Read(read) => {
-            let response = show(service, &request, read).await;
-            let response = response.map_err(|error| problem(&error))?;
-            Ok(response)
-        }
-        Prepared::Write(plan, statement) => change(service, &request, &plan, statement)
-            .await
-            .map_err(|error| problem(&error)),
+    let mut context = Context::default();
+    let zone = request.preferences.timezone.clone();
+    if let Some(zone) = zone {
+        context.settings.push((Cow::Borrowed("TimeZone"), zone));
     }
+    let mut exchange = Exchange {
+        service,
+        request,
+        context,
+    };
+    exchange.answer(&body).await
 }
 
 /// What a request says.
@@ -105,10 +111,36 @@ fn verb(method: &Method) -> Result<Verb, Problem> {
     match *method {
         Method::GET | Method::HEAD => Ok(Verb::Read),
         Method::POST => Ok(Verb::Insert),
+        Method::PUT => Ok(Verb::Replace),
         Method::PATCH => Ok(Verb::Update),
         Method::DELETE => Ok(Verb::Delete),
         _ => Err(Problem::verb(ALLOW)),
     }
+}
+
+/// The body of a write as JSON. Forms are taken as well, but not from a page: a foreign one could
+/// have sent it without being asked whether it may (a form needs no preflight), and with the reader's
+/// cookies. A request that carries `Authorization` was written by somebody who knows the token.
+fn rows_body<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Problem> {
+    match media(headers).as_deref() {
+        Some("application/x-www-form-urlencoded") => {
+            if headers.contains_key(ORIGIN) && !headers.contains_key(AUTHORIZATION) {
+                let problem = Problem::media_type();
+                return Err(problem.details("a page may send a form only with Authorization"));
+            }
+            let json = payload::from_form(body).map_err(|error| problem(&error))?;
+            Ok(Cow::Owned(json))
+        }
+        Some("text/csv") => Err(Problem::unsupported("CSV bodies")),
+        _ => json_body(headers).map(|()| Cow::Borrowed(body)),
+    }
+}
+
+/// The media type of the body, without its parameters.
+fn media(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(CONTENT_TYPE)?.to_str().unwrap_or_default();
+    let media = text.split(';').next().unwrap_or_default().trim();
+    Some(media.to_ascii_lowercase())
 }
 
 /// A page of a foreign site can send a form, plain text or no type at all without asking first;
@@ -118,15 +150,12 @@ fn verb(method: &Method) -> Result<Verb, Problem> {
 /// # Errors
 /// A [`Problem`] with the type.
 pub fn json_body(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(value) = headers.get(CONTENT_TYPE) else {
+    let Some(media) = media(headers) else {
         return match headers.get(ORIGIN) {
             Some(_) => Err(Problem::media_type().details("a browser sent no Content-Type")),
             None => Ok(()),
         };
     };
-    let text = value.to_str().unwrap_or_default();
-    let media = text.split(';').next().unwrap_or_default().trim();
-    let media = media.to_ascii_lowercase();
     if media == "application/json" || media.starts_with("application/vnd.pgrst.") {
         return Ok(());
     }
@@ -150,6 +179,15 @@ enum Prepared {
     Write(Plan, Option<Statement>),
 }
 
+impl Prepared {
+    fn table(&self) -> &Arc<Table> {
+        match self {
+            Self::Read(read) => &read.table,
+            Self::Write(plan, _) => plan.table(),
+        }
+    }
+}
+
 fn prepared(request: &Request, catalog: &catalog::Catalog, body: &[u8]) -> Result<Prepared, Error> {
     match Plan::of(request, catalog)? {
         Plan::Read(read) => Ok(Prepared::Read(read)),
@@ -158,10 +196,6 @@ fn prepared(request: &Request, catalog: &catalog::Catalog, body: &[u8]) -> Resul
             Ok(Prepared::Write(plan, statement))
         }
     }
-}
-
-async fn prepare(service: &Rows, request: &Request, body: &[u8]) -> Result<Prepared, Problem> {
-    looked_up(service, |catalog| prepared(request, catalog, body)).await
 }
 
 /// Looks names up. One that is not in the catalogue is looked up again in a new one, so that a table
@@ -185,115 +219,334 @@ pub async fn looked_up<T>(
     }
 }
 
-async fn show(service: &Rows, request: &Request, mut read: Read) -> Result<Response, Error> {
-    read.range = read.range.at_most(service.max_rows);
-    let select = statement::select_rows(&read, Key::Without);
-    let count = read.count.then(|| statement::count_rows(&read));
-    let context = Context::default();
-    let terms = Terms::read(&context, service.statement_timeout);
-    let page = execute::read(&service.pool, terms, &select, count.as_ref()).await?;
-    let offset = read.range.offset;
-    if let Some(total) = page.total.filter(|total| offset > *total) {
-        return Err(Error::PastEnd { offset, total });
-    }
-    let Page { rows, total } = page;
-    if request.shape == Some(Shape::Object) && rows.count != 1 {
-        return Err(Error::NotSingle { rows: rows.count });
-    }
-    let mut response = json(request, rows.json);
-    if total.is_some_and(|total| rows.count < total) {
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    }
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_RANGE, content_range(offset, rows.count, total));
-    applied(headers, [("count=exact", read.count)]);
-    Ok(response)
+/// A request with what it is answered from.
+struct Exchange<'a> {
+    service: &'a Rows,
+    request: Request,
+    context: Context,
 }
 
-async fn change(
-    service: &Rows,
-    request: &Request,
-    plan: &Plan,
-    statement: Option<Statement>,
-) -> Result<Response, Error> {
-    let preferences = &request.preferences;
-    let strict = preferences.strict == Some(true);
-    let check = Check {
-        single: request.shape == Some(Shape::Object),
-        most: preferences
-            .max_affected
-            .filter(|_| strict && request.verb != Verb::Insert),
-    };
-    let returning = preferences.returning == Some(Return::Representation);
-    let context = Context::default();
-    let terms = Terms::write(&context, service.statement_timeout);
-    let written = if let Some(statement) = &statement {
-        execute::write(&service.pool, terms, statement, returning, check).await?
-    } else {
-        check.holds(0)?;
-        Written::default()
-    };
-    Ok(receipt(request, plan, written, check))
+impl Exchange<'_> {
+    /// Runs the request, and once more when it failed for a reason that is gone: a table that was
+    /// changed between the catalogue and the statement, or a time zone that nobody knows. Nothing
+    /// is committed when it is run again.
+    async fn answer(&mut self, body: &[u8]) -> Result<Response, Problem> {
+        let mut healed = false;
+        loop {
+            let look = |catalog: &catalog::Catalog| prepared(&self.request, catalog, body);
+            let ready = looked_up(self.service, look).await?;
+            let table = Arc::clone(ready.table());
+            let error = match self.run(&ready).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            if error.is_about_time_zone() && self.forget_time_zone() {
+                continue;
+            }
+            if healed || !self.has_changed(&table, &error).await {
+                return Err(problem(&error));
+            }
+            healed = true;
+        }
+    }
+
+    async fn run(&self, ready: &Prepared) -> Result<Response, Error> {
+        match ready {
+            Prepared::Read(read) => self.show(read).await,
+            Prepared::Write(plan, statement) => self.change(plan, statement.as_ref()).await,
+        }
+    }
+
+    /// Leaves a preference for an unknown time zone out, once.
+    fn forget_time_zone(&mut self) -> bool {
+        let strict = self.request.preferences.strict == Some(true);
+        if strict || self.request.preferences.timezone.take().is_none() {
+            return false;
+        }
+        let settings = &mut self.context.settings;
+        settings.retain(|(name, _)| name != "TimeZone");
+        true
+    }
+
+    /// Whether the table is another one than it was when the statement was made.
+    async fn has_changed(&self, table: &Table, error: &Error) -> bool {
+        let Some(drift) = error.drift() else {
+            return false;
+        };
+        let Ok(catalog) = self.service.catalog.reload().await else {
+            return false;
+        };
+        let now = catalog.table(&table.name);
+        drift == Drift::Plan || now.is_none_or(|now| **now != *table)
+    }
+
+    async fn show(&self, read: &Read) -> Result<Response, Error> {
+        let service = self.service;
+        let mut read = read.clone();
+        read.range = read.range.at_most(service.max_rows);
+        let select = statement::select_rows(&read, Key::Without);
+        let counting = counting(&read, service.max_rows);
+        let terms = Terms::read(&self.context, service.statement_timeout);
+        let page = execute::read(&service.pool, terms, &select, counting.as_ref()).await;
+        let Page {
+            rows,
+            total,
+            overrides,
+        } = page.map_err(|error| self.strictly(error))?;
+        let offset = read.range.offset;
+        // A guess may be too low, and then there are rows all the same.
+        if let Some(total) = total.filter(|total| offset > *total && rows.count == 0) {
+            return Err(Error::PastEnd { offset, total });
+        }
+        if self.request.shape == Some(Shape::Object) && rows.count != 1 {
+            return Err(Error::NotSingle { rows: rows.count });
+        }
+        let count = rows.count;
+        let mut response = json(&self.request, rows.json);
+        if total.is_some_and(|total| count < total) {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_RANGE, content_range(offset, count, total));
+        self.applied(headers, None, Check::default());
+        apply(&mut response, &overrides);
+        Ok(response)
+    }
+
+    async fn change(&self, plan: &Plan, statement: Option<&Statement>) -> Result<Response, Error> {
+        let preferences = &self.request.preferences;
+        let strict = preferences.strict == Some(true);
+        let limited = matches!(self.request.verb, Verb::Update | Verb::Delete);
+        let check = Check {
+            single: self.request.shape == Some(Shape::Object),
+            keyed: self.request.verb == Verb::Replace,
+            most: preferences.max_affected.filter(|_| strict && limited),
+        };
+        let terms = Terms {
+            end: end(self.service.tx_end, preferences.tx).0,
+            ..Terms::write(&self.context, self.service.statement_timeout)
+        };
+        let returning = matches!(plan.returning(), Some(Returning::Rows { .. }));
+        let written = if let Some(statement) = statement {
+            execute::write(&self.service.pool, terms, statement, returning, check)
+                .await
+                .map_err(|error| self.strictly(error))?
+        } else {
+            check.holds(0)?;
+            Written::default()
+        };
+        Ok(self.receipt(plan, written, check))
+    }
+
+    /// With `handling=strict`, a time zone that nobody knows is an unknown preference.
+    fn strictly(&self, error: Error) -> Error {
+        let preferences = &self.request.preferences;
+        match &preferences.timezone {
+            Some(zone) if preferences.strict == Some(true) && error.is_about_time_zone() => {
+                Error::Preferences(vec![format!("timezone={zone}")])
+            }
+            _ => error,
+        }
+    }
+
+    /// The response to a write that was committed.
+    fn receipt(&self, plan: &Plan, written: Written, check: Check) -> Response {
+        let request = &self.request;
+        let returning = request.preferences.returning == Some(Return::Representation);
+        let mut response = if returning {
+            json(request, written.rows.json)
+        } else {
+            Response::new(body::empty())
+        };
+        *response.status_mut() = match request.verb {
+            Verb::Insert if written.inserted > 0 => StatusCode::CREATED,
+            Verb::Replace if returning && written.inserted > 0 => StatusCode::CREATED,
+            Verb::Insert => StatusCode::OK,
+            _ if returning => StatusCode::OK,
+            _ => StatusCode::NO_CONTENT,
+        };
+        let total = request.preferences.count.map(|_| written.affected);
+        let shown = match request.verb {
+            Verb::Update => written.affected,
+            _ => 0,
+        };
+        let status = response.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_RANGE, content_range(0, shown, total));
+        if !returning && status != StatusCode::NO_CONTENT {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+        }
+        if let Some(txid) = written.txid.as_deref()
+            && let Ok(value) = HeaderValue::from_str(txid)
+        {
+            headers.insert(TXID, value);
+        }
+        if let Some(key) = &written.key {
+            headers.insert(LOCATION, location(plan.table(), key));
+        }
+        self.applied(headers, Some(plan), check);
+        apply(&mut response, &written.overrides);
+        response
+    }
+
+    /// Echoes the preferences that were honoured, in the order that the dialect has them.
+    fn applied(&self, headers: &mut HeaderMap, write: Option<&Plan>, check: Check) {
+        let preferences = &self.request.preferences;
+        let conflict = match write {
+            Some(Plan::Insert(insert)) if insert.key.is_empty() => insert.conflict.as_ref(),
+            _ => None,
+        };
+        let takes_rows = !matches!(write, None | Some(Plan::Read(_) | Plan::Delete(_)));
+        let honoured = [
+            conflict.map(|conflict| match conflict.resolution {
+                Resolution::Merge => "resolution=merge-duplicates".to_owned(),
+                Resolution::Ignore => "resolution=ignore-duplicates".to_owned(),
+            }),
+            preferences
+                .missing_default
+                .filter(|_| takes_rows)
+                .map(|default| {
+                    if default {
+                        "missing=default"
+                    } else {
+                        "missing=null"
+                    }
+                    .to_owned()
+                }),
+            preferences
+                .returning
+                .filter(|_| write.is_some())
+                .map(|back| {
+                    match back {
+                        Return::Minimal => "return=minimal",
+                        Return::HeadersOnly => "return=headers-only",
+                        Return::Representation => "return=representation",
+                    }
+                    .to_owned()
+                }),
+            preferences.count.map(|count| {
+                match count {
+                    Count::Exact => "count=exact",
+                    Count::Planned => "count=planned",
+                    Count::Estimated => "count=estimated",
+                }
+                .to_owned()
+            }),
+            write.and_then(|_| {
+                end(self.service.tx_end, preferences.tx)
+                    .1
+                    .map(str::to_owned)
+            }),
+            preferences.strict.map(|strict| {
+                if strict {
+                    "handling=strict"
+                } else {
+                    "handling=lenient"
+                }
+                .to_owned()
+            }),
+            preferences
+                .timezone
+                .as_ref()
+                .map(|zone| format!("timezone={zone}")),
+            check.most.map(|most| format!("max-affected={most}")),
+        ];
+        let honoured: Vec<String> = honoured.into_iter().flatten().collect();
+        if !honoured.is_empty() {
+            let value = HeaderValue::from_str(&honoured.join(", "));
+            headers.insert(PREFERENCE_APPLIED, value.expect("ours are plain ASCII"));
+        }
+    }
 }
 
-/// The response to a write that was committed.
-fn receipt(request: &Request, plan: &Plan, written: Written, check: Check) -> Response {
-    let preferences = &request.preferences;
-    let returning = preferences.returning == Some(Return::Representation);
-    let mut response = if returning {
-        json(request, written.rows.json)
-    } else {
-        Response::new(body::empty())
+/// The statements that count what `read` would show without its range.
+fn counting(read: &Read, max_rows: u64) -> Option<Counting> {
+    Some(match read.count? {
+        Count::Exact => Counting::Exact(statement::count_rows(read)),
+        Count::Planned => Counting::Planned(statement::explain_rows(read)),
+        Count::Estimated => Counting::Estimated {
+            some: statement::count_some_rows(read, max_rows.saturating_add(1)),
+            planned: statement::explain_rows(read),
+            most: max_rows,
+        },
+    })
+}
+
+/// How a write's transaction ends, and the preference that was honoured by it.
+fn end(configured: TxEnd, asked: Option<request::End>) -> (transaction::End, Option<&'static str>) {
+    let ours = match configured {
+        TxEnd::Commit | TxEnd::CommitAllowOverride => transaction::End::Commit,
+        TxEnd::Rollback | TxEnd::RollbackAllowOverride => transaction::End::Rollback,
     };
-    *response.status_mut() = match request.verb {
-        Verb::Insert if written.inserted > 0 => StatusCode::CREATED,
-        Verb::Insert => StatusCode::OK,
-        _ if returning => StatusCode::OK,
-        _ => StatusCode::NO_CONTENT,
-    };
-    let total = preferences.count.then_some(written.affected);
-    let shown = match request.verb {
-        Verb::Update => written.affected,
-        _ => 0,
-    };
-    let status = response.status();
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_RANGE, content_range(0, shown, total));
-    if !returning && status != StatusCode::NO_CONTENT {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
-    }
-    if let Some(txid) = written.txid.as_deref()
-        && let Ok(value) = HeaderValue::from_str(txid)
-    {
-        headers.insert(TXID, value);
-    }
-    let insert = match plan {
-        Plan::Insert(insert) => Some(insert),
-        _ => None,
-    };
-    let conflict = insert.and_then(|insert| insert.conflict.as_ref());
-    let resolved = |wanted| conflict.is_some_and(|conflict| conflict.resolution == wanted);
-    let missing = |wanted| insert.is_some() && preferences.missing_default == Some(wanted);
-    let most = format!("max-affected={}", check.most.unwrap_or_default());
-    applied(
-        headers,
-        [
-            ("resolution=merge-duplicates", resolved(Resolution::Merge)),
-            ("resolution=ignore-duplicates", resolved(Resolution::Ignore)),
-            ("missing=default", missing(true)),
-            ("missing=null", missing(false)),
-            ("return=representation", returning),
-            (
-                "return=minimal",
-                preferences.returning == Some(Return::Minimal),
-            ),
-            ("count=exact", preferences.count),
-            ("handling=strict", preferences.strict == Some(true)),
-            ("handling=lenient", preferences.strict == Some(false)),
-            (most.as_str(), check.most.is_some()),
-        ],
+    let may_ask = matches!(
+        configured,
+        TxEnd::CommitAllowOverride | TxEnd::RollbackAllowOverride
     );
-    response
+    match asked.filter(|_| may_ask) {
+        None => (ours, None),
+        Some(request::End::Commit) => (transaction::End::Commit, Some("tx=commit")),
+        Some(request::End::Rollback) => (transaction::End::Rollback, Some("tx=rollback")),
+    }
+}
+
+/// Where the row with this key is: `/rest/v1/tasks?id=eq.5`.
+pub(super) fn location(table: &Table, key: &[Option<String>]) -> HeaderValue {
+    let filters: Vec<String> = table
+        .key
+        .iter()
+        .zip(key)
+        .map(|(name, value)| {
+            let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            let quoted = format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""));
+            let name = percent(if plain { name } else { &quoted });
+            match value {
+                Some(value) => format!("{name}=eq.{}", percent(value)),
+                None => format!("{name}=is.null"),
+            }
+        })
+        .collect();
+    let place = format!("/rest/v1/{}?{}", percent(&table.name), filters.join("&"));
+    HeaderValue::from_str(&place).expect("what is not ASCII is encoded")
+}
+
+fn percent(text: &str) -> String {
+    const PLAIN: AsciiSet = NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'_')
+        .remove(b'.')
+        .remove(b'~');
+    utf8_percent_encode(text, &PLAIN).to_string()
+}
+
+/// Lets a function in the database have its way with the response.
+fn apply(response: &mut Response, overrides: &Overrides) {
+    if let Some(status) = overrides.status {
+        *response.status_mut() = StatusCode::from_u16(status).expect("checked to be one");
+        let bodiless = [
+            StatusCode::NO_CONTENT,
+            StatusCode::RESET_CONTENT,
+            StatusCode::NOT_MODIFIED,
+        ];
+        if bodiless.contains(&response.status()) {
+            *response.body_mut() = body::empty();
+            response.headers_mut().remove(CONTENT_LENGTH);
+            response.headers_mut().remove(CONTENT_TYPE);
+        }
+    }
+    let headers = response.headers_mut();
+    let named = overrides.headers.iter().map(|(name, value)| {
+        (
+            HeaderName::from_bytes(name.as_bytes()).expect("checked to be a name"),
+            HeaderValue::from_str(value).expect("checked to be a value"),
+        )
+    });
+    let named: Vec<(HeaderName, HeaderValue)> = named.collect();
+    for (name, _) in &named {
+        headers.remove(name);
+    }
+    for (name, value) in named {
+        headers.append(name, value);
+    }
 }
 
 /// Rows with what goes around them.
@@ -315,17 +568,6 @@ fn content_range(offset: u64, rows: u64, total: Option<u64>) -> HeaderValue {
         None => format!("*/{total}"),
     };
     HeaderValue::from_str(&text).expect("digits and signs are a header's")
-}
-
-fn applied<const N: usize>(headers: &mut HeaderMap, preferences: [(&str, bool); N]) {
-    let honoured: Vec<_> = preferences
-        .into_iter()
-        .filter_map(|(name, honoured)| honoured.then_some(name))
-        .collect();
-    if !honoured.is_empty() {
-        let value = HeaderValue::from_str(&honoured.join(", "));
-        headers.insert(PREFERENCE_APPLIED, value.expect("ours are plain ASCII"));
-    }
 }
 
 /// What the outside hears of an error; the log hears its causes when the fault is ours.

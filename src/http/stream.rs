@@ -15,7 +15,7 @@ use super::problem::Problem;
 use super::rows::{self, Rows};
 use super::{Response, body};
 use crate::cursor::Name;
-use crate::filter::{Facts, Matcher, Refusal, decidable};
+use crate::filter::{Condition, Facts, Matcher, Refusal, decidable};
 use crate::postgres::pool::Lease;
 use crate::postgres::quote;
 use crate::postgres::transaction::{self, Context, Terms};
@@ -187,6 +187,12 @@ fn possible(read: &Read) -> Result<(), Cannot> {
             "stream without limit, offset and Range, or filter by a column".into(),
         );
     }
+    if !read.select.is_plain() {
+        return never(
+            "paths and casts in select cannot be live",
+            "name whole columns in select".into(),
+        );
+    }
     if !table.watched {
         return not_now(
             format!("{} is not watched, so it has no stream", table.qualified()),
@@ -237,10 +243,12 @@ fn possible(read: &Read) -> Result<(), Cannot> {
 /// The filter, with its values as PostgreSQL reads them.
 async fn matcher(rows: &Rows, read: &Read) -> Result<Matcher, Cannot> {
     let refused = |refusal: &Refusal| Cannot::Ever(Problem::of_refusal(refusal));
+    let conditions: Option<Vec<&Condition>> = read.plain_conditions().collect();
+    let conditions = conditions.ok_or_else(not_plain)?;
     let mut kinds = Vec::new();
     let mut casts = Vec::new();
     let mut values = Vec::new();
-    for condition in &read.conditions {
+    for condition in &conditions {
         let name = &condition.column;
         let column = read.table.column(name).filter(|column| !column.virtual_);
         let column = column.ok_or_else(|| refused(&Refusal::Type(name.clone())))?;
@@ -260,21 +268,23 @@ async fn matcher(rows: &Rows, read: &Read) -> Result<Matcher, Cannot> {
         }
     }
     let mut json = canonical(rows, &casts, &values).await?.into_iter();
-    let canonical: Vec<Vec<String>> = read
-        .conditions
+    let canonical: Vec<Vec<String>> = conditions
         .iter()
         .map(|condition| json.by_ref().take(condition.values().len()).collect())
         .collect();
-    let conditions = read.conditions.iter().zip(kinds).zip(&canonical);
+    let conditions = conditions.into_iter().zip(kinds).zip(&canonical);
     let conditions = conditions.map(|((condition, kind), json)| (condition, kind, json.as_slice()));
-    Matcher::new(conditions).ok_or_else(|| {
-        let problem = Problem::new(
-            StatusCode::BAD_REQUEST,
-            "PGRST127",
-            "this filter cannot be live",
-        );
-        Cannot::Ever(problem)
-    })
+    Matcher::new(conditions).ok_or_else(not_plain)
+}
+
+/// The filter is more than comparisons of whole columns.
+fn not_plain() -> Cannot {
+    let problem = Problem::new(
+        StatusCode::BAD_REQUEST,
+        "PGRST127",
+        "this filter cannot be live",
+    );
+    Cannot::Ever(problem)
 }
 
 /// The type that a literal beside the column gets: the column's without domains and modifiers.

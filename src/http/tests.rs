@@ -430,7 +430,7 @@ async fn a_listed_page_may_do_everything() {
     let asks = format!("{listed}Access-Control-Request-Method: PATCH\r\n");
     let preflight = relay.ask("OPTIONS /rest/v1/tasks", &asks).await;
     assert_eq!(status(&preflight), "204");
-    assert!(preflight.contains("access-control-allow-methods: GET, HEAD, POST, PATCH"));
+    assert!(preflight.contains("access-control-allow-methods: GET, HEAD, POST, PUT, PATCH"));
     assert!(preflight.contains("access-control-allow-origin: https://app.example"));
     assert!(
         relay.asked().is_empty(),

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -61,6 +62,29 @@ impl<'a> Row<'a> {
             keys,
         })
     }
+}
+
+/// A form as the text of one JSON object of strings; the later of two equal names counts.
+///
+/// # Errors
+/// [`Error::Body`].
+pub fn from_form(form: &[u8]) -> Result<Vec<u8>, Error> {
+    let form = std::str::from_utf8(form).map_err(|_| Error::Body("it is not UTF-8"))?;
+    let mut object = serde_json::Map::new();
+    for pair in form.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        object.insert(decoded(name)?, decoded(value)?.into());
+    }
+    Ok(serde_json::Value::from(object).to_string().into_bytes())
+}
+
+/// Bytes that are not UTF-8 are refused, for a replaced one would be another value.
+fn decoded(text: &str) -> Result<String, Error> {
+    let spaced = text.replace('+', " ");
+    let decoded = percent_decode_str(&spaced).decode_utf8();
+    decoded.map_or(Err(Error::Body("it is not UTF-8")), |text| {
+        Ok(text.into_owned())
+    })
 }
 
 /// The keys of an object, its values skipped.
@@ -122,6 +146,19 @@ mod tests {
                 "{body:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_form_is_one_row_of_texts() {
+        let form =
+            |text: &str| from_form(text.as_bytes()).map(|json| String::from_utf8(json).unwrap());
+        assert_eq!(
+            form("title=a+%22b%22%26&id=1&id=2&empty=&bare").unwrap(),
+            r#"{"title":"a \"b\"&","id":"2","empty":"","bare":""}"#
+        );
+        assert_eq!(form("").unwrap(), "{}");
+        assert!(matches!(form("a=%ff"), Err(Error::Body(_))));
+        assert!(matches!(from_form(b"\xff"), Err(Error::Body(_))));
     }
 
     #[test]

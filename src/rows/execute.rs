@@ -6,12 +6,14 @@
 use std::pin::pin;
 
 use futures::TryStreamExt;
+use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, RowStream};
 
 use super::Error;
+use super::response::Overrides;
 use super::statement::Statement;
 use crate::postgres::pool::{Lease, Pool};
-use crate::postgres::transaction::{self, Terms};
+use crate::postgres::transaction::{self, End, Terms};
 use crate::postgres::untyped::untyped;
 
 /// Largest answer, in bytes.
@@ -31,8 +33,28 @@ pub struct Rows {
 pub struct Page {
     /// The rows.
     pub rows: Rows,
-    /// All rows that match, when they were counted.
+    /// All rows that match, when they were counted or guessed.
     pub total: Option<u64>,
+    /// What functions want of the response.
+    pub overrides: Overrides,
+}
+
+/// How all rows that match are counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Counting {
+    /// By a statement of `count_rows`.
+    Exact(Statement),
+    /// As the planner guesses in answer to a statement of `explain_rows`.
+    Planned(Statement),
+    /// By a statement of `count_some_rows` when they are no more than `most`, otherwise guessed.
+    Estimated {
+        /// Counts no further than `most + 1`.
+        some: Statement,
+        /// Guesses.
+        planned: Statement,
+        /// Rows that are still counted.
+        most: u64,
+    },
 }
 
 /// What a write did.
@@ -44,8 +66,12 @@ pub struct Written {
     pub affected: u64,
     /// Rows of those that did not exist before.
     pub inserted: u64,
-    /// The transaction's id, when it got one.
+    /// The primary key of the row, when it was asked for and the row is the only one.
+    pub key: Option<Vec<Option<String>>>,
+    /// The transaction's id, when it got one and holds.
     pub txid: Option<String>,
+    /// What functions want of the response.
+    pub overrides: Overrides,
 }
 
 /// What must hold for a write to be committed.
@@ -53,6 +79,8 @@ pub struct Written {
 pub struct Check {
     /// Exactly one row was affected.
     pub single: bool,
+    /// A row was affected: the one whose key a PUT names.
+    pub keyed: bool,
     /// No more than this many rows were affected.
     pub most: Option<u64>,
 }
@@ -61,8 +89,11 @@ impl Check {
     /// Whether a write of this many rows may be committed.
     ///
     /// # Errors
-    /// [`Error::NotSingle`], [`Error::TooManyAffected`].
+    /// [`Error::NotSingle`], [`Error::OtherKey`], [`Error::TooManyAffected`].
     pub fn holds(self, rows: u64) -> Result<(), Error> {
+        if self.keyed && rows == 0 {
+            return Err(Error::OtherKey);
+        }
         if self.single && rows != 1 {
             return Err(Error::NotSingle { rows });
         }
@@ -87,22 +118,27 @@ impl Rows {
     }
 }
 
-/// Runs a statement of `select_rows` and perhaps one of `count_rows`, both in one snapshot.
+/// Runs a statement of `select_rows` and perhaps counts, all in one snapshot.
 ///
 /// # Errors
-/// [`Error::Pool`], [`Error::Database`], [`Error::Transaction`], [`Error::TooLarge`].
+/// [`Error::Pool`], [`Error::Database`], [`Error::Transaction`], [`Error::TooLarge`], and those of
+/// [`Overrides::parse`].
 pub async fn read(
     pool: &Pool,
     terms: Terms<'_>,
     select: &Statement,
-    count: Option<&Statement>,
+    counting: Option<&Counting>,
 ) -> Result<Page, Error> {
     let lease = Lease::take(pool).await?;
     transaction::run(lease, terms, async |client: &Client| {
-        let (rows, total) = futures::join!(rows(client, select), total(client, count));
+        let (rows, total, last) =
+            futures::join!(rows(client, select), total(client, counting), last(client));
+        // The first error first: the others only say that it happened.
+        let (rows, total, last) = (rows?, total?, last?);
         Ok(Page {
-            rows: rows?,
-            total: total?,
+            rows,
+            total,
+            overrides: last.overrides()?,
         })
     })
     .await
@@ -113,7 +149,7 @@ pub async fn read(
 ///
 /// # Errors
 /// [`Error::Pool`], [`Error::Database`], [`Error::Transaction`], [`Error::TooLarge`], and those
-/// of [`Check::holds`].
+/// of [`Check::holds`] and [`Overrides::parse`].
 pub async fn write(
     pool: &Pool,
     terms: Terms<'_>,
@@ -123,11 +159,19 @@ pub async fn write(
 ) -> Result<Written, Error> {
     let lease = Lease::take(pool).await?;
     transaction::run(lease, terms, async |client: &Client| {
-        let (written, txid) = futures::join!(written(client, statement, returning), txid(client));
-        // The write's own error first: the other one only says that it failed.
+        let (written, checked, last) = futures::join!(
+            written(client, statement, returning),
+            check_constraints(client, terms.end),
+            last(client)
+        );
+        // The write's own error first: the others only say that it failed.
         let mut written = written?;
-        written.txid = txid?;
+        checked?;
+        let last = last?;
         check.holds(written.affected)?;
+        written.overrides = last.overrides()?;
+        // Nothing of what is rolled back will arrive in a stream.
+        written.txid = last.txid.filter(|_| terms.end == End::Commit);
         Ok(written)
     })
     .await
@@ -148,14 +192,53 @@ async fn rows(client: &Client, select: &Statement) -> Result<Rows, Error> {
     Ok(rows)
 }
 
-async fn total(client: &Client, count: Option<&Statement>) -> Result<Option<u64>, Error> {
-    let Some(count) = count else { return Ok(None) };
+async fn total(client: &Client, counting: Option<&Counting>) -> Result<Option<u64>, Error> {
+    match counting {
+        None => Ok(None),
+        Some(Counting::Exact(count)) => counted(client, count).await,
+        Some(Counting::Planned(explain)) => planned(client, explain).await,
+        Some(Counting::Estimated {
+            some,
+            planned: explain,
+            most,
+        }) => {
+            let (some, planned) = futures::join!(counted(client, some), planned(client, explain));
+            let (some, planned) = (some?, planned?);
+            Ok(some.filter(|some| some <= most).or(some.max(planned)))
+        }
+    }
+}
+
+async fn counted(client: &Client, count: &Statement) -> Result<Option<u64>, Error> {
     let mut stream = pin!(run(client, count).await?);
     let mut total = None;
     while let Some(row) = stream.try_next().await? {
         total = Some(number(row.try_get(0)?));
     }
     Ok(total)
+}
+
+async fn planned(client: &Client, explain: &Statement) -> Result<Option<u64>, Error> {
+    let mut stream = pin!(run(client, explain).await?);
+    let mut rows = None;
+    while let Some(row) = stream.try_next().await? {
+        let Plan(plan) = row.try_get(0)?;
+        rows = plan[0]["Plan"]["Plan Rows"].as_u64();
+    }
+    Ok(rows)
+}
+
+/// What EXPLAIN answers.
+struct Plan(serde_json::Value);
+
+impl<'a> FromSql<'a> for Plan {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(serde_json::from_slice(raw)?))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::JSON
+    }
 }
 
 async fn written(
@@ -173,23 +256,51 @@ async fn written(
         } else {
             written.affected = number(row.try_get(0)?);
             written.inserted = number(row.try_get(1)?);
+            if row.len() > 2 && written.affected == 1 {
+                let key: Option<&str> = row.try_get(2)?;
+                written.key = key.and_then(|key| serde_json::from_str(key).ok());
+            }
         }
     }
     Ok(written)
 }
 
-/// Sent behind the write, so it sees the id that the write got. A write that found no row gets
-/// none, and nothing of it will arrive in a stream.
-async fn txid(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
-    let rows = client
-        .query_typed(
-            "select pg_catalog.pg_current_xact_id_if_assigned()::text",
-            &[],
-        )
-        .await?;
-    match rows.first() {
-        Some(row) => row.try_get(0),
-        None => Ok(None),
+/// What is to be known at the end of a transaction.
+#[derive(Default)]
+struct Last {
+    txid: Option<String>,
+    status: Option<String>,
+    headers: Option<String>,
+}
+
+impl Last {
+    fn overrides(&self) -> Result<Overrides, Error> {
+        Overrides::parse(self.status.as_deref(), self.headers.as_deref())
+    }
+}
+
+/// Sent behind everything else, so it sees the id that a write got and what functions have set. A
+/// write that found no row gets no id, and nothing of it will arrive in a stream.
+async fn last(client: &Client) -> Result<Last, tokio_postgres::Error> {
+    const LAST: &str = "select pg_catalog.pg_current_xact_id_if_assigned()::text, \
+                        pg_catalog.current_setting('response.status', true), \
+                        pg_catalog.current_setting('response.headers', true)";
+    let rows = client.query_typed(LAST, &[]).await?;
+    let Some(row) = rows.first() else {
+        return Ok(Last::default());
+    };
+    Ok(Last {
+        txid: row.try_get(0)?,
+        status: row.try_get(1)?,
+        headers: row.try_get(2)?,
+    })
+}
+
+/// COMMIT would check what is deferred. A write that is only tried must fail where it would fail.
+async fn check_constraints(client: &Client, end: End) -> Result<(), tokio_postgres::Error> {
+    match end {
+        End::Commit => Ok(()),
+        End::Rollback => client.batch_execute("set constraints all immediate").await,
     }
 }
 

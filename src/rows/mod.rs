@@ -8,7 +8,11 @@ pub mod body;
 pub mod execute;
 pub mod plan;
 pub mod request;
+pub mod response;
+pub mod shape;
 pub mod statement;
+
+use tokio_postgres::error::{DbError, SqlState};
 
 use crate::filter::ConditionError;
 use crate::postgres::pool::PoolError;
@@ -75,6 +79,18 @@ pub enum Error {
     /// A relation of a kind that nobody can write to.
     #[error("\"{0}\" is a materialized view and cannot be written to")]
     NotWritable(String),
+    /// A PUT whose filters are not the primary key.
+    #[error("PUT takes the whole primary key as eq filters and nothing else")]
+    NotOneKey,
+    /// A PUT whose row has another key than the URL.
+    #[error("the row has another primary key than the URL")]
+    OtherKey,
+    /// A function set a status that is none.
+    #[error("response.status is not a status: {0:?}")]
+    ResponseStatus(String),
+    /// A function set headers that are none.
+    #[error("response.headers is not an array of objects with one header each: {0}")]
+    ResponseHeaders(&'static str),
     /// The body is not rows.
     #[error("the body cannot be read: {0}")]
     Body(&'static str),
@@ -129,4 +145,50 @@ impl Error {
                 | Self::UnknownPayloadColumn { .. }
         )
     }
+
+    /// What PostgreSQL said, when it refused and nothing was committed.
+    fn refusal(&self) -> Option<&DbError> {
+        match self {
+            Self::Database(error) | Self::Transaction(TransactionError::Failed(error)) => {
+                error.as_db_error()
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the table may have changed since the statement was made, and in which way.
+    #[must_use]
+    pub fn drift(&self) -> Option<Drift> {
+        let error = self.refusal()?;
+        let code = error.code();
+        if *code == SqlState::FEATURE_NOT_SUPPORTED && error.message().contains("cached plan") {
+            return Some(Drift::Plan);
+        }
+        let other = [
+            SqlState::UNDEFINED_COLUMN,
+            SqlState::UNDEFINED_TABLE,
+            SqlState::DATATYPE_MISMATCH,
+            // `t.rank` is `rank(t)` where there is no such column.
+            SqlState::WRONG_OBJECT_TYPE,
+        ];
+        other.contains(code).then_some(Drift::Table)
+    }
+
+    /// Whether PostgreSQL does not know the time zone that was asked for.
+    #[must_use]
+    pub fn is_about_time_zone(&self) -> bool {
+        self.refusal().is_some_and(|error| {
+            *error.code() == SqlState::INVALID_PARAMETER_VALUE
+                && error.message().contains("\"TimeZone\"")
+        })
+    }
+}
+
+/// In which way a table may have changed under a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drift {
+    /// A function's plan is from before the change, and is made anew when it is called again.
+    Plan,
+    /// A name or type is not what the catalogue said.
+    Table,
 }

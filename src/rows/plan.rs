@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use super::Error;
-use super::request::{Item, Range, Request, Resolution, Return, Term, Verb};
-use crate::filter::Condition;
+use super::request::{Cast, Count, Item, Range, Request, Resolution, Return, Term, Verb};
+use crate::filter::{Condition, Filter, Operator, Path, Test};
 use crate::schema::catalog::{Catalog, Table};
 
 /// One read or write of one table.
@@ -15,7 +15,7 @@ use crate::schema::catalog::{Catalog, Table};
 pub enum Plan {
     /// GET, HEAD and streams.
     Read(Read),
-    /// POST
+    /// POST and PUT
     Insert(Insert),
     /// PATCH
     Update(Update),
@@ -31,13 +31,13 @@ pub struct Read {
     /// What of a row is shown.
     pub select: Selection,
     /// All must hold. Their columns are the table's.
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<Filter>,
     /// First term first. Their columns are the table's.
     pub order: Vec<Term>,
     /// Which of the rows that match.
     pub range: Range,
-    /// Whether all rows that match are counted as well.
-    pub count: bool,
+    /// How all rows that match are counted as well.
+    pub count: Option<Count>,
 }
 
 /// What of a row is shown.
@@ -49,22 +49,61 @@ pub enum Selection {
     Columns(Vec<Output>),
 }
 
-/// A column under the name it has in the answer.
+impl Selection {
+    /// Whether it shows nothing but whole columns as they are.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        match self {
+            Self::All => true,
+            Self::Columns(outputs) => outputs.iter().all(Output::is_plain),
+        }
+    }
+}
+
+/// A column, or a place inside of it, under the name it has in the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Output {
     /// Column of the table.
     pub column: String,
+    /// Which place inside of its value.
+    pub path: Path,
+    /// The type it is cast to.
+    pub cast: Option<Cast>,
     /// Member of the JSON object. The only name in SQL that is the client's own.
     pub name: String,
 }
 
-/// What a write sends back of each row.
+impl Output {
+    /// A whole column under its own name.
+    #[must_use]
+    pub fn whole(column: &str) -> Self {
+        Self {
+            column: column.to_owned(),
+            path: Path::default(),
+            cast: None,
+            name: column.to_owned(),
+        }
+    }
+
+    /// Whether it is a whole column as it is, perhaps under another name.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.path.is_empty() && self.cast.is_none()
+    }
+}
+
+/// What a write sends back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Returning {
-    /// What of a row is shown.
-    pub select: Selection,
-    /// First term first.
-    pub order: Vec<Term>,
+pub enum Returning {
+    /// Each row.
+    Rows {
+        /// What of a row is shown.
+        select: Selection,
+        /// First term first.
+        order: Vec<Term>,
+    },
+    /// The primary key of a row that is the only one.
+    Key,
 }
 
 /// New rows.
@@ -78,6 +117,8 @@ pub struct Insert {
     pub missing_default: bool,
     /// What to do with rows that exist.
     pub conflict: Option<Conflict>,
+    /// For PUT: the primary key that the URL names and the row must have. Otherwise empty.
+    pub key: Vec<Condition>,
     /// What to send back.
     pub returning: Option<Returning>,
 }
@@ -98,8 +139,10 @@ pub struct Update {
     pub table: Arc<Table>,
     /// The payload's keys to use; all of them when not given.
     pub columns: Option<Vec<String>>,
+    /// A key that the payload lacks means the column's default, and not null.
+    pub missing_default: bool,
     /// All must hold. None: every row.
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<Filter>,
     /// What to send back.
     pub returning: Option<Returning>,
 }
@@ -110,7 +153,7 @@ pub struct Delete {
     /// The table.
     pub table: Arc<Table>,
     /// All must hold. None: every row.
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<Filter>,
     /// What to send back.
     pub returning: Option<Returning>,
 }
@@ -120,23 +163,37 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::UnknownTable`], [`Error::UnknownColumn`], [`Error::UnknownPayloadColumn`],
-    /// [`Error::NotWritable`].
+    /// [`Error::NotWritable`], [`Error::NotOneKey`].
     pub fn of(request: &Request, catalog: &Catalog) -> Result<Self, Error> {
         if request.verb == Verb::Read {
             return Read::of(request, catalog).map(Self::Read);
         }
         let table = writable(request, catalog)?;
         let returning = returning(request, &table)?;
+        let missing_default = request.preferences.missing_default == Some(true);
         Ok(match request.verb {
             Verb::Read | Verb::Insert => Self::Insert(Insert {
                 columns: payload_columns(request, &table)?,
-                missing_default: request.preferences.missing_default == Some(true),
+                missing_default,
                 conflict: conflict(request, &table)?,
+                key: Vec::new(),
+                returning,
+                table,
+            }),
+            Verb::Replace => Self::Insert(Insert {
+                columns: payload_columns(request, &table)?,
+                missing_default,
+                conflict: Some(Conflict {
+                    target: table.key.clone(),
+                    resolution: Resolution::Merge,
+                }),
+                key: whole_key(request, &table)?,
                 returning,
                 table,
             }),
             Verb::Update => Self::Update(Update {
                 columns: payload_columns(request, &table)?,
+                missing_default,
                 conditions: conditions(request, &table)?,
                 returning,
                 table,
@@ -147,6 +204,28 @@ impl Plan {
                 table,
             }),
         })
+    }
+
+    /// The table it is about.
+    #[must_use]
+    pub fn table(&self) -> &Arc<Table> {
+        match self {
+            Self::Read(read) => &read.table,
+            Self::Insert(insert) => &insert.table,
+            Self::Update(update) => &update.table,
+            Self::Delete(delete) => &delete.table,
+        }
+    }
+
+    /// What a write sends back.
+    #[must_use]
+    pub fn returning(&self) -> Option<&Returning> {
+        match self {
+            Self::Read(_) => None,
+            Self::Insert(insert) => insert.returning.as_ref(),
+            Self::Update(update) => update.returning.as_ref(),
+            Self::Delete(delete) => delete.returning.as_ref(),
+        }
     }
 }
 
@@ -164,6 +243,15 @@ impl Read {
             range: request.range,
             count: request.preferences.count,
             table,
+        })
+    }
+
+    /// For each filter that must hold, the condition it is if it compares a whole column by one of
+    /// `eq neq gt gte lt lte in is`; nothing for any other.
+    pub fn plain_conditions(&self) -> impl Iterator<Item = Option<&Condition>> {
+        self.conditions.iter().map(|filter| match filter {
+            Filter::One(condition) if condition.is_plain() => Some(condition),
+            _ => None,
         })
     }
 }
@@ -222,14 +310,18 @@ fn selection(request: &Request, table: &Table) -> Result<Selection, Error> {
     let mut outputs = Vec::new();
     for item in &request.select {
         match item {
-            Item::All => outputs.extend(column_names(table).map(|name| Output {
-                column: name.to_owned(),
-                name: name.to_owned(),
-            })),
-            Item::Column { column, output } => {
+            Item::All => outputs.extend(column_names(table).map(Output::whole)),
+            Item::Column {
+                column,
+                path,
+                cast,
+                output,
+            } => {
                 known(table, column)?;
                 outputs.push(Output {
                     column: column.clone(),
+                    path: path.clone(),
+                    cast: cast.clone(),
                     name: output.clone(),
                 });
             }
@@ -238,11 +330,32 @@ fn selection(request: &Request, table: &Table) -> Result<Selection, Error> {
     Ok(Selection::Columns(outputs))
 }
 
-fn conditions(request: &Request, table: &Table) -> Result<Vec<Condition>, Error> {
-    for condition in &request.conditions {
+fn conditions(request: &Request, table: &Table) -> Result<Vec<Filter>, Error> {
+    for condition in request.conditions.iter().flat_map(Filter::conditions) {
         known(table, &condition.column)?;
     }
     Ok(request.conditions.clone())
+}
+
+/// The filters of a PUT, which name one row by its primary key and do nothing else.
+fn whole_key(request: &Request, table: &Table) -> Result<Vec<Condition>, Error> {
+    conditions(request, table)?;
+    let of_key = |name: &String| {
+        request.conditions.iter().find_map(|filter| match filter {
+            Filter::One(condition)
+                if condition.column == *name
+                    && condition.path.is_empty()
+                    && !condition.negated
+                    && matches!(condition.test, Test::Compare(Operator::Eq, _)) =>
+            {
+                Some(condition.clone())
+            }
+            _ => None,
+        })
+    };
+    let key: Option<Vec<Condition>> = table.key.iter().map(of_key).collect();
+    key.filter(|key| !key.is_empty() && key.len() == request.conditions.len())
+        .ok_or(Error::NotOneKey)
 }
 
 fn order(request: &Request, table: &Table) -> Result<Vec<Term>, Error> {
@@ -254,12 +367,16 @@ fn order(request: &Request, table: &Table) -> Result<Vec<Term>, Error> {
 
 fn returning(request: &Request, table: &Table) -> Result<Option<Returning>, Error> {
     // Looked up even when nothing is sent back: a mistake is a mistake.
-    let returning = Returning {
+    let rows = Returning::Rows {
         select: selection(request, table)?,
         order: order(request, table)?,
     };
-    let wanted = request.preferences.returning == Some(Return::Representation);
-    Ok(wanted.then_some(returning))
+    let creates = request.verb == Verb::Insert && !table.key.is_empty();
+    Ok(match request.preferences.returning {
+        Some(Return::Representation) => Some(rows),
+        Some(Return::HeadersOnly) if creates => Some(Returning::Key),
+        _ => None,
+    })
 }
 
 fn payload_columns(request: &Request, table: &Table) -> Result<Option<Vec<String>>, Error> {
@@ -340,6 +457,14 @@ pub(super) mod tests {
                 column("id", "integer"),
                 column("title", "text"),
                 column("odd\"\nname", "character[]"),
+                Column {
+                    base: "jsonb".to_owned(),
+                    ..column("data", "jsonb")
+                },
+                Column {
+                    base: "tsvector".to_owned(),
+                    ..column("words", "tsvector")
+                },
             ],
             key: key.iter().map(|&name| name.to_owned()).collect(),
             watched: true,
@@ -374,7 +499,14 @@ pub(super) mod tests {
             plan(Verb::Read, "elephants", "", ""),
             Err(Error::UnknownTable { near: None, .. })
         ));
-        for query in ["titel=eq.a", "select=titel", "order=titel"] {
+        for query in [
+            "titel=eq.a",
+            "titel->a=eq.a",
+            "or=(id.eq.1,and(titel.eq.a))",
+            "select=titel",
+            "select=titel->a",
+            "order=titel->a",
+        ] {
             assert!(
                 matches!(
                     plan(Verb::Read, "tasks", query, ""),
@@ -407,7 +539,10 @@ pub(super) mod tests {
             panic!()
         };
         let names: Vec<_> = outputs.iter().map(|output| output.name.as_str()).collect();
-        assert_eq!(names, ["id", "title", "odd\"\nname", "name"]);
+        assert_eq!(
+            names,
+            ["id", "title", "odd\"\nname", "data", "words", "name"]
+        );
     }
 
     #[test]
@@ -431,9 +566,59 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_put_names_one_row_by_its_whole_key_and_nothing_else() {
+        let put = |table, query| plan(Verb::Replace, table, query, "");
+        assert!(put("tasks", "id=eq.1").is_ok());
+        let Ok(Plan::Insert(insert)) = put("odd \"table", "id=eq.1&%22odd%5C%22%0Aname%22=eq.a")
+        else {
+            panic!()
+        };
+        let key: Vec<_> = insert.key.iter().map(|key| key.column.as_str()).collect();
+        assert_eq!(key, ["odd\"\nname", "id"]);
+        assert_eq!(insert.conflict.unwrap().resolution, Resolution::Merge);
+        for (table, query) in [
+            ("tasks", ""),
+            ("tasks", "id=gt.1"),
+            ("tasks", "id=not.eq.1"),
+            ("tasks", "id=in.(1)"),
+            ("tasks", "id=eq.1&id=eq.1"),
+            ("tasks", "id=eq.1&title=eq.a"),
+            ("tasks", "or=(id.eq.1)"),
+            ("tasks", "id->a=eq.1"),
+            ("shown", ""),
+            ("odd \"table", "id=eq.1"),
+        ] {
+            assert!(
+                matches!(put(table, query), Err(Error::NotOneKey)),
+                "{table} {query}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_can_be_decided_outside_of_the_database_is_known() {
+        let read = |query| match plan(Verb::Read, "tasks", query, "") {
+            Ok(Plan::Read(read)) => read,
+            other => panic!("{other:?}"),
+        };
+        let told = |query| -> Vec<bool> {
+            let read = read(query);
+            read.plain_conditions().map(|c| c.is_some()).collect()
+        };
+        assert_eq!(
+            told("id=eq.1&title=like.a&data->a=eq.1&or=(id.eq.1,id.eq.2)"),
+            [true, false, false, false]
+        );
+        assert_eq!(told("and=(id.eq.1,title.is.null)"), [true, true]);
+        assert!(read("select=id,x:title").select.is_plain());
+        assert!(!read("select=id::text").select.is_plain());
+        assert!(!read("select=data->a").select.is_plain());
+    }
+
+    #[test]
     fn a_materialized_view_is_read_and_never_written() {
         assert!(plan(Verb::Read, "totals", "", "").is_ok());
-        for verb in [Verb::Insert, Verb::Update, Verb::Delete] {
+        for verb in [Verb::Insert, Verb::Replace, Verb::Update, Verb::Delete] {
             assert!(matches!(
                 plan(verb, "totals", "", ""),
                 Err(Error::NotWritable(_))

@@ -4,13 +4,12 @@
 //! name rather than ignored. Pure.
 
 use std::collections::HashSet;
-use std::iter::Peekable;
-use std::str::Chars;
 
 use percent_encoding::percent_decode_str;
 
 use super::Error;
-use crate::filter::Condition;
+use crate::filter::scanner::{Mistake, Scanner};
+use crate::filter::{Condition, Filter, Path};
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +18,8 @@ pub enum Verb {
     Read,
     /// POST
     Insert,
+    /// PUT
+    Replace,
     /// PATCH
     Update,
     /// DELETE
@@ -32,8 +33,8 @@ pub struct Request {
     pub verb: Verb,
     /// The table's name from the path, decoded.
     pub table: String,
-    /// Filters; all must hold.
-    pub conditions: Vec<Condition>,
+    /// All must hold.
+    pub conditions: Vec<Filter>,
     /// `select=`; `[Item::All]` when absent.
     pub select: Vec<Item>,
     /// `order=`, first term first.
@@ -55,13 +56,30 @@ pub struct Request {
 pub enum Item {
     /// `*`
     All,
-    /// `[output:]column`
+    /// `[output:]column[->path][::cast]`
     Column {
         /// Column name.
         column: String,
+        /// Which place inside of its value.
+        path: Path,
+        /// The type it is cast to.
+        cast: Option<Cast>,
         /// The name it gets in the answer.
         output: String,
     },
+}
+
+/// The name of a type.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Cast {
+    /// Where the type is looked up; in the search path when not given.
+    pub schema: Option<String>,
+    /// Its name. In lower case unless it was quoted.
+    pub name: String,
+    /// It was written in double quotes, so it is no word of SQL such as `int`.
+    pub quoted: bool,
+    /// `[]`
+    pub array: bool,
 }
 
 /// A term of `order=`.
@@ -69,6 +87,8 @@ pub enum Item {
 pub struct Term {
     /// Column name.
     pub column: String,
+    /// Which place inside of its value.
+    pub path: Path,
     /// `.desc`
     pub descending: bool,
     /// `.nullsfirst` (true), `.nullslast` (false), or PostgreSQL's own habit.
@@ -117,6 +137,8 @@ pub enum Shape {
 pub enum Return {
     /// Nothing.
     Minimal,
+    /// Where the new row is.
+    HeadersOnly,
     /// The rows as they are after the write.
     Representation,
 }
@@ -130,21 +152,45 @@ pub enum Resolution {
     Ignore,
 }
 
+/// `count=`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// All rows are counted.
+    Exact,
+    /// The planner's guess.
+    Planned,
+    /// Counted when they are few, and the planner's guess when they are many.
+    Estimated,
+}
+
+/// `tx=`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The write holds.
+    Commit,
+    /// The answer tells what the write would have done.
+    Rollback,
+}
+
 /// The preferences we honour. The first mention of each counts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Preferences {
-    /// `return=minimal` or `return=representation`.
+    /// `return=`
     pub returning: Option<Return>,
     /// `resolution=`
     pub resolution: Option<Resolution>,
     /// `missing=default`, or `missing=null`, which is what happens anyway.
     pub missing_default: Option<bool>,
-    /// `count=exact`
-    pub count: bool,
+    /// `count=`
+    pub count: Option<Count>,
+    /// `tx=`; counts only where the settings say so.
+    pub tx: Option<End>,
     /// `handling=strict`, or `handling=lenient`, which is what happens anyway.
     pub strict: Option<bool>,
     /// `max-affected=`; counts only with `handling=strict`.
     pub max_affected: Option<u64>,
+    /// `timezone=`; whether PostgreSQL knows it is not yet asked.
+    pub timezone: Option<String>,
 }
 
 impl Request {
@@ -170,7 +216,7 @@ impl Request {
             columns: None,
             on_conflict: None,
             preferences: Preferences::parse(&header("prefer").unwrap_or_default())?,
-            shape: shape(header("accept").as_deref()),
+            shape: shape(header("accept").as_deref())?,
         };
         let mut seen = HashSet::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -182,6 +228,7 @@ impl Request {
             request.parameter(&name, &value)?;
         }
         if verb == Verb::Read
+            && header("range-unit").is_none_or(|unit| unit.trim() == "items")
             && let Some(range) = header("range")
         {
             request.range = narrower(request.range, &range)?;
@@ -191,24 +238,31 @@ impl Request {
 
     fn parameter(&mut self, name: &str, value: &str) -> Result<(), Error> {
         match name {
-            "select" => self.select = Scanner::of(name, value).select()?,
-            "order" => self.order = Scanner::of(name, value).order()?,
+            "select" => self.select = Reader::of(name, value).select()?,
+            "order" => self.order = Reader::of(name, value).order()?,
             "limit" => self.range.limit = Some(count(name, value)?),
             "offset" => self.range.offset = count(name, value)?,
-            "columns" => self.columns = Some(Scanner::of(name, value).names()?),
-            "on_conflict" => self.on_conflict = Some(Scanner::of(name, value).names()?),
-            "and" | "or" | "not.and" | "not.or" => {
-                return Err(Error::Unsupported("the logical operators and= and or="));
-            }
+            "columns" => self.columns = Some(Reader::of(name, value).names()?),
+            "on_conflict" => self.on_conflict = Some(Reader::of(name, value).names()?),
             // The stream's own.
             "last_event_id" => {}
-            _ => {
-                let column = Scanner::of(name, name).filtered()?;
-                let condition = Condition::parse(&column, value)
-                    .map_err(|source| Error::Filter { column, source })?;
-                self.conditions.push(condition);
-            }
+            _ => self.filter(name, value)?,
         }
+        Ok(())
+    }
+
+    fn filter(&mut self, name: &str, value: &str) -> Result<(), Error> {
+        let wrong = |source| Error::Filter {
+            column: name.to_owned(),
+            source,
+        };
+        if let Some(group) = Filter::parse_group(name, value) {
+            self.conditions.extend(group.map_err(wrong)?.conjuncts());
+            return Ok(());
+        }
+        let (column, path) = Reader::of(name, name).filtered()?;
+        let condition = Condition::parse_at(&column, path, value).map_err(wrong)?;
+        self.conditions.push(Filter::One(condition));
         Ok(())
     }
 
@@ -255,6 +309,7 @@ impl Preferences {
         }
         match preference {
             "return=minimal" => first(&mut self.returning, Return::Minimal),
+            "return=headers-only" => first(&mut self.returning, Return::HeadersOnly),
             "return=representation" => first(&mut self.returning, Return::Representation),
             "resolution=merge-duplicates" => first(&mut self.resolution, Resolution::Merge),
             "resolution=ignore-duplicates" => first(&mut self.resolution, Resolution::Ignore),
@@ -262,9 +317,19 @@ impl Preferences {
             "missing=null" => first(&mut self.missing_default, false),
             "handling=strict" => first(&mut self.strict, true),
             "handling=lenient" => first(&mut self.strict, false),
-            "count=exact" => self.count = true,
-            other => match other.strip_prefix("max-affected=").map(str::parse) {
-                Some(Ok(rows)) => first(&mut self.max_affected, rows),
+            "count=exact" => first(&mut self.count, Count::Exact),
+            "count=planned" => first(&mut self.count, Count::Planned),
+            "count=estimated" => first(&mut self.count, Count::Estimated),
+            "tx=commit" => first(&mut self.tx, End::Commit),
+            "tx=rollback" => first(&mut self.tx, End::Rollback),
+            other => match other.split_once('=') {
+                Some(("max-affected", rows)) => match rows.parse() {
+                    Ok(rows) => first(&mut self.max_affected, rows),
+                    Err(_) => return false,
+                },
+                Some(("timezone", name)) if is_zone(name) => {
+                    first(&mut self.timezone, name.to_owned());
+                }
                 _ => return false,
             },
         }
@@ -272,12 +337,27 @@ impl Preferences {
     }
 }
 
-/// The shape that `Accept` wants most; the first among equals.
-fn shape(accept: Option<&str>) -> Option<Shape> {
+/// Whether this looks like a name in the time zone database, whose other notations PostgreSQL reads
+/// as rules of one's own.
+fn is_zone(name: &str) -> bool {
+    name.len() <= 64
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_+-/".contains(&byte))
+}
+
+/// The shape that `Accept` wants most; the first among equals. Nothing when it wants none that we
+/// know.
+///
+/// # Errors
+/// [`Error::Unsupported`] when it wants only what the dialect has and we have not.
+fn shape(accept: Option<&str>) -> Result<Option<Shape>, Error> {
     let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else {
-        return Some(Shape::Array);
+        return Ok(Some(Shape::Array));
     };
     let mut best: Option<(f32, Shape)> = None;
+    let mut unsupported = None;
     for wish in accept.split(',') {
         let mut parts = wish.split(';').map(str::trim);
         let media = parts.next().unwrap_or_default().to_ascii_lowercase();
@@ -289,7 +369,10 @@ fn shape(accept: Option<&str>) -> Option<Shape> {
             | "application/vnd.pgrst.array+json" => Shape::Array,
             "application/vnd.pgrst.object" | "application/vnd.pgrst.object+json" => Shape::Object,
             "text/event-stream" => Shape::Stream,
-            _ => continue,
+            other => {
+                unsupported = unsupported.or(feature(other));
+                continue;
+            }
         };
         let mut weight = 1.0;
         let mut stripped = false;
@@ -300,12 +383,28 @@ fn shape(accept: Option<&str>) -> Option<Shape> {
                 _ => {}
             }
         }
-        let acceptable = weight > 0.0 && !stripped;
-        if acceptable && best.is_none_or(|(other, _)| weight > other) {
+        if stripped {
+            unsupported = unsupported.or(Some("answers with nulls=stripped"));
+        } else if weight > 0.0 && best.is_none_or(|(other, _)| weight > other) {
             best = Some((weight, shape));
         }
     }
-    best.map(|(_, shape)| shape)
+    match (best, unsupported) {
+        (Some((_, shape)), _) => Ok(Some(shape)),
+        (None, Some(feature)) => Err(Error::Unsupported(feature)),
+        (None, None) => Ok(None),
+    }
+}
+
+/// What the dialect calls the answers of a media type that we do not make.
+fn feature(media: &str) -> Option<&'static str> {
+    Some(match media {
+        "text/csv" => "CSV answers",
+        "application/geo+json" => "GeoJSON answers",
+        "application/octet-stream" => "binary answers",
+        plan if plan.starts_with("application/vnd.pgrst.plan") => "EXPLAIN plans",
+        _ => return None,
+    })
 }
 
 /// Form decoding. Bytes that are not UTF-8 are refused, for a replaced one would be another value.
@@ -380,20 +479,17 @@ fn narrower(range: Range, header: &str) -> Result<Range, Error> {
     }
 }
 
-/// Reads names out of a parameter's value.
-struct Scanner<'a> {
+/// Reads the value of a parameter that names columns.
+struct Reader<'a> {
     parameter: &'a str,
-    chars: Peekable<Chars<'a>>,
+    scan: Scanner<'a>,
 }
 
-/// PostgreSQL cuts longer names short, and an answer with a cut name is not what was asked for.
-const LONGEST_NAME: usize = 63;
-
-impl<'a> Scanner<'a> {
+impl<'a> Reader<'a> {
     fn of(parameter: &'a str, value: &'a str) -> Self {
         Self {
             parameter,
-            chars: value.chars().peekable(),
+            scan: Scanner::of(value),
         }
     }
 
@@ -401,78 +497,38 @@ impl<'a> Scanner<'a> {
         syntax(self.parameter, reason)
     }
 
-    fn at_end(&mut self) -> bool {
-        self.spaces();
-        self.chars.peek().is_none()
-    }
-
-    fn spaces(&mut self) {
-        while self.chars.next_if(|c| *c == ' ').is_some() {}
-    }
-
-    /// The next name, in double quotes or not. An unquoted one ends where the dialect's
-    /// punctuation begins.
     fn name(&mut self) -> Result<String, Error> {
-        self.spaces();
-        let mut name = String::new();
-        if self.chars.next_if_eq(&'"').is_some() {
-            loop {
-                match self.chars.next() {
-                    Some('"') => break,
-                    Some('\\') => name.extend(self.chars.next()),
-                    Some(c) => name.push(c),
-                    None => return Err(self.wrong("a quoted name has no end")),
-                }
-            }
-            self.spaces();
-        } else {
-            while let Some(c) = self.chars.peek() {
-                if ",:().!\"".contains(*c) || *c == '-' && self.is_arrow() {
-                    break;
-                }
-                name.extend(self.chars.next());
-            }
-            name.truncate(name.trim_end().len());
-        }
-        if name.is_empty() {
-            return Err(self.wrong("a name is missing"));
-        }
-        if name.contains('\0') || name.len() > LONGEST_NAME {
-            return Err(self.wrong("a name is longer than 63 bytes or holds a zero byte"));
-        }
-        Ok(name)
+        let name = self.scan.name();
+        name.map_err(|Mistake(reason)| self.wrong(&reason))
     }
 
-    fn is_arrow(&self) -> bool {
-        let mut ahead = self.chars.clone();
-        ahead.next() == Some('-') && ahead.next() == Some('>')
+    fn path(&mut self) -> Result<Path, Error> {
+        let path = self.scan.path();
+        path.map_err(|Mistake(reason)| self.wrong(&reason))
     }
 
     /// Goes past a comma, or to the end.
     fn comma(&mut self) -> Result<bool, Error> {
-        self.spaces();
-        match self.chars.next() {
+        self.scan.spaces();
+        match self.scan.bump() {
             None => Ok(false),
             Some(',') => Ok(true),
             Some(c) => Err(self.wrong(&format!("\"{c}\" is not expected there"))),
         }
     }
 
-    /// Refuses by name what may follow a column elsewhere.
-    fn plain(&mut self) -> Result<(), Error> {
-        let feature = match self.chars.peek() {
-            Some('-') => "JSON paths",
-            Some('(' | '!') => "embedded resources",
-            _ => return Ok(()),
-        };
-        Err(Error::Unsupported(feature))
+    /// Refuses by name what may follow a relation and no column.
+    fn no_relation(&mut self) -> Result<(), Error> {
+        match self.scan.peek() {
+            Some('(' | '!') => Err(Error::Unsupported("embedded resources")),
+            _ => Ok(()),
+        }
     }
 
     fn names(mut self) -> Result<Vec<String>, Error> {
         let mut names = Vec::new();
         loop {
             let name = self.name()?;
-            self.plain()?;
             if !names.contains(&name) {
                 names.push(name);
             }
@@ -484,7 +540,7 @@ impl<'a> Scanner<'a> {
 
     fn select(mut self) -> Result<Vec<Item>, Error> {
         let mut items = Vec::new();
-        if self.at_end() {
+        if self.scan.at_end() {
             return Ok(items);
         }
         loop {
@@ -496,34 +552,91 @@ impl<'a> Scanner<'a> {
     }
 
     fn item(&mut self) -> Result<Item, Error> {
-        self.spaces();
-        if self.chars.peek() == Some(&'.') {
+        self.scan.spaces();
+        if self.scan.peek() == Some('.') {
             return Err(Error::Unsupported("embedded resources"));
         }
         // A column may be named so as well, and is then written in quotes.
-        if self.chars.next_if_eq(&'*').is_some() {
+        if self.scan.take('*') {
             return Ok(Item::All);
         }
-        let output = self.name()?;
-        let column = if self.chars.next_if_eq(&':').is_none() {
-            output.clone()
-        } else if self.chars.peek() == Some(&':') {
-            return Err(Error::Unsupported("casts in select="));
-        } else {
-            self.name()?
-        };
-        match self.chars.peek() {
-            Some(':') => return Err(Error::Unsupported("casts in select=")),
+        let (mut column, mut alias) = (self.name()?, None);
+        let mut path = self.path()?;
+        let mut cast = self.cast()?;
+        if cast.is_none() && path.is_empty() && self.scan.take(':') {
+            alias = Some(column);
+            column = self.name()?;
+            path = self.path()?;
+            cast = self.cast()?;
+        }
+        match self.scan.peek() {
             Some('.') => return Err(Error::Unsupported("aggregates")),
             Some('(') if column == "count" => return Err(Error::Unsupported("aggregates")),
-            _ => self.plain()?,
+            _ => self.no_relation()?,
         }
-        Ok(Item::Column { column, output })
+        let output = match (alias, path.last_key()) {
+            (Some(alias), _) => alias,
+            (None, Some(key)) => key.to_owned(),
+            (None, None) => column.clone(),
+        };
+        Ok(Item::Column {
+            column,
+            path,
+            cast,
+            output,
+        })
+    }
+
+    /// `::type`, `::schema.type`, `::type[]`
+    fn cast(&mut self) -> Result<Option<Cast>, Error> {
+        if !self.scan.take_all("::") {
+            return Ok(None);
+        }
+        let mut cast = self.type_name()?;
+        let mut ahead = self.scan.clone();
+        // `amount::int.sum()` is an aggregate, and no type in a schema.
+        if ahead.take('.') && ahead.name().is_ok() && ahead.peek() != Some('(') {
+            self.scan.bump();
+            cast = Cast {
+                schema: Some(cast.name),
+                ..self.type_name()?
+            };
+        }
+        Ok(Some(cast))
+    }
+
+    fn type_name(&mut self) -> Result<Cast, Error> {
+        self.scan.spaces();
+        let quoted = self.scan.peek() == Some('"');
+        let name = self.name()?;
+        let (name, array) = match name.strip_suffix("[]") {
+            Some(element) if !quoted => (element.to_owned(), true),
+            _ => (name, quoted && self.scan.take_all("[]")),
+        };
+        if quoted {
+            return Ok(Cast {
+                schema: None,
+                name,
+                quoted,
+                array,
+            });
+        }
+        let letter = |c: char| c.is_alphanumeric() || c == '_' || c == ' ';
+        if name.is_empty() || !name.chars().all(letter) {
+            return Err(self.wrong("a type is letters, digits, _ and spaces, or a quoted name"));
+        }
+        let words: Vec<_> = name.split_ascii_whitespace().collect();
+        Ok(Cast {
+            schema: None,
+            name: words.join(" ").to_lowercase(),
+            quoted,
+            array,
+        })
     }
 
     fn order(mut self) -> Result<Vec<Term>, Error> {
         let mut terms = Vec::new();
-        if self.at_end() {
+        if self.scan.at_end() {
             return Ok(terms);
         }
         loop {
@@ -537,12 +650,13 @@ impl<'a> Scanner<'a> {
     fn term(&mut self) -> Result<Term, Error> {
         let mut term = Term {
             column: self.name()?,
+            path: self.path()?,
             descending: false,
             nulls_first: None,
         };
-        self.plain()?;
+        self.no_relation()?;
         let mut directed = false;
-        while self.chars.next_if_eq(&'.').is_some() {
+        while self.scan.take('.') {
             let word = self.name()?;
             match word.as_str() {
                 "asc" | "desc" if !directed && term.nulls_first.is_none() => {
@@ -558,12 +672,13 @@ impl<'a> Scanner<'a> {
         Ok(term)
     }
 
-    /// The column in front of a filter's `=`.
-    fn filtered(mut self) -> Result<String, Error> {
+    /// What stands in front of a filter's `=`.
+    fn filtered(mut self) -> Result<(String, Path), Error> {
         let column = self.name()?;
-        self.plain()?;
-        match self.chars.next() {
-            None => Ok(column),
+        let path = self.path()?;
+        self.no_relation()?;
+        match self.scan.bump() {
+            None => Ok((column, path)),
             Some('.') => Err(Error::Unsupported("filters on embedded resources")),
             Some(_) => Err(self.wrong("it is not the name of a column")),
         }
@@ -587,15 +702,24 @@ mod tests {
     fn column(column: &str, output: &str) -> Item {
         Item::Column {
             column: column.to_owned(),
+            path: Path::default(),
+            cast: None,
             output: output.to_owned(),
         }
+    }
+
+    fn condition(filter: &Filter) -> &Condition {
+        let Filter::One(condition) = filter else {
+            panic!("{filter:?}")
+        };
+        condition
     }
 
     #[test]
     fn a_query_is_form_decoded() {
         let request = read("title=eq.a+b%2Bc&%22odd+name%22=gt.1&last_event_id=0").unwrap();
-        assert_eq!(request.conditions[0].values(), ["a b+c"]);
-        assert_eq!(request.conditions[1].column, "odd name");
+        assert_eq!(condition(&request.conditions[0]).values(), ["a b+c"]);
+        assert_eq!(condition(&request.conditions[1]).column, "odd name");
         assert!(matches!(read("title=eq.%ff"), Err(Error::Syntax { .. })));
         assert!(read("").unwrap().conditions.is_empty());
     }
@@ -629,22 +753,111 @@ mod tests {
     }
 
     #[test]
+    fn select_takes_paths_and_casts() {
+        let items = |query: &str| read(query).unwrap().select;
+        let told = |query: &str| match items(query).remove(0) {
+            Item::Column {
+                column,
+                path,
+                cast,
+                output,
+            } => {
+                let cast = cast.map_or_else(String::new, |cast| {
+                    let Cast {
+                        schema,
+                        name,
+                        quoted,
+                        array,
+                    } = cast;
+                    format!("{schema:?} {name:?} {quoted} {array}")
+                });
+                (column, path.steps.len(), path.text, cast, output)
+            }
+            Item::All => panic!("{query}"),
+        };
+        let row = |column: &str, steps, text, cast: &str, output: &str| {
+            (
+                column.to_owned(),
+                steps,
+                text,
+                cast.to_owned(),
+                output.to_owned(),
+            )
+        };
+        for (query, expected) in [
+            ("select=d->a->0->>b", row("d", 3, true, "", "b")),
+            ("select=d->a->0", row("d", 2, false, "", "a")),
+            ("select=d->0", row("d", 1, false, "", "d")),
+            ("select=x:d->>a", row("d", 1, true, "", "x")),
+            (
+                "select=a::text",
+                row("a", 0, false, "None \"text\" false false", "a"),
+            ),
+            (
+                "select=x:a::INT",
+                row("a", 0, false, "None \"int\" false false", "x"),
+            ),
+            (
+                "select=d->>n::double  precision",
+                row("d", 1, true, "None \"double precision\" false false", "n"),
+            ),
+            (
+                "select=a::text[]",
+                row("a", 0, false, "None \"text\" false true", "a"),
+            ),
+            (
+                "select=a::app.\"Mood\"[],b",
+                row("a", 0, false, "Some(\"app\") \"Mood\" true true", "a"),
+            ),
+        ] {
+            assert_eq!(told(query), expected, "{query}");
+        }
+        for wrong in [
+            "select=a::",
+            "select=a::t;x",
+            "select=a::numeric'x",
+            "select=a::text::int",
+            "select=d->>a->b",
+            "select=d->",
+            "select=a::[]",
+        ] {
+            assert!(
+                matches!(read(wrong), Err(Error::Syntax { .. })),
+                "{wrong}: {:?}",
+                read(wrong)
+            );
+        }
+    }
+
+    #[test]
+    fn filters_take_paths_and_groups() {
+        let request = read("d->a->>b=eq.1&or=(a.eq.1,b.eq.2)&and=(c.eq.3,e->f.eq.4)&%22or%22=eq.5");
+        let filters = request.unwrap().conditions;
+        assert_eq!(condition(&filters[0]).path.last_key(), Some("b"));
+        assert!(matches!(filters[1], Filter::Group(_)));
+        assert_eq!(condition(&filters[2]).column, "c");
+        assert_eq!(condition(&filters[3]).path.last_key(), Some("f"));
+        assert_eq!(condition(&filters[4]).column, "or");
+        assert!(matches!(
+            read("or=(a.eq.1"),
+            Err(Error::Filter { column, .. }) if column == "or"
+        ));
+        let order = read("order=d->a->>b.desc,c").unwrap().order;
+        assert!(order[0].path.text && order[0].descending && order[1].path.is_empty());
+    }
+
+    #[test]
     fn what_we_do_not_have_is_refused_by_its_name() {
         for (query, feature) in [
-            ("select=a::text", "casts in select="),
-            ("select=b:a::text", "casts in select="),
-            ("select=a->b", "JSON paths"),
-            ("select=a->>b", "JSON paths"),
-            ("a->b=eq.1", "JSON paths"),
-            ("order=a->b.desc", "JSON paths"),
             ("select=id,boards(name)", "embedded resources"),
             ("select=boards!inner(name)", "embedded resources"),
             ("select=...boards(name)", "embedded resources"),
+            ("order=boards(name)", "embedded resources"),
+            ("select=amount::int.sum()", "aggregates"),
             ("boards.name=eq.x", "filters on embedded resources"),
+            ("boards.or=(a.eq.1)", "filters on embedded resources"),
             ("select=count()", "aggregates"),
             ("select=amount.sum()", "aggregates"),
-            ("or=(a.eq.1,b.eq.2)", "the logical operators and= and or="),
-            ("not.and=(a.eq.1)", "the logical operators and= and or="),
         ] {
             assert!(
                 matches!(read(query), Err(Error::Unsupported(name)) if name == feature),
@@ -720,7 +933,7 @@ mod tests {
         let prefer = |text| with(Verb::Insert, "", "prefer", text).map(|r| r.preferences);
         let read = prefer("return=representation, return=minimal,count=exact, nonsense=1").unwrap();
         assert_eq!(read.returning, Some(Return::Representation));
-        assert!(read.count);
+        assert_eq!(read.count, Some(Count::Exact));
         assert_eq!(
             prefer("handling=strict,max-affected=3")
                 .unwrap()
@@ -728,9 +941,17 @@ mod tests {
             Some(3)
         );
         assert!(matches!(
-            prefer("nonsense=1, handling=strict, return=headers-only"),
-            Err(Error::Preferences(list)) if list == ["nonsense=1", "return=headers-only"]
+            prefer("nonsense=1, handling=strict, return=all, timezone=5, max-affected=x"),
+            Err(Error::Preferences(list)) if list == ["nonsense=1", "return=all", "timezone=5", "max-affected=x"]
         ));
+        let read = prefer(
+            "tx=rollback,count=estimated,count=exact,timezone=America/New_York,return=headers-only",
+        );
+        let read = read.unwrap();
+        assert_eq!(read.tx, Some(End::Rollback));
+        assert_eq!(read.count, Some(Count::Estimated));
+        assert_eq!(read.timezone.as_deref(), Some("America/New_York"));
+        assert_eq!(read.returning, Some(Return::HeadersOnly));
     }
 
     #[test]
@@ -746,11 +967,26 @@ mod tests {
             shape("application/json;q=0.5, text/event-stream"),
             Some(Shape::Stream)
         );
-        assert_eq!(shape("text/csv"), None);
+        assert_eq!(shape("text/csv, application/json"), Some(Shape::Array));
+        assert_eq!(shape("text/html"), None);
         assert_eq!(shape("application/json;q=0"), None);
-        assert_eq!(
-            shape("application/vnd.pgrst.object+json;nulls=stripped"),
-            None
-        );
+        for (media, feature) in [
+            ("text/csv", "CSV answers"),
+            ("application/geo+json", "GeoJSON answers"),
+            ("application/octet-stream", "binary answers"),
+            ("application/vnd.pgrst.plan+json", "EXPLAIN plans"),
+            (
+                "application/vnd.pgrst.object+json;nulls=stripped",
+                "answers with nulls=stripped",
+            ),
+        ] {
+            assert!(
+                matches!(
+                    with(Verb::Read, "", "accept", media),
+                    Err(Error::Unsupported(told)) if told == feature
+                ),
+                "{media}"
+            );
+        }
     }
 }
