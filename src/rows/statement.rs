@@ -432,6 +432,13 @@ fn insert_rows(insert: &Insert, payload: &Payload<'_>) -> Result<Option<Statemen
     if !insert.key.is_empty() {
         one_row_of_that_key(insert, payload, &groups)?;
     }
+    let merged = match &insert.columns {
+        Some(names) if insert.missing_default => {
+            let names = names.iter().cloned().collect();
+            Some(columns(&insert.table, &names)?)
+        }
+        _ => None,
+    };
     let mut sql = Statement::default();
     let alone = groups.len() == 1;
     sql.list(", ", groups.iter().enumerate(), |sql, (place, group)| {
@@ -441,7 +448,7 @@ fn insert_rows(insert: &Insert, payload: &Payload<'_>) -> Result<Option<Statemen
         } else {
             sql.push(&format!("g{place} as ("));
         }
-        insert_group(sql, insert, group);
+        insert_group(sql, insert, group, merged.as_deref());
         sql.push(")");
     });
     match groups.len() {
@@ -534,7 +541,14 @@ fn columns<'a>(table: &'a Table, names: &BTreeSet<String>) -> Result<Vec<&'a Col
     Ok(all.filter(|column| names.contains(&column.name)).collect())
 }
 
-fn insert_group(sql: &mut Statement, insert: &Insert, group: &Alike<'_>) {
+/// `merged` are the columns that a row takes over which exists already: all that are named, and not
+/// only those that it has, when the others mean defaults.
+fn insert_group(
+    sql: &mut Statement,
+    insert: &Insert,
+    group: &Alike<'_>,
+    merged: Option<&[&Column]>,
+) {
     sql.push("insert into ");
     sql.push(&relation(&insert.table));
     if group.columns.is_empty() {
@@ -558,7 +572,7 @@ fn insert_group(sql: &mut Statement, insert: &Insert, group: &Alike<'_>) {
     }
     let mut fresh = "true".to_owned();
     if let Some(conflict) = &insert.conflict {
-        sql.conflict(conflict, &group.columns);
+        sql.conflict(conflict, merged.unwrap_or(&group.columns));
         if conflict.resolution == Resolution::Merge {
             fresh = is_fresh(&insert.table, &conflict.target);
         }
@@ -662,7 +676,7 @@ fn whole_type(type_name: &str) -> String {
 }
 
 /// A type as SQL text. Words that SQL has for types of other names go in as they are, out of a fixed
-/// list; every other name is quoted, and whether it is one is PostgreSQL's to say.
+/// list; every other name is quoted. The plan has seen to it that it is one that we know.
 fn type_of(cast: &Cast) -> String {
     let word = WORDS.iter().find(|word| **word == cast.name);
     let name = match (&cast.schema, word) {
