@@ -716,6 +716,33 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_cast_is_to_a_known_type() {
+        let select = |cast: &str| {
+            let query = format!("select=id::{cast}");
+            let request = Request::parse(Verb::Read, "tasks", &query, |_| None).unwrap();
+            Plan::of(&request, &catalog()).map(|_| ())
+        };
+        for cast in [
+            "text",
+            "TEXT[]",
+            "double precision",
+            "pg_catalog.uuid",
+            "\"varchar\"",
+        ] {
+            assert!(select(cast).is_ok(), "{cast}");
+        }
+        for cast in [
+            "nope",
+            "regclass",
+            "public.text",
+            "\"text; --\"",
+            "\"Text\"",
+        ] {
+            assert!(matches!(select(cast), Err(Error::UnknownType(_))), "{cast}");
+        }
+    }
+
+    #[test]
     fn a_materialized_view_is_read_and_never_written() {
         assert!(plan(Verb::Read, "totals", "", "").is_ok());
         for verb in [Verb::Insert, Verb::Replace, Verb::Update, Verb::Delete] {
