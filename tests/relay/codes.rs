@@ -59,6 +59,16 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 const SINGLE: (&str, &str) = ("accept", "application/vnd.pgrst.object+json");
 const STRICT: (&str, &str) = ("prefer", "handling=strict, max-affected=1");
 
+/// Method, path, headers, body; status and code of the answer.
+type Refused<'a> = (
+    &'a str,
+    &'a str,
+    &'a [(&'a str, &'a str)],
+    &'a str,
+    u16,
+    &'a str,
+);
+
 #[track_caller]
 fn told(answer: &Answer, status: u16, code: &str) {
     let body = serde_json::from_str(&answer.body).unwrap_or_default();
@@ -112,7 +122,7 @@ async fn of_the_request() {
     let nobody = r#"{"code":"22023","said":"role \"nobody\" does not exist"}"#;
     told(&post(&relay, "raises", nobody).await, 401, "22023");
 
-    let refused: [(&str, &str, &[(&str, &str)], &str, u16, &str); 18] = [
+    let refused: [Refused<'_>; 18] = [
         ("GET", "tasks?id=5", &[], "", 400, "PGRST100"),
         ("POST", "tasks", &[JSON], "{", 400, "PGRST102"),
         ("GET", "tasks?limit=-1", &[], "", 416, "PGRST103"),
