@@ -16,6 +16,13 @@ begin
   loop
     execute format('drop trigger if exists %I on %s', trigger.tgname, trigger.rel);
   end loop;
+  -- Before what they call. A login that may not drop them takes them along with the schema.
+  begin
+    drop event trigger if exists rowcast_ddl;
+    drop event trigger if exists rowcast_drop;
+  exception when insufficient_privilege then
+    null;
+  end;
   drop schema rowcast cascade;
 end
 $$;

@@ -26,6 +26,8 @@ use crate::shutdown::Shutdown;
 
 /// The channel of the bell.
 pub const CHANNEL: &str = "rowcast";
+/// The channel on which people and event triggers say that definitions changed; the dialect's own.
+pub const DEFINITIONS: &str = "pgrst";
 /// A silent connection is proved alive this often, by a notification to itself.
 const CANARY: Duration = Duration::from_secs(5);
 /// How long the proof may take.
@@ -43,6 +45,8 @@ pub struct Doorbell {
     pub target: Target,
     /// Rung for every notice.
     pub bell: Arc<Notify>,
+    /// Notified when somebody says that definitions changed.
+    pub definitions: Arc<Notify>,
     /// Channels to listen on besides.
     pub wanted: watch::Receiver<Vec<String>>,
     /// Channels listened on.
@@ -98,7 +102,11 @@ impl Doorbell {
         let reader = tokio::spawn(read(connection, notices));
         let _stop_reader = Stop(reader.abort_handle());
         client
-            .batch_execute(&format!("listen {}", quote::identifier(CHANNEL)))
+            .batch_execute(&format!(
+                "listen {}; listen {}",
+                quote::identifier(CHANNEL),
+                quote::identifier(DEFINITIONS)
+            ))
             .await?;
         let own = client
             .query_one("select pg_backend_pid()", &[])
@@ -111,6 +119,7 @@ impl Doorbell {
         backoff.reset();
         // Whatever was committed while nobody listened.
         self.bell.notify_one();
+        self.definitions.notify_one();
         self.wanted.mark_changed();
         let mut canary = tokio::time::interval(CANARY);
         let mut silent_since = None::<tokio::time::Instant>;
@@ -123,7 +132,15 @@ impl Doorbell {
                     match notice.channel() {
                         CHANNEL if notice.payload() == own => {}
                         CHANNEL => self.bell.notify_one(),
-                        channel => (self.on_notify)(channel, notice.payload()),
+                        channel => {
+                            // Without a payload the dialect means definitions and settings.
+                            if channel == DEFINITIONS
+                                && matches!(notice.payload(), "" | "reload schema")
+                            {
+                                self.definitions.notify_one();
+                            }
+                            (self.on_notify)(channel, notice.payload());
+                        }
                     }
                 }
                 changed = self.wanted.changed() => {
@@ -151,6 +168,9 @@ impl Doorbell {
                 .await?;
         }
         for channel in listening.difference(&wanted) {
+            if channel == DEFINITIONS {
+                continue;
+            }
             client
                 .batch_execute(&format!("unlisten {}", quote::identifier(channel)))
                 .await?;

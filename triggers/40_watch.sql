@@ -263,26 +263,6 @@ alter function rowcast.unwatch(regclass) owner to rowcast_owner;
 revoke all on function rowcast.unwatch(regclass) from public;
 comment on function rowcast.unwatch(regclass) is 'Takes back what watch did';
 
-create or replace function rowcast.expose(rel regclass) returns void
-language sql
-set search_path = pg_catalog, pg_temp
-as $$
-  insert into rowcast.exposed values (rel) on conflict do nothing
-$$;
-alter function rowcast.expose(regclass) owner to rowcast_owner;
-revoke all on function rowcast.expose(regclass) from public;
-comment on function rowcast.expose(regclass) is 'Lets a table or view be used through the API without being live';
-
-create or replace function rowcast.unexpose(rel regclass) returns void
-language sql
-set search_path = pg_catalog, pg_temp
-as $$
-  delete from rowcast.exposed e where e.rel = unexpose.rel
-$$;
-alter function rowcast.unexpose(regclass) owner to rowcast_owner;
-revoke all on function rowcast.unexpose(regclass) from public;
-comment on function rowcast.unexpose(regclass) is 'Takes back what expose did';
-
 -- Looks whether watched tables changed in ways that no trigger saw, repairs what it can and writes a
 -- reset for each such table. One relay at a time; returns one line a finding, for the relay's log.
 create or replace function rowcast.check_drift() returns setof text

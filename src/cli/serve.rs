@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing_subscriber::EnvFilter;
@@ -31,7 +31,7 @@ use crate::postgres::connect::Target;
 use crate::postgres::embedded::{Cluster, Options};
 use crate::postgres::pool;
 use crate::schema::catalog::Handle;
-use crate::schema::upkeep;
+use crate::schema::{reload, upkeep};
 use crate::shutdown::Shutdown;
 use crate::subscription;
 use crate::view::snapshot;
@@ -56,6 +56,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     // Signals are taken from here on, so that an early Ctrl-C ends the private database too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let definitions_changed = signal(SignalKind::user_defined1())?;
 
     let origins = Origins::new(&config.allow_origin).map_err(|error| {
         Told::new(
@@ -79,7 +80,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let relay = Relay::build(&config, &target, &api, origins, rings, cluster.is_some());
     let shutdown = relay.shutdown.clone();
     let health = Arc::clone(&relay.health);
-    let mut tasks = relay.start(&config, listener);
+    let mut tasks = relay.start(&config, listener, definitions_changed);
 
     say(&health, address, &target, cluster.is_some()).await;
     let mut failed = None;
@@ -187,6 +188,8 @@ struct Relay {
     target: Target,
     feed: Arc<Feed>,
     doorbell: Doorbell,
+    catalog: Arc<Handle>,
+    definitions: Arc<Notify>,
     router: Router<Api>,
 }
 
@@ -209,9 +212,11 @@ impl Relay {
         let definitions = pool::pool(target, "rowcast catalog", 1);
         let catalog = Arc::new(Handle::new(
             definitions,
-            config.schema.first().cloned().unwrap_or_default(),
+            config.schema.clone(),
+            Arc::clone(&metrics),
         ));
         let bell = Arc::new(Notify::new());
+        let definitions = Arc::new(Notify::new());
         let feed = Arc::new(Feed::new(feed::Parts {
             target: target.clone(),
             catalog: Arc::clone(&catalog),
@@ -226,12 +231,14 @@ impl Relay {
         let doorbell = Doorbell {
             target: target.clone(),
             bell,
+            definitions: Arc::clone(&definitions),
             wanted: feed.wanted(),
             listening,
             on_notify: Arc::new(move |channel, payload| notes.notify(channel, payload)),
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
         };
+        let known = Arc::clone(&catalog);
         let api = Api {
             rows: Arc::new(Rows {
                 pool: requests,
@@ -267,18 +274,27 @@ impl Relay {
             target: target.clone(),
             feed,
             doorbell,
+            catalog: known,
+            definitions,
             router,
         }
     }
 
     /// Starts every task; they end by the stop signal.
-    fn start(self, config: &Config, listener: TcpListener) -> JoinSet<()> {
+    fn start(
+        self,
+        config: &Config,
+        listener: TcpListener,
+        mut definitions_changed: Signal,
+    ) -> JoinSet<()> {
         let Self {
             shutdown,
             metrics,
             target,
             feed,
             doorbell,
+            catalog,
+            definitions,
             router,
             ..
         } = self;
@@ -301,6 +317,23 @@ impl Relay {
         let stop = shutdown.clone();
         tasks.spawn(async move { feed.run(stop).await });
         tasks.spawn(doorbell.run(shutdown.clone()));
+        tasks.spawn(reload::run(
+            catalog,
+            Arc::clone(&definitions),
+            shutdown.clone(),
+        ));
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            let tell = async {
+                while definitions_changed.recv().await.is_some() {
+                    definitions.notify_one();
+                }
+            };
+            tokio::select! {
+                () = async { stop.begun().await; } => {}
+                () = tell => {}
+            }
+        });
         tasks.spawn(upkeep::run(target, config.retention, shutdown.clone()));
         tasks.spawn(async move {
             let drained = server.run().await;

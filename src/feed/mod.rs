@@ -282,7 +282,6 @@ impl Feed {
         let place = Place::of(&client).await?;
         let start = log::start(&client).await?;
         self.parts.catalog.reload().await?;
-        self.parts.metrics.catalog_loads.inc();
         self.parts.health.set_catalog();
         let mut gap = Gap::default();
         let mut first = Some(start);
@@ -357,7 +356,6 @@ impl Feed {
         let mut batch = log::read(client, place, from, &catalog, bounds).await?;
         if batch.definitions_changed {
             let catalog = self.parts.catalog.reload().await?;
-            metrics.catalog_loads.inc();
             batch = log::read(client, place, from, &catalog, bounds).await?;
         }
         metrics.log_rows.inc_by(batch.rows);

@@ -81,7 +81,9 @@ impl World {
         tokio::spawn(connection);
         psql.batch_execute(PINS).await.unwrap();
         psql.batch_execute(
-            "create schema rowcast; create table rowcast.exposed (rel regclass primary key)",
+            "create schema rowcast; create table rowcast.exposed (rel regclass primary key); \
+             create table rowcast.exposed_function (signature text primary key); \
+             create function rowcast.unfit(regprocedure) returns text language sql as 'select null::text'",
         )
         .await
         .unwrap();
@@ -89,7 +91,11 @@ impl World {
         let pool = pool(&target, "rowcast", 2);
         let world = Self {
             rows: Rows {
-                catalog: Arc::new(Handle::new(pool.clone(), "public".to_owned())),
+                catalog: Arc::new(Handle::new(
+                    pool.clone(),
+                    vec!["public".to_owned()],
+                    Arc::default(),
+                )),
                 pool,
                 max_rows: 1000,
                 statement_timeout: Duration::from_secs(8),

@@ -7,14 +7,17 @@
 pub mod api;
 pub mod assets;
 pub mod body;
+pub mod call;
 pub mod channels;
 pub mod cors;
 pub mod deadline;
 pub mod exchange;
 #[cfg(test)]
 mod live;
+pub mod openapi;
 pub mod ops;
 pub mod problem;
+pub mod profile;
 pub mod refusal;
 pub mod route;
 pub mod rows;

@@ -135,6 +135,9 @@ impl Problem {
             | Error::UnknownColumn { .. }
             | Error::UnknownPayloadColumn { .. }
             | Error::NotWritable(_) => Self::of_names(error),
+            Error::UnknownFunction { .. } | Error::NoSet(_) | Error::RoleChanged(_) => {
+                Self::of_call(error)
+            }
             Error::NotSingle { .. }
             | Error::OtherKey
             | Error::UnknownType(_)
@@ -220,6 +223,34 @@ impl Problem {
             problem.allow = Some("GET, HEAD, OPTIONS");
         }
         problem
+    }
+
+    /// A function that cannot be called so.
+    fn of_call(error: &Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::UnknownFunction {
+                arguments, near, ..
+            } => {
+                let found = if arguments.is_empty() {
+                    "it was called without arguments".to_owned()
+                } else {
+                    format!("it was called with: {}", arguments.join(", "))
+                };
+                let hint = match near {
+                    Some(near) => format!("perhaps \"{near}\" was meant"),
+                    None => "if it exists, let it be called: select rowcast.expose_function(...)"
+                        .to_owned(),
+                };
+                Self::new(StatusCode::NOT_FOUND, "PGRST202", message)
+                    .details(found)
+                    .hint(hint)
+            }
+            Error::NoSet(_) => Self::new(StatusCode::BAD_REQUEST, "PGRST128", message)
+                .hint("leave max-affected out, or call a function that returns a set of rows"),
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "RCR10", message)
+                .details("nothing that it did was committed"),
+        }
     }
 
     /// Answers that are not what was asked for.
@@ -342,13 +373,16 @@ impl Problem {
 
     /// A schema that has no URLs here.
     #[must_use]
-    pub fn schema(served: &str) -> Self {
+    pub fn schema(served: &[String]) -> Self {
         Self::new(
             StatusCode::NOT_ACCEPTABLE,
             "PGRST106",
             "the schema asked for is not served",
         )
-        .hint(format!("leave the profile header out, or say \"{served}\""))
+        .hint(format!(
+            "these schemas are served: {}; without a profile header it is the first",
+            served.join(", ")
+        ))
     }
 
     /// A filter that no stream can follow from row images.

@@ -35,6 +35,11 @@ pub enum Route {
         /// The name, decoded; any text but for slashes, controls and dots alone.
         table: String,
     },
+    /// `/rest/v1/rpc/{function}`.
+    Call {
+        /// The name, decoded like a table's.
+        function: String,
+    },
     /// `/channels/{name}`.
     Channel {
         /// The name, decoded like a table's.
@@ -64,6 +69,11 @@ impl Route {
             "/rest/v1" | "/rest/v1/" => return Self::RowsRoot,
             _ => {}
         }
+        if let Some(segment) = path.strip_prefix("/rest/v1/rpc/") {
+            return name(segment).map_or(Self::NotFound(Shape::Api), |function| Self::Call {
+                function,
+            });
+        }
         if let Some(segment) = path.strip_prefix("/rest/v1/") {
             return name(segment).map_or(Self::NotFound(Shape::Api), |table| Self::Rows { table });
         }
@@ -79,6 +89,7 @@ impl Route {
         match self {
             Self::RowsRoot => "/rest/v1/",
             Self::Rows { .. } => "/rest/v1/{table}",
+            Self::Call { .. } => "/rest/v1/rpc/{function}",
             Self::Channel { .. } => "/channels/{name}",
             Self::Asset(file) => file.path(),
             Self::Livez => "/livez",
@@ -93,6 +104,7 @@ impl Route {
     pub fn methods(&self) -> &'static str {
         match self {
             Self::Rows { .. } => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+            Self::Call { .. } => "GET, HEAD, POST, OPTIONS",
             Self::Channel { .. } => "GET, POST, OPTIONS",
             Self::RowsRoot => "GET, HEAD, OPTIONS",
             Self::Asset(_) => assets::METHODS,
@@ -111,7 +123,9 @@ impl Route {
     #[must_use]
     pub fn shape(&self) -> Shape {
         match self {
-            Self::RowsRoot | Self::Rows { .. } | Self::Channel { .. } => Shape::Api,
+            Self::RowsRoot | Self::Rows { .. } | Self::Call { .. } | Self::Channel { .. } => {
+                Shape::Api
+            }
             Self::NotFound(shape) => *shape,
             Self::Asset(_) | Self::Livez | Self::Readyz | Self::Metrics => Shape::Problem,
         }
@@ -177,6 +191,14 @@ pub trait Api: Send + Sync + 'static {
         &self,
         parts: &Parts,
         table: &str,
+        body: Bytes,
+    ) -> impl Future<Output = Response> + Send;
+
+    /// A request for `/rest/v1/rpc/{function}`.
+    fn call(
+        &self,
+        parts: &Parts,
+        function: &str,
         body: Bytes,
     ) -> impl Future<Output = Response> + Send;
 
@@ -284,6 +306,7 @@ impl<A: Api> Router<A> {
             Route::RowsRoot => self.api.root(parts).await,
             Route::Rows { table } if watches(route, parts) => self.api.watch(parts, table).await,
             Route::Rows { table } => self.api.rows(parts, table, read.await?).await,
+            Route::Call { function } => self.api.call(parts, function, read.await?).await,
             Route::Channel { name } if watches(route, parts) => {
                 self.api.subscribe(parts, name).await
             }

@@ -17,7 +17,7 @@ use hyper::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::problem::{Caller, JSON, Problem};
-use super::{Response, body};
+use super::{Response, body, profile};
 use crate::causes::Causes;
 use crate::config::TxEnd;
 use crate::postgres::pool::Pool;
@@ -34,7 +34,8 @@ use crate::schema::catalog::{self, Table};
 pub const TXID: HeaderName = HeaderName::from_static("rowcast-txid");
 
 const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-const OBJECT: HeaderValue =
+/// Content type of a single object.
+pub const OBJECT: HeaderValue =
     HeaderValue::from_static("application/vnd.pgrst.object+json; charset=utf-8");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -94,17 +95,12 @@ async fn answer(
 /// A [`Problem`] with the request itself.
 pub fn request(service: &Rows, parts: &Parts, table: &str) -> Result<Request, Problem> {
     let verb = verb(&parts.method)?;
-    let profile = match verb {
-        Verb::Read => "accept-profile",
-        _ => "content-profile",
-    };
-    let served = service.catalog.schema();
-    if joined(&parts.headers, profile).is_some_and(|schema| schema != served) {
-        return Err(Problem::schema(served));
-    }
     let query = parts.uri.query().unwrap_or_default();
-    Request::parse(verb, table, query, |name| joined(&parts.headers, name))
-        .map_err(|error| problem(&error))
+    let request = Request::parse(verb, table, query, |name| joined(&parts.headers, name));
+    Ok(Request {
+        schema: profile::wanted(parts, service.catalog.schemas())?,
+        ..request.map_err(|error| problem(&error))?
+    })
 }
 
 fn verb(method: &Method) -> Result<Verb, Problem> {
@@ -163,7 +159,8 @@ pub fn json_body(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// All headers of a name as one, as RFC 9110 permits for lists.
-fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
+#[must_use]
+pub fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     let values: Vec<_> = headers
         .get_all(name)
         .iter()
@@ -561,13 +558,32 @@ fn json(request: &Request, rows: String) -> Response {
 }
 
 /// `0-14/*`, or `*/*` without rows.
-fn content_range(offset: u64, rows: u64, total: Option<u64>) -> HeaderValue {
+///
+/// # Panics
+/// Never: it is digits and signs.
+#[must_use]
+pub fn content_range(offset: u64, rows: u64, total: Option<u64>) -> HeaderValue {
     let total = total.map_or_else(|| "*".to_owned(), |total| total.to_string());
     let text = match rows.checked_sub(1) {
         Some(before_last) => format!("{offset}-{}/{total}", offset + before_last),
         None => format!("*/{total}"),
     };
     HeaderValue::from_str(&text).expect("digits and signs are a header's")
+}
+
+/// Tells the preferences that were honoured, in this order.
+///
+/// # Panics
+/// When one of them is no ASCII text.
+pub fn applied<const N: usize>(headers: &mut HeaderMap, preferences: [(&str, bool); N]) {
+    let honoured: Vec<_> = preferences
+        .into_iter()
+        .filter_map(|(name, honoured)| honoured.then_some(name))
+        .collect();
+    if !honoured.is_empty() {
+        let value = HeaderValue::from_str(&honoured.join(", "));
+        headers.insert(PREFERENCE_APPLIED, value.expect("ours are plain ASCII"));
+    }
 }
 
 /// What the outside hears of an error; the log hears its causes when the fault is ours.

@@ -121,6 +121,11 @@ impl Api for Echo {
         text("channel")
     }
 
+    async fn call(&self, parts: &Parts, function: &str, body: Bytes) -> Response {
+        self.note("call", parts, function);
+        text(body)
+    }
+
     async fn publish(&self, parts: &Parts, channel: &str, body: Bytes) -> Response {
         self.note("publish", parts, channel);
         text(body)

@@ -28,6 +28,9 @@ const GRACE: Duration = Duration::from_secs(3);
 pub enum Access {
     /// Repeatable read, so that rows and their count belong to one snapshot.
     ReadOnly,
+    /// Read only likewise, but it ends only once `work` has succeeded, as one that writes does: for
+    /// statements that may have changed the session.
+    Guarded,
     /// Read committed.
     ReadWrite,
 }
@@ -200,7 +203,7 @@ where
             ended.map_err(TransactionError::Failed)?;
             Ok(value)
         }
-        Access::ReadWrite => {
+        Access::Guarded | Access::ReadWrite => {
             let all = async { futures::join!(open, work(client)) };
             let (opened, done) = tokio::time::timeout(deadline, all)
                 .await
@@ -243,7 +246,7 @@ fn refused(error: &tokio_postgres::error::DbError) -> bool {
 /// transaction, in which the statements already under way do nothing.
 fn opening(terms: &Terms<'_>) -> String {
     let mode = match terms.access {
-        Access::ReadOnly => "isolation level repeatable read read only",
+        Access::ReadOnly | Access::Guarded => "isolation level repeatable read read only",
         Access::ReadWrite => "isolation level read committed read write",
     };
     let mut sql = format!("begin; set transaction {mode}; ");

@@ -10,11 +10,13 @@ use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, RowStream};
 
 use super::Error;
+use super::call::Call;
 use super::response::Overrides;
 use super::statement::Statement;
 use crate::postgres::pool::{Lease, Pool};
 use crate::postgres::transaction::{self, End, Terms};
 use crate::postgres::untyped::untyped;
+use crate::schema::catalog::Returns;
 
 /// Largest answer, in bytes.
 pub const LARGEST: usize = 64 * 1024 * 1024;
@@ -72,6 +74,17 @@ pub struct Written {
     pub txid: Option<String>,
     /// What functions want of the response.
     pub overrides: Overrides,
+}
+
+/// What a call gave.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Called {
+    /// Its rows or values.
+    pub rows: Rows,
+    /// All of a set that match, when they were counted.
+    pub total: Option<u64>,
+    /// The transaction's id, when it got one.
+    pub txid: Option<String>,
 }
 
 /// What must hold for a write to be committed.
@@ -175,6 +188,61 @@ pub async fn write(
         Ok(written)
     })
     .await
+}
+
+/// Calls a function and commits what it did if `check` holds and it left no other role behind than
+/// it found.
+///
+/// # Errors
+/// [`Error::Pool`], [`Error::Database`], [`Error::Transaction`], [`Error::TooLarge`],
+/// [`Error::RoleChanged`], and those of [`Check::holds`].
+pub async fn call(
+    pool: &Pool,
+    terms: Terms<'_>,
+    call: &Call,
+    check: Check,
+) -> Result<Called, Error> {
+    let statement = call.statement();
+    let lease = Lease::take(pool).await?;
+    transaction::run(lease, terms, async |client: &Client| {
+        let (before, called, after, last) = futures::join!(
+            current_role(client),
+            called(client, &statement, call),
+            current_role(client),
+            last(client),
+        );
+        // The call's own error first: the later ones only say that it failed.
+        let mut called = called?;
+        if before? != after? {
+            return Err(Error::RoleChanged(call.function.qualified()));
+        }
+        called.txid = last?.txid;
+        check.holds(called.rows.count)?;
+        Ok(called)
+    })
+    .await
+}
+
+async fn called(client: &Client, statement: &Statement, call: &Call) -> Result<Called, Error> {
+    let mut stream = pin!(run(client, statement).await?);
+    let mut called = Called::default();
+    while let Some(row) = stream.try_next().await? {
+        if call.function.returns == Returns::Nothing {
+            continue;
+        }
+        if let Some(row) = row.try_get(0)? {
+            called.rows.push(row)?;
+        }
+        if call.is_counted() {
+            called.total = Some(number(row.try_get(1)?));
+        }
+    }
+    Ok(called)
+}
+
+async fn current_role(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
+    let rows = client.query_typed("select current_user::text", &[]).await?;
+    rows.first().map(|row| row.try_get(0)).transpose()
 }
 
 async fn run(client: &Client, statement: &Statement) -> Result<RowStream, tokio_postgres::Error> {

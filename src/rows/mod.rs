@@ -1,10 +1,11 @@
 //! Reads and writes of rows in the PostgREST dialect.
 //!
 //! `request` reads the URL, `plan` looks its names up in the catalogue, `body` and `statement` make
-//! SQL of it, and only `execute` takes a connection. Rows are PostgreSQL's own JSON text from
+//! SQL of it, `call` does both for functions, and only `execute` takes a connection. Rows are PostgreSQL's own JSON text from
 //! end to end. Nothing here publishes a change, and no error knows an HTTP status.
 
 pub mod body;
+pub mod call;
 pub mod execute;
 pub mod plan;
 pub mod request;
@@ -94,6 +95,24 @@ pub enum Error {
     /// A function set headers that are none.
     #[error("response.headers is not an array of objects with one header each: {0}")]
     ResponseHeaders(&'static str),
+    /// No such function, as far as the API may know, or none that takes these arguments.
+    #[error("no function \"{schema}.{name}\" that takes these arguments is served")]
+    UnknownFunction {
+        /// The schema it was looked for in.
+        schema: String,
+        /// The name asked for.
+        name: String,
+        /// The names of the arguments that were given.
+        arguments: Vec<String>,
+        /// A served function like it, with its arguments if it is one of that name.
+        near: Option<String>,
+    },
+    /// `max-affected` for a function that does not return a set.
+    #[error("the function \"{0}\" returns no set of rows, so max-affected means nothing")]
+    NoSet(String),
+    /// A function left another role behind than it was called as.
+    #[error("the function \"{0}\" changed the role that it runs as")]
+    RoleChanged(String),
     /// The body is not rows.
     #[error("the body cannot be read: {0}")]
     Body(&'static str),
@@ -146,6 +165,7 @@ impl Error {
             Self::UnknownTable { .. }
                 | Self::UnknownColumn { .. }
                 | Self::UnknownPayloadColumn { .. }
+                | Self::UnknownFunction { .. }
         )
     }
 

@@ -235,7 +235,14 @@ impl Read {
     /// # Errors
     /// [`Error::UnknownTable`], [`Error::UnknownColumn`].
     pub fn of(request: &Request, catalog: &Catalog) -> Result<Self, Error> {
-        let table = table(request, catalog)?;
+        Self::of_table(request, table(request, catalog)?)
+    }
+
+    /// The plan for a read of `table`, whatever table `request` names.
+    ///
+    /// # Errors
+    /// [`Error::UnknownColumn`].
+    pub fn of_table(request: &Request, table: Arc<Table>) -> Result<Self, Error> {
         Ok(Self {
             select: selection(request, &table)?,
             conditions: conditions(request, &table)?,
@@ -256,13 +263,25 @@ impl Read {
     }
 }
 
+/// The schema in which names are looked up.
+pub(super) fn schema<'a>(request: &'a Request, catalog: &'a Catalog) -> &'a str {
+    request.schema.as_deref().unwrap_or(catalog.schema())
+}
+
 fn table(request: &Request, catalog: &Catalog) -> Result<Arc<Table>, Error> {
-    match catalog.table(&request.table) {
+    let schema = schema(request, catalog);
+    match catalog.table_in(schema, &request.table) {
         Some(table) => Ok(Arc::clone(table)),
         None => Err(Error::UnknownTable {
-            schema: catalog.schema().to_owned(),
+            schema: schema.to_owned(),
             name: request.table.clone(),
-            near: nearest(&request.table, catalog.names().into_iter()),
+            near: nearest(
+                &request.table,
+                catalog
+                    .tables_in(schema)
+                    .iter()
+                    .map(|table| table.name.as_str()),
+            ),
         }),
     }
 }
@@ -502,7 +521,7 @@ fn conflict(request: &Request, table: &Table) -> Result<Option<Conflict>, Error>
 }
 
 /// The candidate that a typing mistake may have meant.
-fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
+pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
     let allowed = name.chars().count().div_ceil(3).min(3);
     candidates
         .map(|candidate| (distance(name, candidate), candidate))
@@ -571,7 +590,7 @@ pub(super) mod tests {
             row_security: false,
         };
         Catalog::new(
-            "public",
+            &["public"],
             vec![
                 table(1, "tasks", 'r', &["id"]),
                 table(2, "odd \"table", 'r', &["odd\"\nname", "id"]),

@@ -31,6 +31,8 @@ pub enum Verb {
 pub struct Request {
     /// What is to be done.
     pub verb: Verb,
+    /// The schema that the profile header names; without one, the first that is served.
+    pub schema: Option<String>,
     /// The table's name from the path, decoded.
     pub table: String,
     /// All must hold.
@@ -208,6 +210,7 @@ impl Request {
     ) -> Result<Self, Error> {
         let mut request = Self {
             verb,
+            schema: None,
             table: table.to_owned(),
             conditions: Vec::new(),
             select: vec![Item::All],
@@ -219,9 +222,7 @@ impl Request {
             shape: shape(header("accept").as_deref())?,
         };
         let mut seen = HashSet::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (name, value) = (decode(name)?, decode(value)?);
+        for (_, name, value) in pairs(query)? {
             if RESERVED.contains(&name.as_str()) && !seen.insert(name.clone()) {
                 return Err(syntax(&name, "it is given twice"));
             }
@@ -405,6 +406,17 @@ fn feature(media: &str) -> Option<&'static str> {
         plan if plan.starts_with("application/vnd.pgrst.plan") => "EXPLAIN plans",
         _ => return None,
     })
+}
+
+/// The parameters of a query: each as it is written, and its name and value decoded.
+pub(super) fn pairs(query: &str) -> Result<Vec<(&str, String, String)>, Error> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((pair, decode(name)?, decode(value)?))
+        })
+        .collect()
 }
 
 /// Form decoding. Bytes that are not UTF-8 are refused, for a replaced one would be another value.

@@ -38,23 +38,26 @@ pub enum Key {
     With,
 }
 
+/// The name of a call's result in its statement.
+pub(super) const RESULT: &str = "result";
+
 /// Different sets of keys in one body when missing ones mean defaults. Each is an INSERT of its
 /// own, and a statement cannot have any number of them.
 const MOST_KEY_SETS: usize = 64;
 
 impl Statement {
-    fn push(&mut self, sql: &str) {
+    pub(super) fn push(&mut self, sql: &str) {
         self.sql.push_str(sql);
     }
 
     /// Adds a value and writes its place.
-    fn bind(&mut self, value: impl Into<String>) {
+    pub(super) fn bind(&mut self, value: impl Into<String>) {
         self.params.push(value.into());
         let _infallible = write!(self.sql, "${}", self.params.len());
     }
 
     /// Writes `items` with `separator` between them.
-    fn list<T>(
+    pub(super) fn list<T>(
         &mut self,
         separator: &str,
         items: impl IntoIterator<Item = T>,
@@ -348,6 +351,12 @@ impl Statement {
 #[must_use]
 pub fn select_rows(read: &Read, key: Key) -> Statement {
     let mut sql = Statement::default();
+    select_rows_in(&mut sql, read, key);
+    sql
+}
+
+/// The same as a part of a larger statement.
+pub(super) fn select_rows_in(sql: &mut Statement, read: &Read, key: Key) {
     let table = &*read.table;
     sql.push("select ");
     sql.json(table, &read.select);
@@ -372,17 +381,21 @@ pub fn select_rows(read: &Read, key: Key) -> Statement {
         sql.push(" offset ");
         sql.bind(read.range.offset.to_string());
     }
-    sql
 }
 
 /// How many rows `read` has without its range, as a `bigint`.
 #[must_use]
 pub fn count_rows(read: &Read) -> Statement {
     let mut sql = Statement::default();
+    count_rows_in(&mut sql, read);
+    sql
+}
+
+/// The same as a part of a larger statement.
+pub(super) fn count_rows_in(sql: &mut Statement, read: &Read) {
     sql.push("select count(*) as \"total\" from ");
     sql.push(&relation(&read.table));
     sql.conditions(&read.table, &read.conditions);
-    sql
 }
 
 /// The same, but it stops counting after `most` rows.
@@ -650,6 +663,10 @@ fn is_fresh(table: &Table, target: &[String]) -> String {
 }
 
 fn relation(table: &Table) -> String {
+    if table.kind == 'c' {
+        // What a call returned; see `call`.
+        return format!("{} as t", identifier(RESULT));
+    }
     format!("{} as t", qualified(&table.schema, &table.name))
 }
 
@@ -663,7 +680,7 @@ fn of_payload(column: &Column) -> String {
 
 /// In a column list `character` and `bit` mean one character and one bit. These do not; the
 /// assignment to the column still applies its length.
-fn whole_type(type_name: &str) -> String {
+pub(super) fn whole_type(type_name: &str) -> String {
     let (element, dimensions) = match type_name.find('[') {
         Some(place) => type_name.split_at(place),
         None => (type_name, ""),
@@ -722,7 +739,7 @@ pub(super) fn is_type(word: &str) -> bool {
 }
 
 /// An array constant with every member in quotes, so that none is a null or a nested array.
-fn array(values: &[String]) -> String {
+pub(super) fn array(values: &[String]) -> String {
     let mut text = String::from("{");
     for (place, value) in values.iter().enumerate() {
         text.push_str(if place > 0 { ",\"" } else { "\"" });

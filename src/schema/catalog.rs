@@ -1,24 +1,31 @@
-//! What tables there are, as far as the API may know them.
+//! What tables and functions there are, as far as the API may know them.
 //!
 //! A [`Catalog`] is an immutable picture; [`Handle`] keeps the current one and replaces it when
-//! somebody asks. It promises that only watched tables and tables in `rowcast.exposed` are in it.
-//! It knows neither requests nor views.
+//! somebody asks. It promises that only watched tables, tables in `rowcast.exposed` and functions in
+//! `rowcast.exposed_function` are in it. It knows neither requests nor views.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
-use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{GenericClient, Row};
 
+use crate::metrics::Metrics;
 use crate::postgres::pool::{Lease, Pool, PoolError};
 
-/// The tables of one schema that the API serves, and every watched table of any schema.
+/// The tables and functions of the schemas that the API serves, and every watched table of any
+/// schema.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    schema: String,
-    by_name: HashMap<String, Arc<Table>>,
+    /// Served; the first is meant where a request names none.
+    schemas: Vec<String>,
+    /// By schema, then by name.
+    by_name: HashMap<String, HashMap<String, Arc<Table>>>,
     by_oid: HashMap<u32, Arc<Table>>,
+    /// By schema, then by name; several of one name differ in their arguments.
+    functions: HashMap<String, HashMap<String, Vec<Arc<Function>>>>,
+    notes: HashMap<u32, Notes>,
 }
 
 /// One table, partitioned table or view.
@@ -69,6 +76,132 @@ pub struct Column {
     pub selectable: bool,
 }
 
+/// What people are told about a table. Apart from [`Table`], so that a new comment makes no table
+/// a different one to its screens.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Notes {
+    /// `comment on table`.
+    pub comment: Option<String>,
+    /// In the order of [`Table::columns`].
+    pub columns: Vec<ColumnNotes>,
+    /// Which writes PostgreSQL takes.
+    pub writes: Writes,
+}
+
+/// What people are told about a column.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ColumnNotes {
+    /// `comment on column`.
+    pub comment: Option<String>,
+    /// Has a value when none is given: a default, an identity or a generation expression.
+    pub has_default: bool,
+    /// Takes no value from outside: generated, or an identity `always`.
+    pub read_only: bool,
+    /// The labels of an enum in their order; empty for other types.
+    pub labels: Vec<String>,
+    /// The `n` of `varchar(n)` and `char(n)`, in characters.
+    pub max_length: Option<i32>,
+}
+
+/// Which writes a relation takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writes {
+    /// `INSERT`
+    pub insert: bool,
+    /// `UPDATE`
+    pub update: bool,
+    /// `DELETE`
+    pub delete: bool,
+}
+
+impl Writes {
+    /// All of them.
+    pub const ALL: Self = Self::of_events(!0);
+    /// None of them.
+    pub const NONE: Self = Self::of_events(0);
+
+    /// From the bits of `pg_relation_is_updatable`: 1 shifted by PostgreSQL's `CmdType`.
+    const fn of_events(events: i32) -> Self {
+        Self {
+            insert: events & 8 != 0,
+            update: events & 4 != 0,
+            delete: events & 16 != 0,
+        }
+    }
+}
+
+impl Default for Writes {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+/// One function that may be called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// `pg_proc.oid`.
+    pub oid: u32,
+    /// Schema name, unquoted.
+    pub schema: String,
+    /// Function name, unquoted.
+    pub name: String,
+    /// What it takes, in order; outputs left out.
+    pub arguments: Vec<Argument>,
+    /// What it gives.
+    pub returns: Returns,
+    /// STABLE or IMMUTABLE: it promises to write nothing.
+    pub stable: bool,
+    /// `comment on function`.
+    pub comment: Option<String>,
+}
+
+/// One input of a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Argument {
+    /// Name, unquoted; empty without one.
+    pub name: String,
+    /// The type as SQL text, as in [`Column::type_name`].
+    pub type_name: String,
+    /// May be left out.
+    pub has_default: bool,
+    /// The last one, which takes any number of values as an array.
+    pub variadic: bool,
+}
+
+/// What a function gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Returns {
+    /// `void`
+    Nothing,
+    /// One value of this type.
+    Value(String),
+    /// Any number of values of this type.
+    Values(String),
+    /// One row. The table is the function's result: of kind `c`, with its columns and its name.
+    Row(Arc<Table>),
+    /// Any number of rows, told likewise.
+    Rows(Arc<Table>),
+}
+
+impl Function {
+    /// `schema.function`, for people; not quoted for SQL.
+    #[must_use]
+    pub fn qualified(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// `name(a integer, b text)`, for people.
+    #[must_use]
+    pub fn signature(&self) -> String {
+        let arguments: Vec<_> = self
+            .arguments
+            .iter()
+            .map(|argument| format!("{} {}", argument.name, argument.type_name))
+            .collect();
+        format!("{}({})", self.name, arguments.join(", "))
+    }
+}
+
 impl Table {
     /// The column of that name.
     #[must_use]
@@ -84,18 +217,21 @@ impl Table {
 }
 
 impl Catalog {
-    /// A catalogue of these tables; `leaves` maps partitions to their roots.
+    /// A catalogue of these tables, without functions; `schemas` are those that are served, and
+    /// `leaves` maps partitions to their roots.
     #[must_use]
-    pub fn new(schema: &str, tables: Vec<Table>, leaves: &[(u32, u32)]) -> Self {
+    pub fn new(schemas: &[&str], tables: Vec<Table>, leaves: &[(u32, u32)]) -> Self {
         let mut catalog = Self {
-            schema: schema.to_owned(),
+            schemas: schemas.iter().map(|&schema| schema.to_owned()).collect(),
             ..Self::default()
         };
         for table in tables {
             let table = Arc::new(table);
-            if table.schema == schema {
+            if catalog.schemas.contains(&table.schema) {
                 catalog
                     .by_name
+                    .entry(table.schema.clone())
+                    .or_default()
                     .insert(table.name.clone(), Arc::clone(&table));
             }
             catalog.by_oid.insert(table.oid, table);
@@ -108,16 +244,44 @@ impl Catalog {
         catalog
     }
 
-    /// The schema whose tables have URLs.
+    /// The same with these functions, of which those in served schemas can be called.
     #[must_use]
-    pub fn schema(&self) -> &str {
-        &self.schema
+    pub fn with_functions(mut self, functions: Vec<Function>) -> Self {
+        for function in functions {
+            if self.schemas.contains(&function.schema) {
+                self.functions
+                    .entry(function.schema.clone())
+                    .or_default()
+                    .entry(function.name.clone())
+                    .or_default()
+                    .push(Arc::new(function));
+            }
+        }
+        self
     }
 
-    /// The table of that name in the served schema.
+    /// The schema that is meant where a request names none.
+    #[must_use]
+    pub fn schema(&self) -> &str {
+        self.schemas.first().map_or("", String::as_str)
+    }
+
+    /// The schemas whose tables and functions have URLs.
+    #[must_use]
+    pub fn schemas(&self) -> &[String] {
+        &self.schemas
+    }
+
+    /// The table of that name in the first served schema.
     #[must_use]
     pub fn table(&self, name: &str) -> Option<&Arc<Table>> {
-        self.by_name.get(name)
+        self.table_in(self.schema(), name)
+    }
+
+    /// The table of that name in a served schema.
+    #[must_use]
+    pub fn table_in(&self, schema: &str, name: &str) -> Option<&Arc<Table>> {
+        self.by_name.get(schema)?.get(name)
     }
 
     /// The table of that oid, or the root of that partition.
@@ -126,26 +290,55 @@ impl Catalog {
         self.by_oid.get(&oid)
     }
 
-    /// Names of the served tables, sorted.
+    /// The tables of a served schema by name.
     #[must_use]
-    pub fn names(&self) -> Vec<&str> {
-        let mut names: Vec<_> = self.by_name.keys().map(String::as_str).collect();
-        names.sort_unstable();
-        names
+    pub fn tables_in(&self, schema: &str) -> Vec<&Arc<Table>> {
+        let mut tables: Vec<_> = self.by_name.get(schema).into_iter().flatten().collect();
+        tables.sort_unstable_by_key(|(name, _)| *name);
+        tables.into_iter().map(|(_, table)| table).collect()
     }
 
-    /// Reads the catalogue. `schema` is the served schema.
+    /// What is told about the table of that oid.
+    #[must_use]
+    pub fn notes(&self, oid: u32) -> Option<&Notes> {
+        self.notes.get(&oid)
+    }
+
+    /// The functions of that name in a served schema.
+    #[must_use]
+    pub fn functions(&self, schema: &str, name: &str) -> &[Arc<Function>] {
+        self.functions
+            .get(schema)
+            .and_then(|named| named.get(name))
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// The functions of a served schema by name, those of one name together.
+    #[must_use]
+    pub fn functions_in(&self, schema: &str) -> Vec<&[Arc<Function>]> {
+        let mut named: Vec<_> = self.functions.get(schema).into_iter().flatten().collect();
+        named.sort_unstable_by_key(|(name, _)| *name);
+        named.into_iter().map(|(_, all)| all.as_slice()).collect()
+    }
+
+    /// Reads the catalogue. `schemas` are those that are served.
     ///
     /// # Errors
     /// Whatever PostgreSQL answers.
     pub async fn load(
         client: &impl GenericClient,
-        schema: &str,
+        schemas: &[String],
     ) -> Result<Self, tokio_postgres::Error> {
-        let served: [&(dyn ToSql + Sync); 1] = [&schema];
-        let (columns, leaves) =
-            futures::try_join!(client.query(COLUMNS, &served), client.query(LEAVES, &[]))?;
+        let served: [&(dyn ToSql + Sync); 1] = [&schemas];
+        let (columns, leaves, functions, writes) = futures::join!(
+            client.query(COLUMNS, &served),
+            client.query(LEAVES, &[]),
+            client.query(FUNCTIONS, &served),
+            client.query(WRITES, &[]),
+        );
+        let (columns, leaves, functions) = (columns?, leaves?, functions?);
         let mut tables: Vec<Table> = Vec::new();
+        let mut notes: HashMap<u32, Notes> = HashMap::new();
         for row in &columns {
             let oid: u32 = row.get("oid");
             if tables.last().is_none_or(|table| table.oid != oid) {
@@ -161,9 +354,20 @@ impl Catalog {
                     row_security: row.get("row_security"),
                 });
             }
+            let told = notes.entry(oid).or_insert_with(|| Notes {
+                comment: row.get("table_comment"),
+                ..Notes::default()
+            });
             let (Some(table), Some(name)) = (tables.last_mut(), row.get("attname")) else {
                 continue;
             };
+            told.columns.push(ColumnNotes {
+                comment: row.get("comment"),
+                has_default: row.get("has_default"),
+                read_only: row.get("read_only"),
+                labels: row.get("labels"),
+                max_length: row.get("max_length"),
+            });
             table.columns.push(Column {
                 name,
                 type_name: row.get("type_name"),
@@ -175,9 +379,89 @@ impl Catalog {
                 selectable: row.get("selectable"),
             });
         }
+        // A view that is locked keeps nobody waiting: all writes are told as possible then.
+        for row in writes.iter().flatten() {
+            if let Some(told) = notes.get_mut(&row.get(0)) {
+                told.writes = Writes::of_events(row.get(1));
+            }
+        }
         let leaves: Vec<(u32, u32)> = leaves.iter().map(|row| (row.get(0), row.get(1))).collect();
-        Ok(Self::new(schema, tables, &leaves))
+        let schemas: Vec<&str> = schemas.iter().map(String::as_str).collect();
+        let functions = functions.iter().map(function).collect();
+        let catalog = Self::new(&schemas, tables, &leaves).with_functions(functions);
+        Ok(Self { notes, ..catalog })
     }
+}
+
+/// A row of [`FUNCTIONS`].
+fn function(row: &Row) -> Function {
+    let names: Vec<String> = row.get("names");
+    let types: Vec<String> = row.get("types");
+    let variadic: bool = row.get("variadic");
+    let defaults: i16 = row.get("pronargdefaults");
+    let inputs = names.len();
+    let required = inputs.saturating_sub(usize::try_from(defaults).unwrap_or(0));
+    let arguments = names
+        .into_iter()
+        .zip(types)
+        .enumerate()
+        .map(|(place, (name, type_name))| Argument {
+            name,
+            type_name,
+            has_default: place >= required,
+            variadic: variadic && place + 1 == inputs,
+        });
+    let (schema, name): (String, String) = (row.get("nspname"), row.get("proname"));
+    let (set, type_name): (bool, String) = (row.get("proretset"), row.get("type_name"));
+    let returns = match result(row, &schema, &name) {
+        _ if row.get("nothing") => Returns::Nothing,
+        Some(result) if set => Returns::Rows(result),
+        Some(result) => Returns::Row(result),
+        None if set => Returns::Values(type_name),
+        None => Returns::Value(type_name),
+    };
+    Function {
+        oid: row.get("oid"),
+        arguments: arguments.collect(),
+        returns,
+        stable: row.get("stable"),
+        comment: row.get("comment"),
+        schema,
+        name,
+    }
+}
+
+/// The rows that a function returns, when it does.
+fn result(row: &Row, schema: &str, name: &str) -> Option<Arc<Table>> {
+    let names: Option<Vec<String>> = row.get("column_names");
+    let types: Vec<String> = row
+        .get::<_, Option<Vec<String>>>("column_types")
+        .unwrap_or_default();
+    let bases: Vec<String> = row
+        .get::<_, Option<Vec<String>>>("column_bases")
+        .unwrap_or_default();
+    let columns = names?.into_iter().zip(types.into_iter().zip(bases));
+    Some(Arc::new(Table {
+        oid: 0,
+        schema: schema.to_owned(),
+        name: name.to_owned(),
+        kind: 'c',
+        columns: columns
+            .map(|(name, (type_name, base))| Column {
+                name,
+                type_name,
+                base,
+                byte_ordered: false,
+                deterministic: true,
+                not_null: false,
+                virtual_: false,
+                selectable: true,
+            })
+            .collect(),
+        key: Vec::new(),
+        watched: false,
+        row_security: false,
+    }))
 }
 
 /// One row a column, tables together. A table is listed when it carries our trigger as a root, or
@@ -190,7 +474,7 @@ with recursive listed as (
   where c.relkind in ('r', 'p', 'v', 'm', 'f')
     and (exists (select from pg_trigger t
                  where t.tgrelid = c.oid and t.tgname = '!rowcast' and t.tgparentid = 0)
-         or n.nspname = $1 and c.oid in (select rel from rowcast.exposed))
+         or n.nspname = any($1) and c.oid in (select rel from rowcast.exposed))
 ), bare (oid, base) as (
   -- every type a listed column has, with the domains around it taken off
   select distinct a.atttypid, a.atttypid from pg_attribute a join listed l on l.oid = a.attrelid
@@ -217,6 +501,11 @@ select l.oid, l.relname, l.nspname, l.relkind, l.watched, coalesce(row_security_
     else false end, false) as byte_ordered,
   coalesce(k.collisdeterministic, true) as deterministic,
   a.attgenerated = 'v' as virtual,
+  obj_description(l.oid, 'pg_class') as table_comment, col_description(l.oid, a.attnum) as comment,
+  a.atthasdef or a.attidentity <> '' as has_default,
+  a.attgenerated <> '' or a.attidentity = 'a' as read_only,
+  array(select e.enumlabel::text from pg_enum e where e.enumtypid = bt.oid order by e.enumsortorder) as labels,
+  case when bt.oid in ('varchar'::regtype, 'bpchar'::regtype) and a.atttypmod > 4 then a.atttypmod - 4 end as max_length,
   coalesce(has_column_privilege(l.oid, a.attnum, 'select'), false) as selectable
 from listed l
 join pg_database d on d.datname = current_database()
@@ -241,15 +530,72 @@ with recursive tree (relid, root) as (
 select relid, root from tree where relid <> root
 ";
 
+/// What views and foreign tables take besides reads. It opens the relation and so may wait for a lock.
+const WRITES: &str = r"
+select c.oid, pg_relation_is_updatable(c.oid, true)
+from pg_class c join rowcast.exposed e on e.rel = c.oid
+where c.relkind in ('v', 'm', 'f')
+";
+
+/// One row a function. An output makes a row of the result, even a single one.
+const FUNCTIONS: &str = r"
+select p.oid, p.proname::text, n.nspname::text, p.pronargdefaults, p.proretset, p.provariadic <> 0 as variadic,
+  p.provolatile <> 'v' as stable, p.prorettype = 'void'::regtype as nothing,
+  format_type(p.prorettype, null) as type_name, obj_description(p.oid, 'pg_proc') as comment,
+  i.names, i.types, o.names as column_names, o.types as column_types, o.bases as column_bases
+from rowcast.exposed_function e
+join pg_proc p on p.oid = to_regprocedure(e.signature)
+join pg_namespace n on n.oid = p.pronamespace
+join pg_type r on r.oid = p.prorettype
+cross join lateral (
+  select coalesce(array_agg(coalesce(p.proargnames[u.place], '') order by u.place), '{}') as names,
+         coalesce(array_agg(format_type(u.type, null) order by u.place), '{}') as types
+  from unnest(coalesce(p.proallargtypes, p.proargtypes::oid[])) with ordinality as u (type, place)
+  where coalesce(p.proargmodes[u.place], 'i') in ('i', 'b', 'v')
+) i
+cross join lateral (
+  select array_agg(c.name order by c.place) as names,
+         array_agg(format_type(c.type, null) order by c.place) as types,
+         array_agg(coalesce(bare.name, '') order by c.place) as bases
+  from (
+    select coalesce(nullif(p.proargnames[u.place], ''), 'column' || row_number() over (order by u.place)), u.type, u.place
+    from unnest(p.proallargtypes) with ordinality as u (type, place)
+    where p.proargmodes[u.place] in ('o', 'b', 't')
+    union all
+    select a.attname::text, a.atttypid, a.attnum
+    from pg_attribute a
+    where r.typtype = 'c' and a.attrelid = r.typrelid and a.attnum > 0 and not a.attisdropped
+  ) as c (name, type, place)
+  left join lateral (
+    -- the type with the domains around it taken off
+    with recursive d (type, depth) as (
+      select c.type, 0
+      union all
+      select t.typbasetype, d.depth + 1 from d join pg_type t on t.oid = d.type where t.typtype = 'd'
+    )
+    select t.typname::text as name
+    from (select type from d order by depth desc limit 1) as inner_most
+    join pg_type t on t.oid = inner_most.type
+    where t.typnamespace = 'pg_catalog'::regnamespace and t.typtype = 'b'
+  ) as bare on true
+) o
+where n.nspname = any($1) and rowcast.unfit(p.oid) is null
+order by p.oid
+";
+
 /// The current catalogue and the way to renew it.
 #[derive(Debug)]
 pub struct Handle {
     pool: Pool,
-    schema: String,
+    schemas: Vec<String>,
+    metrics: Arc<Metrics>,
     current: watch::Sender<Arc<Catalog>>,
     reloading: tokio::sync::Mutex<()>,
     reads: Mutex<Reads>,
 }
+
+/// Definitions are read while others change them, and nobody waits for whom.
+const NO_WAITING: &str = "set lock_timeout = '100ms'";
 
 /// Reads by number.
 #[derive(Debug, Default)]
@@ -272,22 +618,24 @@ pub enum CatalogError {
 }
 
 impl Handle {
-    /// An empty catalogue that will be read through `pool`.
+    /// An empty catalogue of `schemas` that will be read through `pool`. Reads are counted in
+    /// `metrics`.
     #[must_use]
-    pub fn new(pool: Pool, schema: String) -> Self {
+    pub fn new(pool: Pool, schemas: Vec<String>, metrics: Arc<Metrics>) -> Self {
         Self {
             pool,
-            schema,
+            schemas,
+            metrics,
             current: watch::Sender::new(Arc::default()),
             reloading: tokio::sync::Mutex::new(()),
             reads: Mutex::default(),
         }
     }
 
-    /// The schema whose tables have URLs.
+    /// The schemas that are served; the first is meant where a request names none.
     #[must_use]
-    pub fn schema(&self) -> &str {
-        &self.schema
+    pub fn schemas(&self) -> &[String] {
+        &self.schemas
     }
 
     /// The picture as it is now.
@@ -314,8 +662,10 @@ impl Handle {
             reads.begun
         };
         let lease = Lease::take(&self.pool).await?;
-        let catalog = Arc::new(Catalog::load(lease.client(), &self.schema).await?);
+        lease.batch_execute(NO_WAITING).await?;
+        let catalog = Arc::new(Catalog::load(lease.client(), &self.schemas).await?);
         lease.give_back();
+        self.metrics.catalog_loads.inc();
         self.current.send_replace(Arc::clone(&catalog));
         self.reads().done = number;
         Ok(catalog)

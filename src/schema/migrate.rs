@@ -13,16 +13,23 @@ use tokio_postgres::error::SqlState;
 use crate::cursor::Name;
 
 /// History; a file's place in the list plus one is its version.
-const HISTORY: [&str; 1] = [include_str!("../../sql/0001_schema.sql")];
+const HISTORY: [&str; 2] = [
+    include_str!("../../sql/0001_schema.sql"),
+    include_str!("../../sql/0002_access.sql"),
+];
 
 const BELL: &str = include_str!("../../triggers/10_bell.sql");
 const BELL_OFF: &str = include_str!("../../triggers/11_bell_off.sql");
-const FUNCTIONS: [&str; 4] = [
+const FUNCTIONS: [&str; 5] = [
     include_str!("../../triggers/20_capture.sql"),
     include_str!("../../triggers/30_message.sql"),
     include_str!("../../triggers/40_watch.sql"),
+    include_str!("../../triggers/45_expose.sql"),
     include_str!("../../triggers/50_log.sql"),
 ];
+
+const DDL: &str = include_str!("../../triggers/60_ddl.sql");
+const DDL_OFF: &str = include_str!("../../triggers/61_ddl_off.sql");
 
 /// A function's owner must be allowed to create in its schema at the moment it is made owner.
 const OWNERS: &str = "grant create on schema rowcast to rowcast_trigger;\n";
@@ -92,6 +99,7 @@ fn functions(bell: bool) -> String {
         functions.push(BELL_OFF);
     }
     functions.extend(FUNCTIONS);
+    functions.push(if bell { DDL } else { DDL_OFF });
     functions.push(OWNERS_DONE);
     let mut sql = functions.join("\n");
     let digest = Name::of(functions).to_string();

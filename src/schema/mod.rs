@@ -2,5 +2,6 @@
 
 pub mod catalog;
 pub mod migrate;
+pub mod reload;
 pub mod upkeep;
 pub mod watch;

@@ -7,6 +7,7 @@ mod harness;
 
 mod agree;
 mod browser;
+mod calls;
 mod channels;
 mod cli;
 mod clients;
@@ -17,6 +18,7 @@ mod heal;
 mod history;
 mod hostile;
 mod live;
+mod openapi;
 mod poll;
 mod refusals;
 mod resume;

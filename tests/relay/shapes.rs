@@ -879,7 +879,12 @@ fn phrases(statement: &str, names: &BTreeSet<String>) -> Vec<String> {
                 let name = delimited(&mut chars, '"');
                 let ours = names.contains(&name) || name.starts_with(ALIAS);
                 let follows_as = phrases.last().unwrap().ends_with(" as");
-                word = if ours || follows_as {
+                // As many as may be asked for, in every place that a cast can have.
+                let kind = CASTS.contains(&name.as_str());
+                let cast = kind && phrases.last().unwrap().ends_with(": :");
+                word = if cast {
+                    "type".to_owned()
+                } else if ours || follows_as {
                     "x".to_owned()
                 } else {
                     format!("\"{}\"", unnumbered(&name))
