@@ -20,7 +20,7 @@ TASKS = [
 ]
 THINGS = [
     {"id": 1, "tags": ["a"], "detail": {"size": 1}, "span": "[1,5)", "words": "'cat':3 'fat':2", "label": "one"},
-    {"id": 2, "tags": ["a", "b, c"], "detail": {"size": 2}, "span": "[10,20)", "words": "'cat':1 'dog':2", "label": "two"},
+    {"id": 2, "tags": ["a", "b"], "detail": {"size": 2}, "span": "[10,20)", "words": "'cat':1 'dog':2", "label": "two"},
 ]
 
 

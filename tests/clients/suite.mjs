@@ -17,7 +17,7 @@ const ROWS = [
 
 const THINGS = [
   { id: 1, tags: ['a'], detail: { size: 1, name: 'one' }, span: '[1,5)', words: "'cat':3 'fat':2", label: 'one' },
-  { id: 2, tags: ['a', 'b, c'], detail: { size: 2, name: 'two' }, span: '[10,20)', words: "'cat':1 'dog':2", label: 'two' },
+  { id: 2, tags: ['a', 'b'], detail: { size: 2, name: 'two' }, span: '[10,20)', words: "'cat':1 'dog':2", label: 'two' },
   { id: 3, tags: [], detail: null, span: null, words: null, label: 'three' },
 ]
 
@@ -188,8 +188,8 @@ export function suite(db) {
   test('arrays, documents and ranges', async () => {
     const read = () => db.from('things').select('id').order('id')
     assert.deepEqual(ids(await read().contains('tags', ['a'])), [1, 2])
-    assert.deepEqual(ids(await read().containedBy('tags', ['a', 'b, c'])), [1, 2, 3])
-    assert.deepEqual(ids(await read().overlaps('tags', ['b, c'])), [2])
+    assert.deepEqual(ids(await read().containedBy('tags', ['a', 'b'])), [1, 2, 3])
+    assert.deepEqual(ids(await read().overlaps('tags', ['b'])), [2])
     assert.deepEqual(ids(await read().contains('detail', { size: 1 })), [1])
     assert.deepEqual(ids(await read().eq('detail->>name', 'two')), [2])
     assert.deepEqual(ids(await read().gt('detail->size', 1)), [2])
