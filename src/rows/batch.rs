@@ -109,7 +109,9 @@ fn asked(operation: &RawValue) -> Result<Asked<'_>, Error> {
     let preferences = headers.get("prefer").map_or("", String::as_str).split(',');
     for preference in preferences.map(str::trim) {
         if preference.starts_with("tx=") || preference.starts_with("timezone=") {
-            return Err(wrong(format!("{preference} can only be said of all operations")));
+            return Err(wrong(format!(
+                "{preference} can only be said of all operations"
+            )));
         }
     }
     // `null` is what a client without a body may write.
