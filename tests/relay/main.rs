@@ -6,6 +6,7 @@
 mod harness;
 
 mod agree;
+mod batch;
 mod browser;
 mod calls;
 mod channels;
@@ -14,9 +15,11 @@ mod clients;
 mod codes;
 mod crash;
 mod dialect;
+mod guard;
 mod heal;
 mod history;
 mod hostile;
+mod idempotency;
 mod live;
 mod openapi;
 mod policies;
