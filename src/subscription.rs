@@ -138,7 +138,7 @@ pub struct Subscription {
 
 enum Phase {
     /// Nothing is shown yet. The token that the client brought, and the view if it was made already.
-    Opening(Option<String>, Option<View>),
+    Opening(Option<String>, Option<Box<View>>),
     Live(Live),
     Ended,
 }
@@ -210,7 +210,7 @@ impl Subscription {
         fresh.mark_unchanged();
         Self {
             queue: VecDeque::from([Bytes::from_static(sse::COMMENT.as_bytes())]),
-            phase: Phase::Opening(token, view),
+            phase: Phase::Opening(token, view.map(Box::new)),
             fresh,
             heartbeat,
             columns: None,
@@ -249,7 +249,7 @@ impl Subscription {
                     let shutdown = self.parts.shutdown.clone();
                     tokio::select! {
                         biased;
-                        opened = self.open(token.as_deref(), view, Some(RETRY)) => match opened {
+                        opened = self.open(token.as_deref(), view.map(|view| *view), Some(RETRY)) => match opened {
                             Ok(live) => self.phase = Phase::Live(live),
                             Err(why) => {
                                 let frame = Self::unavailable(token.as_deref(), &why);
@@ -450,7 +450,10 @@ impl Subscription {
         // Made before the table changed, and so late that nobody will reset it: make it again.
         let current = self.parts.catalog.current();
         let now = current.table_by_oid(view.table().oid);
-        if now.is_some_and(|now| **now != *view.table()) {
+        let policies = view.asking().and_then(|asking| asking.policies.as_ref());
+        if now.is_some_and(|now| **now != *view.table())
+            || policies.is_some_and(|known| current.policies(view.table().oid) != Some(known))
+        {
             return Err(self.explain(&NotYet.into()));
         }
         // Other columns than this stream has told so far need a new state.
@@ -505,7 +508,7 @@ impl Subscription {
         from: &Token,
     ) -> Option<(Arc<Cursor>, Option<Bytes>)> {
         // What policies read of tables that nobody watches may have changed at any time.
-        if asking.compared || from.epoch != joined.epoch {
+        if asking.is_compared() || from.epoch != joined.epoch {
             return None;
         }
         let lease = Lease::take(&self.parts.log).await.ok()?;
@@ -526,7 +529,7 @@ impl Subscription {
             };
             let answer = transaction::run(asked, terms, async |client| {
                 let answer = view.ask(asking, &pending, None, client).await;
-                answer.map_err(|error| SnapshotError::from(error))
+                answer.map_err(SnapshotError::from)
             });
             let elements = answer.await.ok()?.elements;
             body = (!elements.is_empty()).then(|| view.encode(&elements));
@@ -662,7 +665,7 @@ impl Subscription {
             async |catalog| log::open(client, &joined.place, &from.cursor, catalog, CATCH_UP).await;
         let catalog = self.parts.catalog.current();
         let mut batch = read(&catalog).await.ok()?;
-        if batch.definitions_changed {
+        if !batch.definitions.is_empty() {
             // A table or partition that the feed has not met yet must not be left out.
             let catalog = self.parts.catalog.reload().await.ok()?;
             client.batch_execute("rollback").await.ok()?;

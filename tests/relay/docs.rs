@@ -148,7 +148,7 @@ impl Screen {
 
     fn lines(&self) -> Vec<String> {
         let text = self.0.lock().unwrap();
-        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let text = text.trim_end_matches('\n');
         if text.is_empty() {
             return Vec::new();
         }
