@@ -397,13 +397,21 @@ fn every_route_is_on_the_page() {
 }
 
 #[test]
-fn every_preference_and_query_parameter_is_on_the_page() {
+fn every_preference_header_and_query_parameter_is_on_the_page() {
     let source = include_str!("../../src/rows/request.rs");
     let take = source.split("fn take(").nth(1).unwrap();
     let take = take.split("\n    }\n").next().unwrap();
     let quoted: BTreeSet<&str> = take.split('"').skip(1).step_by(2).collect();
     assert!(quoted.len() > 14, "{quoted:?}");
     all_named("preferences", quoted);
+    all_named(
+        "headers",
+        [
+            "ETag", "If-Match", "If-None-Match", "Idempotency-Key", "Idempotency-Replayed", "Rowcast-Txid",
+            "Last-Event-ID", "Accept-Profile", "Content-Profile", "Preference-Applied", "Content-Range",
+            "Range-Unit", "Location", "Proxy-Status", "Retry-After", "WWW-Authenticate", "X-Request-Id",
+        ],
+    );
     all_named(
         "parameters",
         [

@@ -6,6 +6,7 @@
 mod harness;
 
 mod agree;
+mod batch;
 mod browser;
 mod calls;
 mod channels;
@@ -13,11 +14,16 @@ mod cli;
 mod clients;
 mod codes;
 mod crash;
+<<<<<<< HEAD
 mod dialect;
 mod docs;
+=======
+mod guard;
+>>>>>>> writes
 mod heal;
 mod history;
 mod hostile;
+mod idempotency;
 mod live;
 mod logins;
 mod openapi;
