@@ -407,9 +407,23 @@ fn every_preference_header_and_query_parameter_is_on_the_page() {
     all_named(
         "headers",
         [
-            "ETag", "If-Match", "If-None-Match", "Idempotency-Key", "Idempotency-Replayed", "Rowcast-Txid",
-            "Last-Event-ID", "Accept-Profile", "Content-Profile", "Preference-Applied", "Content-Range",
-            "Range-Unit", "Location", "Proxy-Status", "Retry-After", "WWW-Authenticate", "X-Request-Id",
+            "ETag",
+            "If-Match",
+            "If-None-Match",
+            "Idempotency-Key",
+            "Idempotency-Replayed",
+            "Rowcast-Txid",
+            "Last-Event-ID",
+            "Accept-Profile",
+            "Content-Profile",
+            "Preference-Applied",
+            "Content-Range",
+            "Range-Unit",
+            "Location",
+            "Proxy-Status",
+            "Retry-After",
+            "WWW-Authenticate",
+            "X-Request-Id",
         ],
     );
     all_named(

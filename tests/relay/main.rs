@@ -14,12 +14,9 @@ mod cli;
 mod clients;
 mod codes;
 mod crash;
-<<<<<<< HEAD
 mod dialect;
 mod docs;
-=======
 mod guard;
->>>>>>> writes
 mod heal;
 mod history;
 mod hostile;
