@@ -5,8 +5,8 @@
 //! the whole's, and so are a status and headers that functions set.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
-use hyper::StatusCode;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use hyper::http::request::Parts;
 
@@ -72,8 +72,8 @@ struct Whole<'a> {
 
 /// One operation, planned.
 enum Job {
-    Rows(rows::Job),
-    Call(call::Job),
+    Rows(Box<rows::Job>),
+    Call(Box<call::Job>),
 }
 
 impl Job {
@@ -133,7 +133,8 @@ impl Whole<'_> {
                 if !matches!(request.shape, Some(Shape::Array | Shape::Object)) {
                     return Err(wrong("it accepts neither application/json nor one object"));
                 }
-                rows::Job::of(&request, catalog, body, most).map(Job::Rows)
+                let job = rows::Job::of(&request, catalog, body, most)?;
+                Ok(Job::Rows(Box::new(job)))
             }
             Route::Call { function } if asked.method == Method::Post => {
                 let ask = Ask {
@@ -147,7 +148,7 @@ impl Whole<'_> {
                 if !job.is_acceptable() {
                     return Err(wrong("it accepts neither application/json nor one object"));
                 }
-                Ok(Job::Call(job))
+                Ok(Job::Call(Box::new(job)))
             }
             Route::Call { .. } => Err(wrong("a function is called by POST here")),
             _ => Err(wrong("its path is neither a table nor rpc/ and a function")),
@@ -194,7 +195,7 @@ impl Whole<'_> {
         for (index, (job, done)) in jobs.iter().zip(done).enumerate() {
             let reply = job.reply(done).map_err(|error| at(index, error))?;
             text.push_str(if index > 0 { ",\n" } else { "" });
-            write(&mut text, &reply);
+            tell(&mut text, &reply);
         }
         text.push(']');
         let mut reply = Reply::json(text, JSON);
@@ -243,7 +244,7 @@ fn verb(method: Method) -> Verb {
 }
 
 /// `{"status":200,"headers":{...},"body":...}`. The body is JSON already, and stays as it is.
-fn write(text: &mut String, reply: &Reply) {
+fn tell(text: &mut String, reply: &Reply) {
     let told = |name: &HeaderName| *name != CONTENT_TYPE && *name != CONTENT_LENGTH;
     let headers: serde_json::Map<String, serde_json::Value> = reply
         .headers
@@ -252,11 +253,11 @@ fn write(text: &mut String, reply: &Reply) {
         .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.into())))
         .collect();
     let headers = serde_json::Value::from(headers);
-    let status: StatusCode = reply.status;
-    text.push_str(&format!(
-        "{{\"status\":{},\"headers\":{headers},\"body\":",
-        status.as_u16()
-    ));
+    let _infallible = write!(
+        text,
+        r#"{{"status":{},"headers":{headers},"body":"#,
+        reply.status.as_u16()
+    );
     text.push_str(reply.body.as_deref().unwrap_or("null"));
     text.push('}');
 }

@@ -67,9 +67,10 @@ async fn answer(
     if !job.is_acceptable() {
         return Err(Problem::not_acceptable());
     }
-    let once = match job.writes() {
-        true => once::of(identity, parts, body)?,
-        false => None,
+    let once = if job.writes() {
+        once::of(identity, parts, body)?
+    } else {
+        None
     };
     loop {
         let preferences = &job.call().request.preferences;

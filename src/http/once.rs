@@ -6,6 +6,7 @@ use hyper::http::request::Parts;
 use super::problem::Problem;
 use super::rows::{joined, problem};
 use crate::auth::Identity;
+use crate::rows::Error;
 use crate::rows::once::Once;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -27,11 +28,10 @@ const MEANING: [&str; 6] = [
 /// A [`Problem`] with the key.
 pub fn of(identity: &Identity, parts: &Parts, body: &[u8]) -> Result<Option<Once>, Problem> {
     let Some(key) = joined(&parts.headers, KEY.as_str()) else {
-        let unreadable = parts.headers.contains_key(KEY);
-        return match unreadable {
-            true => Err(problem(&crate::rows::Error::Key("it is not visible ASCII"))),
-            false => Ok(None),
-        };
+        if parts.headers.contains_key(KEY) {
+            return Err(problem(&Error::Key("it is not visible ASCII")));
+        }
+        return Ok(None);
     };
     let headers: Vec<String> = MEANING
         .iter()

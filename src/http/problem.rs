@@ -38,23 +38,31 @@ pub struct Problem {
     pub details: Option<String>,
     /// What to try.
     pub hint: Option<String>,
-    /// The row as it is, where somebody was faster.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub current: Option<Current>,
-    /// Which of several operations failed, from 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub operation: Option<usize>,
-    /// The methods that the path has, where the status demands them.
-    #[serde(skip)]
-    allow: Option<&'static str>,
+    /// What few problems have.
+    #[serde(flatten)]
+    more: Option<Box<More>>,
     /// The message is about the token that was sent.
     #[serde(skip)]
     token: bool,
 }
 
+/// What few problems have.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+struct More {
+    /// The row as it is, where somebody was faster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current: Option<Current>,
+    /// Which of several operations failed, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<usize>,
+    /// The methods that the path has, where the status demands them.
+    #[serde(skip)]
+    allow: Option<&'static str>,
+}
+
 /// A row as JSON text; `None` when there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Current(pub Option<String>);
+struct Current(Option<String>);
 
 impl Serialize for Current {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -94,17 +102,24 @@ impl Problem {
             message: message.into(),
             details: None,
             hint: None,
-            current: None,
-            operation: None,
-            allow: None,
+            more: None,
             token: false,
         }
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    fn allow(mut self, methods: &'static str) -> Self {
+        self.more().allow = Some(methods);
+        self
     }
 
     /// The same as said of one of several operations.
     #[must_use]
     pub fn at(mut self, operation: usize) -> Self {
-        self.operation = Some(operation);
+        self.more().operation = Some(operation);
         self
     }
 
@@ -154,15 +169,13 @@ impl Problem {
     /// The path exists, the method does not. `allow` lists those that do, as the header does.
     #[must_use]
     pub fn verb(allow: &'static str) -> Self {
-        Self {
-            allow: Some(allow),
-            ..Self::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "PGRST117",
-                "this path does not answer this method",
-            )
-            .hint(format!("it answers {allow}"))
-        }
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "PGRST117",
+            "this path does not answer this method",
+        )
+        .hint(format!("it answers {allow}"))
+        .allow(allow)
     }
 
     /// `Accept` names no media type that we have.
@@ -245,7 +258,7 @@ impl Problem {
                 let mut problem = Self::new(StatusCode::PRECONDITION_FAILED, "RCR20", message)
                     .details(found)
                     .hint("look at \"current\", and try again with its ETag");
-                problem.current = Some(Current(current.clone()));
+                problem.more().current = Some(Current(current.clone()));
                 problem
             }
             Error::SeveralInReach => Self::new(StatusCode::BAD_REQUEST, "RCR21", message)
@@ -282,14 +295,12 @@ impl Problem {
             .details(format!("unknown: {}", unknown.join(", ")))
             .hint("leave them out, or use handling=lenient"),
             Error::Body(_) => bad("PGRST102").hint("send one JSON object or an array of objects"),
-            Error::NotOneKey => Self {
-                allow: Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-                ..Self::new(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "PGRST105",
-                    error.to_string(),
-                )
-            }
+            Error::NotOneKey => Self::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "PGRST105",
+                error.to_string(),
+            )
+            .allow("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
             .hint("use PATCH for anything but one whole row"),
             Error::KeysDiffer => bad("PGRST102")
                 .hint("give every object the same keys, or name the keys to use in columns="),
@@ -332,7 +343,7 @@ impl Problem {
             _ => None,
         };
         if let Error::NotWritable(_) = error {
-            problem.allow = Some("GET, HEAD, OPTIONS");
+            problem = problem.allow("GET, HEAD, OPTIONS");
         }
         problem
     }
@@ -472,18 +483,19 @@ impl Problem {
             )
             .hint("try again in a moment");
         };
-        Self {
+        let problem = Self {
             status: status(error, caller),
             code: Cow::Owned(error.code().code().to_owned()),
             message: error.message().to_owned(),
             details: error.detail().map(str::to_owned),
             hint: error.hint().map(str::to_owned),
-            current: None,
-            operation: None,
-            allow: (*error.code() == SqlState::READ_ONLY_SQL_TRANSACTION)
-                .then_some("GET, HEAD, OPTIONS"),
+            more: None,
             token: false,
+        };
+        if *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION {
+            return problem.allow("GET, HEAD, OPTIONS");
         }
+        problem
     }
 
     /// A schema that has no URLs here.
@@ -586,14 +598,15 @@ impl Problem {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);
-        if let Some(allow) = self.allow {
+        let more = self.more.as_deref();
+        if let Some(allow) = more.and_then(|more| more.allow) {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
         // A SQLSTATE may be anything that a function raises, but is always five letters or digits.
         if let Ok(value) = HeaderValue::from_str(&format!("Rowcast; error={}", self.code)) {
             headers.insert(PROXY_STATUS, value);
         }
-        if let Some(Current(Some(row))) = &self.current {
+        if let Some(Current(Some(row))) = more.and_then(|more| more.current.as_ref()) {
             headers.insert(ETAG, etag(row));
         }
         if self.is_passing() || self.code == "RCR24" {

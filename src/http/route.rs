@@ -108,10 +108,9 @@ impl Route {
     pub fn methods(&self) -> &'static str {
         match self {
             Self::Rows { .. } => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
-            Self::Call { .. } => "GET, HEAD, POST, OPTIONS",
+            Self::Call { .. } | Self::RowsRoot => "GET, HEAD, POST, OPTIONS",
             Self::Channel { .. } => "GET, POST, OPTIONS",
             Self::Tickets => "POST, OPTIONS",
-            Self::RowsRoot => "GET, HEAD, POST, OPTIONS",
             Self::Asset(_) => assets::METHODS,
             Self::Livez | Self::Readyz | Self::Metrics => ops::METHODS,
             Self::NotFound(_) => "OPTIONS",
