@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -61,6 +61,9 @@ const CLOSING: &str = r#","closing":true"#;
 /// Makes the view of a stream from its request, also when the table has changed meanwhile.
 pub type Opener = Arc<dyn Fn() -> BoxFuture<'static, Result<View, Unavailable>> + Send + Sync>;
 
+/// When a stream ends, unless that moves on.
+pub type End = watch::Receiver<SystemTime>;
+
 /// Why a stream cannot show anything now, though it may later.
 #[derive(Debug, Clone)]
 pub struct Unavailable {
@@ -99,6 +102,9 @@ pub enum Trouble {
     /// The feed has never reached the database.
     #[error(transparent)]
     NotYet(#[from] NotYet),
+    /// Whoever opened it may not see it any more.
+    #[error("the token has expired")]
+    Expired,
     /// Too many views that ask the database.
     #[error("{0} different views that ask the database are open")]
     Crowded(usize),
@@ -133,6 +139,8 @@ pub struct Subscription {
     fresh: watch::Receiver<bool>,
     heartbeat: Interval,
     columns: Option<String>,
+    /// When whoever opened it may not see it any more, unless that moves on.
+    end: Option<End>,
     present: Present,
 }
 
@@ -214,10 +222,17 @@ impl Subscription {
             fresh,
             heartbeat,
             columns: None,
+            end: None,
             present,
             parts,
             source,
         }
+    }
+
+    /// The same, which says so and ends at a time that may move on.
+    #[must_use]
+    pub fn until(self, end: Option<End>) -> Self {
+        Self { end, ..self }
     }
 
     /// A stream that only says why it cannot be, and ends. `token` stays the client's.
@@ -271,6 +286,7 @@ impl Subscription {
         tokio::select! {
             biased;
             grace = shutdown.begun() => return self.close(live, grace).await,
+            () = expired(self.end.as_mut()) => return self.expire(&live),
             () = live.subscriber.changed() => {
                 if let Some((live, _)) = self.deliver(live).await {
                     self.phase = Phase::Live(live);
@@ -702,6 +718,16 @@ impl Subscription {
         self.columns = Some(schema);
     }
 
+    /// The client comes back at once: with a fresh token it goes on where it was.
+    fn expire(&mut self, live: &Live) {
+        self.count_drop("expired");
+        let why = self.explain(&Trouble::Expired);
+        let error = format!(r#"{{"upToDate":false,"error":{}}}"#, why.body);
+        let id = token(live).to_string();
+        let retry = fastrand::u64(200..1000);
+        self.queue.push_back(sse::control(Some(retry), &id, &error));
+    }
+
     async fn close(&mut self, live: Live, grace: Duration) {
         // Spread, so that browsers do not all come back in the same second; a few need no spreading.
         let spread = grace.min(Duration::from_millis(self.streams().saturating_mul(2)));
@@ -763,6 +789,27 @@ impl Subscription {
     fn observe(&self, at: Timestamp) {
         let seconds = Timestamp::now().duration_since(at).as_secs_f64();
         self.parts.metrics.commit_to_write.observe(seconds.max(0.0));
+    }
+}
+
+/// Waits for the end; for ever where there is none.
+async fn expired(end: Option<&mut End>) {
+    let Some(end) = end else {
+        return std::future::pending().await;
+    };
+    loop {
+        let at = *end.borrow_and_update();
+        let Ok(left) = at.duration_since(SystemTime::now()) else {
+            return;
+        };
+        tokio::select! {
+            // In steps, since the clock may be set meanwhile.
+            () = tokio::time::sleep(left.min(Duration::from_mins(1))) => {}
+            changed = end.changed() => if changed.is_err() {
+                tokio::time::sleep(left).await;
+                return;
+            },
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use crate::causes::Causes;
 use crate::cursor::{Cursor, Name, Token};
 use crate::event::Transaction;
 use crate::log::{self, Batch, Bounds, LogError, Place};
+use crate::metrics::Answer as Counted;
 use crate::postgres::pool::{Lease, PINS, PoolError};
 use crate::postgres::transaction::{self, Terms, TransactionError};
 use crate::shutdown::Shutdown;
@@ -389,6 +390,13 @@ impl Feed {
         if !Arc::ptr_eq(&entry.view, view) {
             return;
         }
+        let result = match &answer {
+            Ok(_) => "told",
+            Err(error) if error.is_final() => "anew",
+            Err(_) => "failed",
+        };
+        let asked = &self.parts.metrics.asked;
+        asked.get_or_create(&Counted { result }).inc();
         match answer {
             Ok(Answer { elements, whole }) => {
                 entry.retry = None;

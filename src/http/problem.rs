@@ -539,6 +539,10 @@ impl Problem {
                 )
                 .hint("the stream comes back by itself");
             }
+            Trouble::Expired => {
+                return Self::new(StatusCode::UNAUTHORIZED, "PGRST303", trouble.to_string())
+                    .hint("open the stream again with a fresh token; nothing is missed");
+            }
             Trouble::Crowded(_) => {
                 return Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,

@@ -81,7 +81,8 @@ pub(super) async fn make(
     let from_images =
         all_decided && matcher.is_some() && !seen.row_security && seen.sees_whole(&read);
     let catalog = rows.catalog.current();
-    let context = context::of_view(identity, &read.table.schema, seen.row_security);
+    let mut context = context::of_view(identity, &read.table.schema, seen.row_security);
+    context.before.clone_from(&rows.pre_request);
     if from_images && let Some(matcher) = matcher {
         return Ok(by_images(read, context, matcher));
     }
@@ -427,7 +428,8 @@ async fn look(
     }
     let sql = format!("select array[{}]::text[]", casts.join(", "));
     let oid = read.table.oid;
-    let context = context::of_view(identity, &read.table.schema, true);
+    let mut context = context::of_view(identity, &read.table.schema, true);
+    context.before.clone_from(&rows.pre_request);
     let looked = async {
         let lease = Lease::take(&rows.pool).await?;
         let terms = Terms::read(&context, rows.statement_timeout);
