@@ -1037,7 +1037,11 @@ async fn random_requests_make_statements_of_few_shapes_and_no_server_errors() {
     assert!(log.phrases.len() < PHRASES, "{}", all());
     // Rare ones turn up late in a short run; a long one has seen them all.
     let share = if requests < 50_000 { 10 } else { 50 };
-    assert!(new.len() * share < log.phrases.len(), "{new:#?} in\n{}", all());
+    assert!(
+        new.len() * share < log.phrases.len(),
+        "{new:#?} in\n{}",
+        all()
+    );
 }
 
 /// Opens it as a stream, and leaves.
