@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::identify::identify;
 use super::rows::Rows;
-use super::{Response, call, channels, openapi, profile, route, rows, stream, tickets};
+use super::{Response, call, channels, demo, openapi, profile, route, rows, stream, tickets};
 use crate::auth::{Authenticator, Identity};
 use crate::subscription::Parts;
 
@@ -24,6 +24,8 @@ pub struct Api {
     pub streams: Parts,
     /// Channels that are listened on.
     pub listening: watch::Receiver<BTreeSet<String>>,
+    /// Who signs people in, on the demo board.
+    pub sign_in: Option<demo::SignIn>,
 }
 
 impl Api {
@@ -119,5 +121,10 @@ impl route::Api for Api {
 
     async fn tickets(&self, head: &Head, body: Bytes) -> Response {
         tickets::respond(&self.auth, head, &body).await
+    }
+
+    async fn sign_in(&self, head: &Head, body: Bytes) -> Option<Response> {
+        let sign_in = self.sign_in.as_ref()?;
+        Some(demo::respond(sign_in, &self.rows, head, &body).await)
     }
 }
