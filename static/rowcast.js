@@ -688,7 +688,7 @@ export const channel = (name, options) => new Stream('/channels/' + encodeURICom
  * @throws {RowcastError}
  */
 export async function write(method, url, body, { signal, token, etag } = {}) {
-  const headers = { 'content-type': 'application/json', prefer: 'return=representation', ...(etag && { 'if-match': etag }) }
+  const headers = { 'content-type': 'application/json', prefer: 'return=representation', ...(etag && { 'if-match': `"${etag}"` }) }
   const send = is => fetch(url, { method, headers: { ...headers, ...bearer(is) }, signal, body: body === undefined ? undefined : JSON.stringify(body) }).catch(cause => {
     if (signal?.aborted) throw cause
     throw new RowcastError({})
@@ -704,7 +704,7 @@ export async function write(method, url, body, { signal, token, etag } = {}) {
 /** Why an answer is a refusal, as plain data: the relay's own words, or the status line. */
 async function reason(answer) {
   const told = await answer.json().catch(() => ({}))
-  return { message: `${answer.status} ${answer.statusText}`.trim(), ...told, status: answer.status, etag: answer.headers.get('etag') ?? undefined }
+  return { message: `${answer.status} ${answer.statusText}`.trim(), ...told, status: answer.status, etag: answer.headers.get('etag')?.replaceAll(/^W\/|"/g, '') }
 }
 
 if (globalThis.SharedWorkerGlobalScope && self instanceof SharedWorkerGlobalScope) {
