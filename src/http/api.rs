@@ -9,7 +9,9 @@ use tokio::sync::watch;
 
 use super::identify::identify;
 use super::rows::Rows;
-use super::{Response, call, channels, demo, openapi, profile, route, rows, stream, tickets};
+use super::{
+    Response, batch, call, channels, demo, openapi, profile, route, rows, stream, tickets,
+};
 use crate::auth::{Authenticator, Identity};
 use crate::subscription::Parts;
 
@@ -77,6 +79,14 @@ impl route::Api for Api {
         let mut response = openapi::respond(head, &document);
         profile::tell(&mut response, head, handle.schemas());
         response
+    }
+
+    async fn batch(&self, head: &Head, body: Bytes) -> Response {
+        self.known(head, async |identity| {
+            let answer = batch::respond(&self.rows, head, &identity, &body).await;
+            self.told(answer, head)
+        })
+        .await
     }
 
     async fn watch(&self, head: &Head, table: &str) -> Response {

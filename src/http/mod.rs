@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod assets;
+pub mod batch;
 pub mod body;
 pub mod call;
 pub mod channels;
@@ -17,11 +18,13 @@ pub mod exchange;
 pub mod identify;
 #[cfg(test)]
 mod live;
+pub mod once;
 pub mod openapi;
 pub mod ops;
 pub mod problem;
 pub mod profile;
 pub mod refusal;
+pub mod reply;
 pub mod route;
 pub mod rows;
 pub mod server;

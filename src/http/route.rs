@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 /// What a path means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// `/rest/v1` and `/rest/v1/`: what the API offers.
+    /// `/rest/v1` and `/rest/v1/`: what the API offers, and several requests as one.
     RowsRoot,
     /// `/rest/v1/{table}`.
     Rows {
@@ -112,10 +112,9 @@ impl Route {
     pub fn methods(&self) -> &'static str {
         match self {
             Self::Rows { .. } => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
-            Self::Call { .. } => "GET, HEAD, POST, OPTIONS",
+            Self::Call { .. } | Self::RowsRoot => "GET, HEAD, POST, OPTIONS",
             Self::Channel { .. } => "GET, POST, OPTIONS",
             Self::Tickets | Self::SignIn => "POST, OPTIONS",
-            Self::RowsRoot => "GET, HEAD, OPTIONS",
             Self::Asset(_) => assets::METHODS,
             Self::Livez | Self::Readyz | Self::Metrics => ops::METHODS,
             Self::NotFound(_) => "OPTIONS",
@@ -194,6 +193,9 @@ pub fn wants_events(headers: &HeaderMap) -> bool {
 pub trait Api: Send + Sync + 'static {
     /// `GET` and `HEAD /rest/v1/`.
     fn root(&self, parts: &Parts) -> impl Future<Output = Response> + Send;
+
+    /// `POST /rest/v1/`.
+    fn batch(&self, parts: &Parts, body: Bytes) -> impl Future<Output = Response> + Send;
 
     /// `GET /rest/v1/{table}` of a reader that wants events.
     fn watch(&self, parts: &Parts, table: &str) -> impl Future<Output = Response> + Send;
@@ -322,6 +324,9 @@ impl<A: Api> Router<A> {
     ) -> Result<Response, Refusal> {
         let read = body::read(incoming, self.body_limit, body::WITHIN);
         let response = match route {
+            Route::RowsRoot if parts.method == Method::POST => {
+                self.api.batch(parts, read.await?).await
+            }
             Route::RowsRoot => self.api.root(parts).await,
             Route::Rows { table } if watches(route, parts) => self.api.watch(parts, table).await,
             Route::Rows { table } => self.api.rows(parts, table, read.await?).await,

@@ -6,15 +6,18 @@
 mod harness;
 
 mod agree;
+mod batch;
 mod browser;
 mod calls;
 mod channels;
 mod cli;
 mod clients;
 mod crash;
+mod guard;
 mod heal;
 mod history;
 mod hostile;
+mod idempotency;
 mod live;
 mod openapi;
 mod policies;
