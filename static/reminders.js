@@ -39,7 +39,8 @@ export function remember(views, pending, show) {
       views.reminders = view('/rest/v1/reminders', { key: 'id', token: bearer })
       views.reminders.subscribe(draw)
     }
-    open(who && localStorage.getItem(KEPT) === 'open')
+    // On a narrow screen the panel covers the board: there it waits to be asked for.
+    open(who && matchMedia('(min-width: 75rem)').matches && localStorage.getItem(KEPT) === 'open')
     draw()
   }
 
@@ -89,10 +90,11 @@ export function remember(views, pending, show) {
     return attempt('The reminder was not kept', pending.insert('reminders', { text, card_id: card }, { done: false }))
   }
 
-  const open = shown => {
+  function open(shown) {
     panel.hidden = !shown
     toggle.setAttribute('aria-expanded', Boolean(shown))
   }
+
   const choose = shown => {
     localStorage.setItem(KEPT, shown ? 'open' : 'closed')
     open(shown)

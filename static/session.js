@@ -59,7 +59,8 @@ async function signIn(as) {
   const first = known !== told.name
   token = told.token
   known = told.name
-  stale = Date.now() + told.expires_in * 1000 * (1 - MARGIN)
+  // A token counts whole seconds, so its last one may be short.
+  stale = Date.now() + (told.expires_in * (1 - MARGIN) - 1) * 1000
   if (first) tell()
 }
 
