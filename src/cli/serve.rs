@@ -84,8 +84,10 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let door = if cluster.is_some() && demo::is_wanted(&config) {
         Door::of_demo(&config, &target)?
     } else {
+        let login = database::api(&config, &target)?;
+        may_take_roles(&config, &login).await?;
         Door {
-            login: database::api(&config, &target)?,
+            login,
             auth,
             sign_in: None,
         }
@@ -394,6 +396,31 @@ impl Relay {
         });
         tasks
     }
+}
+
+/// A superuser may take every role, so there somebody must say which ones requests may name.
+async fn may_take_roles(config: &Config, api: &Target) -> anyhow::Result<()> {
+    let access = &config.access;
+    let takes =
+        access.jwt_secret.is_some() || access.jwks_file.is_some() || access.jwks_url.is_some();
+    if !takes || !access.roles.is_empty() {
+        return Ok(());
+    }
+    let client = database::connect(api).await?;
+    let login = "select rolsuper, rolname::text from pg_roles where rolname = current_user";
+    let login = client.query_one(login, &[]).await?;
+    if !login.get::<_, bool>(0) {
+        return Ok(());
+    }
+    Err(Told::new(
+        "a token could name any role of this database",
+        format!(
+            "the API's login, {}, is a superuser",
+            login.get::<_, &str>(1)
+        ),
+        "--api-url with a login that has no rights of its own, or --roles web_user,web_admin",
+    )
+    .into())
 }
 
 /// A function's name, perhaps with its schema, as SQL.

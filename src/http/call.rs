@@ -3,6 +3,8 @@
 //! Statuses and headers of the PostgREST dialect around one call. A GET can write nothing, nor can a
 //! function that is declared STABLE or IMMUTABLE. It does not know what functions do.
 
+use std::borrow::Cow;
+
 use hyper::header::{ALLOW, CONTENT_RANGE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
@@ -11,7 +13,7 @@ use super::problem::{JSON, Problem};
 use super::reply::Reply;
 use super::route::wants_events;
 use super::rows::{
-    OBJECT, Rows, applied, content_range, ended, joined, json_body, looked_up, problem, terms,
+    OBJECT, Rows, applied, content_range, ended, joined, looked_up, problem, rows_body, terms,
 };
 use super::{Response, once, profile};
 use crate::auth::Identity;
@@ -51,16 +53,18 @@ async fn answer(
         ));
     }
     let by_body = parts.method == Method::POST;
-    if by_body {
-        json_body(&parts.headers)?;
-    }
+    let body = if by_body {
+        rows_body(&parts.headers, body)?
+    } else {
+        Cow::Borrowed(body)
+    };
     let schema = profile::wanted(parts, service.catalog.schemas())?;
     let header = |name: &str| joined(&parts.headers, name);
     let ask = Ask {
         schema: schema.as_deref(),
         function,
         query: parts.uri.query().unwrap_or_default(),
-        body: by_body.then_some(body),
+        body: by_body.then_some(&*body),
         header: &header,
     };
     let mut job = looked_up(service, |catalog| Job::of(ask, catalog, service.max_rows)).await?;
@@ -68,7 +72,7 @@ async fn answer(
         return Err(Problem::not_acceptable());
     }
     let once = if job.writes() {
-        once::of(identity, parts, body)?
+        once::of(identity, parts, &body)?
     } else {
         None
     };
