@@ -178,15 +178,16 @@ async fn a_writer_that_waits_for_another_sees_what_it_left() {
             .sql("update cards set title = 'one' where id = 1")
             .await;
         let path = format!("cards?id=eq.1{select}");
-        let tag = read(&relay, &format!("/rest/v1/{path}"))
-            .await
-            .header("etag")
-            .to_owned();
         for request in [
             format!("PATCH {path}"),
             format!("DELETE {path}"),
             format!("PUT {path}"),
         ] {
+            // The write must find the version that it was made for, and wait.
+            let tag = read(&relay, &format!("/rest/v1/{path}"))
+                .await
+                .header("etag")
+                .to_owned();
             let other = database.client().await;
             other
                 .batch_execute("begin; update cards set title = title || '!' where id = 1")
