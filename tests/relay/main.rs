@@ -14,6 +14,7 @@ mod cli;
 mod clients;
 mod codes;
 mod crash;
+mod demo;
 mod dialect;
 mod guard;
 mod heal;
