@@ -2,7 +2,8 @@
 //!
 //! The only file that knows the statuses of other rooms' errors. The message tells what happened,
 //! details what was found, hint what to try. SQLSTATEs pass through; `PGRST` codes are the
-//! dialect's own, `RCH` codes the edge's, `RCA` codes those of `auth` and `RCR` codes those of `rows`.
+//! dialect's own, `RCH` codes the edge's, `RCA` codes those of `auth`, `RCR` codes those of `rows`
+//! and `RCD` codes those of the demo's sign-in.
 
 use std::borrow::Cow;
 

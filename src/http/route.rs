@@ -47,6 +47,8 @@ pub enum Route {
     },
     /// `/tickets`.
     Tickets,
+    /// `/demo/sign-in`.
+    SignIn,
     /// A file of the board or the client library.
     Asset(&'static File),
     /// `/livez` and `/healthz`.
@@ -69,6 +71,7 @@ impl Route {
             "/readyz" => return Self::Readyz,
             "/metrics" => return Self::Metrics,
             "/tickets" => return Self::Tickets,
+            "/demo/sign-in" => return Self::SignIn,
             "/rest/v1" | "/rest/v1/" => return Self::RowsRoot,
             _ => {}
         }
@@ -95,6 +98,7 @@ impl Route {
             Self::Call { .. } => "/rest/v1/rpc/{function}",
             Self::Channel { .. } => "/channels/{name}",
             Self::Tickets => "/tickets",
+            Self::SignIn => "/demo/sign-in",
             Self::Asset(file) => file.path(),
             Self::Livez => "/livez",
             Self::Readyz => "/readyz",
@@ -110,7 +114,7 @@ impl Route {
             Self::Rows { .. } => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
             Self::Call { .. } | Self::RowsRoot => "GET, HEAD, POST, OPTIONS",
             Self::Channel { .. } => "GET, POST, OPTIONS",
-            Self::Tickets => "POST, OPTIONS",
+            Self::Tickets | Self::SignIn => "POST, OPTIONS",
             Self::Asset(_) => assets::METHODS,
             Self::Livez | Self::Readyz | Self::Metrics => ops::METHODS,
             Self::NotFound(_) => "OPTIONS",
@@ -131,7 +135,8 @@ impl Route {
             | Self::Rows { .. }
             | Self::Call { .. }
             | Self::Channel { .. }
-            | Self::Tickets => Shape::Api,
+            | Self::Tickets
+            | Self::SignIn => Shape::Api,
             Self::NotFound(shape) => *shape,
             Self::Asset(_) | Self::Livez | Self::Readyz | Self::Metrics => Shape::Problem,
         }
@@ -224,6 +229,9 @@ pub trait Api: Send + Sync + 'static {
 
     /// `POST /tickets`.
     fn tickets(&self, parts: &Parts, body: Bytes) -> impl Future<Output = Response> + Send;
+
+    /// `POST /demo/sign-in`; `None` where nobody is signed in by the relay.
+    fn sign_in(&self, parts: &Parts, body: Bytes) -> impl Future<Output = Option<Response>> + Send;
 }
 
 /// Longest path and query, in bytes.
@@ -328,6 +336,11 @@ impl<A: Api> Router<A> {
             }
             Route::Channel { name } => self.api.publish(parts, name, read.await?).await,
             Route::Tickets => self.api.tickets(parts, read.await?).await,
+            Route::SignIn => self
+                .api
+                .sign_in(parts, read.await?)
+                .await
+                .ok_or(Refusal::NotFound)?,
             Route::Asset(file) => self.assets.respond(parts, file),
             Route::Livez => ops::livez(),
             Route::Readyz => ops::readyz(&self.health),
@@ -402,6 +415,7 @@ mod tests {
             }
         );
         assert_eq!(Route::of("/tickets"), Route::Tickets);
+        assert_eq!(Route::of("/demo/sign-in"), Route::SignIn);
         assert_eq!(Route::of("/livez"), Route::Livez);
         assert_eq!(Route::of("/healthz"), Route::Livez);
         assert_eq!(Route::of("/readyz"), Route::Readyz);
@@ -499,6 +513,8 @@ mod tests {
             "/Channels/lobby",
             "/tickets/",
             "/Tickets",
+            "/demo",
+            "/demo/sign-in/",
             "/livez/",
             "/livez/.",
             "/LIVEZ",

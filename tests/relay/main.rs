@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod harness;
-
 mod agree;
 mod batch;
 mod browser;
@@ -14,9 +12,11 @@ mod cli;
 mod clients;
 mod codes;
 mod crash;
+mod demo;
 mod dialect;
 mod docs;
 mod guard;
+mod harness;
 mod heal;
 mod history;
 mod hostile;
