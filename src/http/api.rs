@@ -83,10 +83,21 @@ impl route::Api for Api {
         };
         let catalog = handle.current();
         let schema = schema.as_deref().unwrap_or(catalog.schema());
-        let document = openapi::document(&catalog, schema, |_| true);
-        let mut response = openapi::respond(head, &document);
-        profile::tell(&mut response, head, handle.schemas());
-        response
+        self.known(head, async |identity| {
+            let permitted = match self.rows.permitted(&identity, schema, head, &catalog).await {
+                Ok(permitted) => permitted,
+                Err(problem) => return problem.into_response(),
+            };
+            let (tables, functions) = permitted;
+            let document = openapi::document(
+                &catalog,
+                schema,
+                |table| tables.contains(&table.oid),
+                |function| functions.contains(&function.oid),
+            );
+            self.told(openapi::respond(head, &document), head)
+        })
+        .await
     }
 
     async fn batch(&self, head: &Head, body: Bytes) -> Response {

@@ -52,7 +52,12 @@ fn media(accept: &str) -> Option<HeaderValue> {
 
 /// The document for `schema`, with the tables that are `visible` and every function.
 #[must_use]
-pub fn document(catalog: &Catalog, schema: &str, visible: impl Fn(&Table) -> bool) -> Value {
+pub fn document(
+    catalog: &Catalog,
+    schema: &str,
+    visible: impl Fn(&Table) -> bool,
+    callable: impl Fn(&Function) -> bool,
+) -> Value {
     let mut paths = Map::new();
     let mut components = Components::default();
     for table in catalog.tables_in(schema).into_iter().filter(|t| visible(t)) {
@@ -67,7 +72,10 @@ pub fn document(catalog: &Catalog, schema: &str, visible: impl Fn(&Table) -> boo
         paths.insert(path, relation.path());
     }
     for functions in catalog.functions_in(schema) {
-        let functions: Vec<_> = functions.iter().filter(|f| is_callable(f)).collect();
+        let functions: Vec<_> = functions
+            .iter()
+            .filter(|f| is_callable(f) && callable(f))
+            .collect();
         if let Some(first) = functions.first() {
             let path = format!("/rest/v1/rpc/{}", segment(&first.name));
             paths.insert(path, calls(&functions));
@@ -75,6 +83,7 @@ pub fn document(catalog: &Catalog, schema: &str, visible: impl Fn(&Table) -> boo
     }
     paths.insert("/channels/{name}".to_owned(), channel());
     paths.insert("/tickets".to_owned(), tickets());
+    paths.insert("/rest/v1/".to_owned(), batch());
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -689,6 +698,45 @@ fn channel() -> Value {
             "responses": with_error(json!({"201": {"description": "Published"}})),
         },
     })
+}
+
+fn batch() -> Value {
+    json!({"post": {
+        "operationId": "batch", "tags": ["batch"],
+        "summary": "Several operations in one transaction: all of them, or none",
+        "parameters": [{
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "description": "The same request with the same key is done once",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        }],
+        "requestBody": {"required": true, "content": {"application/json": {"schema": {
+            "type": "array", "maxItems": 100,
+            "items": {
+                "type": "object", "additionalProperties": false, "required": ["method", "path"],
+                "properties": {
+                    "method": {"enum": ["GET", "POST", "PUT", "PATCH", "DELETE"]},
+                    "path": {"type": "string", "description": "As in `cards?id=eq.7` or `rpc/f`"},
+                    "headers": {"type": "object", "additionalProperties": {"type": "string"}},
+                    "body": {},
+                    "expect": {
+                        "type": "integer", "minimum": 0,
+                        "description": "Rows that it must touch, or nothing is done",
+                    },
+                },
+            },
+        }}}},
+        "responses": with_error(json!({"200": {
+            "description": "One answer for each operation, in order",
+            "content": {"application/json": {"schema": {"type": "array", "items": {
+                "type": "object", "required": ["status", "headers", "body"],
+                "properties": {
+                    "status": {"type": "integer"},
+                    "headers": {"type": "object"},
+                    "body": {},
+                },
+            }}}},
+        }})),
+    }})
 }
 
 fn tickets() -> Value {

@@ -15,6 +15,8 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::problem::{Caller, JSON, Problem, etag};
 use super::reply::Reply;
@@ -22,7 +24,7 @@ use super::{Response, context, once, profile};
 use crate::auth::Identity;
 use crate::causes::Causes;
 use crate::config::TxEnd;
-use crate::postgres::pool::Pool;
+use crate::postgres::pool::{Lease, Pool};
 use crate::postgres::transaction::{self, Context, Terms};
 use crate::rows::execute::{
     self, Check, Counting, Done, Ended, Found, Guarded, Operation, Reading, Writing, Written,
@@ -109,6 +111,48 @@ impl Rows {
         Err(Problem::new(StatusCode::FORBIDDEN, "42501", message)
             .details(found)
             .hint("create role NAME nologin; grant NAME to the API's login;"))
+    }
+
+    /// Tables and functions of `schema`, by oid, that `identity` has any right on.
+    ///
+    /// # Errors
+    /// A [`Problem`] with asking PostgreSQL.
+    pub async fn permitted(
+        &self,
+        identity: &Identity,
+        schema: &str,
+        parts: &Parts,
+        catalog: &catalog::Catalog,
+    ) -> Result<(Vec<u32>, Vec<u32>), Problem> {
+        const RIGHTS: &str = "select \
+             array(select o.oid from pg_catalog.unnest($1::pg_catalog.oid[]) as o (oid) \
+                   where pg_catalog.has_any_column_privilege(o.oid, 'select, insert, update') \
+                      or pg_catalog.has_table_privilege(o.oid, 'delete')), \
+             array(select o.oid from pg_catalog.unnest($2::pg_catalog.oid[]) as o (oid) \
+                   where pg_catalog.has_function_privilege(o.oid, 'execute'))";
+        let tables = catalog.tables_in(schema).into_iter();
+        let tables: Vec<u32> = tables.map(|table| table.oid).collect();
+        let functions = catalog.functions_in(schema).into_iter().flatten();
+        let functions: Vec<u32> = functions.map(|function| function.oid).collect();
+        let preferences = Preferences::default();
+        let context = self.context(identity, Some(schema), parts, &preferences);
+        let asked = async {
+            let lease = Lease::take(&self.pool).await?;
+            let terms = Terms::read(&context, self.statement_timeout);
+            transaction::run(lease, terms, async |client: &Client| {
+                let values: [(&(dyn ToSql + Sync), Type); 2] =
+                    [(&tables, Type::OID_ARRAY), (&functions, Type::OID_ARRAY)];
+                let rows = client.query_typed(RIGHTS, &values).await?;
+                match rows.first() {
+                    Some(row) => Ok((row.try_get(0)?, row.try_get(1)?)),
+                    None => Ok((Vec::new(), Vec::new())),
+                }
+            })
+            .await
+        };
+        asked
+            .await
+            .map_err(|error: Error| problem(&error).seen_by(identity))
     }
 
     /// What PostgreSQL would set for the role at a login, and the longest time for a statement.
