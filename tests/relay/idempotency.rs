@@ -236,7 +236,7 @@ async fn bearer(claim: &str) -> String {
 
 #[tokio::test]
 async fn nobody_meets_the_key_of_somebody_else() {
-    let (database, relay) = world(&["--jwt-secret", SECRET]).await;
+    let (database, relay) = world(&["--jwt-secret", SECRET, "--roles", "key_holder"]).await;
     database
         .sql(
             "do $$ begin create role key_holder nologin; \
