@@ -8,6 +8,7 @@ mod harness;
 mod agree;
 mod browser;
 mod calls;
+mod canary;
 mod channels;
 mod cli;
 mod clients;
