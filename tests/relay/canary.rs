@@ -263,9 +263,7 @@ struct World {
     counts: Counts,
     /// What the definitions are now.
     defined: Defined,
-    /// The first state whose events are judged by exactly their own state: an earlier change of
-    /// permissions was found within its time, and not at once.
-    last_txid: u64,
+    last_xid: u64,
 }
 
 /// Definitions that go back and forth.
@@ -295,6 +293,8 @@ struct Watch {
     id: Option<String>,
     /// It was told that it may not.
     refused: bool,
+    /// The state that it was last seen at.
+    settled: usize,
     /// Marks in every state that it could have selected.
     permitted: HashSet<String>,
 }
@@ -333,6 +333,7 @@ impl World {
                     screen: Screen::default(),
                     id: None,
                     refused: false,
+                    settled: 0,
                     permitted: HashSet::new(),
                 });
             }
@@ -345,7 +346,7 @@ impl World {
             states: Vec::new(),
             counts: Counts::default(),
             defined: Defined::default(),
-            last_txid: 0,
+            last_xid: 0,
         }
     }
 
@@ -356,7 +357,7 @@ impl World {
             Ok(answer) => {
                 let xid = texts(&answer, "xid ").last().unwrap().parse().unwrap();
                 self.writer.batch_execute("commit").await.unwrap();
-                self.last_txid = xid;
+                self.last_xid = xid;
                 self.record(step.truncated).await;
             }
             // A key in use, mostly.
@@ -390,7 +391,7 @@ impl World {
             }
         }
         self.states.push(State {
-            xid: self.last_txid,
+            xid: self.last_xid,
             truth: truth.into_iter().map(Arc::new).collect(),
             truncated,
         });
@@ -504,7 +505,7 @@ impl World {
     async fn reach_the_end(&mut self) {
         self.settle().await;
         let last = self.states.len() - 1;
-        let (states, xid) = (&self.states, self.last_txid.to_string());
+        let (states, xid) = (&self.states, self.last_xid.to_string());
         for (number, watch) in self.screens.iter_mut().enumerate() {
             if watch.stream.is_none() {
                 continue;
@@ -638,7 +639,7 @@ impl Watch {
     async fn settle(&mut self, number: usize, states: &[State], counts: &mut Counts) {
         let last = states.last().unwrap();
         let truth = last.truth[number].as_ref().as_ref();
-        let begun = Instant::now();
+        let (begun, began) = (Instant::now(), self.stream.is_some());
         while self.stream.is_some() {
             let right = truth.is_some_and(|rows| self.screen.complete && self.shown() == *rows);
             let patience = Duration::from_millis(if right { 0 } else { 500 });
@@ -660,11 +661,12 @@ impl Watch {
                 self.shown()
             );
         }
-        if self.refused && truth.is_some() {
-            // It came back to a refusal that is over, or it is a mistake.
-            let before = &states[states.len().saturating_sub(2)];
-            assert!(before.truth[number].is_none(), "{} is refused", self.name);
+        if began && self.refused {
+            let denied = |state: &State| state.truth[number].is_none();
+            let since = &states[self.settled..];
+            assert!(since.iter().any(denied), "{} is refused", self.name);
         }
+        self.settled = states.len() - 1;
     }
 }
 

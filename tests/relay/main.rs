@@ -24,4 +24,5 @@ mod refusals;
 mod resume;
 mod schema;
 mod shutdown;
+mod sights;
 mod tokens;
