@@ -12,6 +12,7 @@ mod canary;
 mod channels;
 mod cli;
 mod clients;
+mod contamination;
 mod crash;
 mod heal;
 mod history;
