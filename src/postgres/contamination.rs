@@ -130,7 +130,7 @@ impl Book {
         self.made += 1;
         let number = self.made;
         let worked = Cell::new(false);
-        let answer = until(request(pool, number, user, access, &worked), drop).await;
+        let answer = until(Box::pin(request(pool, number, user, access, &worked)), drop).await;
         let done = answer.is_some();
         self.enter(number, user, access, answer, worked.get());
         done
@@ -221,7 +221,11 @@ async fn nobody_is_left(pool: &Pool) {
             _ => None,
         });
         let clean = clean.as_deref();
-        assert_eq!(clean, Some("t"), "a connection keeps something of a request");
+        assert_eq!(
+            clean,
+            Some("t"),
+            "a connection keeps something of a request"
+        );
         lease.give_back();
     }
 }
@@ -262,10 +266,7 @@ async fn a_request_dropped_at_any_await_point_leaves_nothing_behind() {
                 // Until it comes to its end, which it does however the answers arrive.
                 for after in 0.. {
                     user = (user + 7) % USERS;
-                    if book
-                        .make(&pool, user, access, Drop { after, awake })
-                        .await
-                    {
+                    if book.make(&pool, user, access, Drop { after, awake }).await {
                         break;
                     }
                     points.insert((format!("{access:?}"), awake, after));
@@ -304,7 +305,7 @@ async fn fifty_users_on_two_connections_are_never_taken_for_one_another() {
         };
         async move {
             let worked = Cell::new(false);
-            let answer = until(request(pool, number, user, access, &worked), drop).await;
+            let answer = until(Box::pin(request(pool, number, user, access, &worked)), drop).await;
             (number, user, access, answer, worked.get())
         }
     });

@@ -122,7 +122,11 @@ const SIGHTS: [(&str, &str, &str); 8] = [
     ),
     ("docs", "docs", "select * from docs"),
     ("cards", "cards", "select * from cards"),
-    ("folders", "folders?order=body.desc", "select * from folders"),
+    (
+        "folders",
+        "folders?order=body.desc",
+        "select * from folders",
+    ),
     (
         "notes",
         "notes?select=id,body&level=gte.1",
@@ -306,7 +310,11 @@ impl World {
     async fn new(database: &Database, random: &mut Rng) -> Self {
         let mut screens = Vec::new();
         for tenant in 0..TENANTS {
-            let role = if tenant % 2 == 0 { "canary_a" } else { "canary_b" };
+            let role = if tenant % 2 == 0 {
+                "canary_a"
+            } else {
+                "canary_b"
+            };
             let level = tenant % 5;
             let (sub, of, at) = (
                 format!("sub=user-{tenant}"),
@@ -620,7 +628,10 @@ impl Watch {
         }
         let done = states.partition_point(|state| token.cursor.is_done(state.xid));
         let (state, later) = (&states[done - 1], &states[done..]);
-        if later.iter().any(|later| later.truncated == Some(self.table)) {
+        if later
+            .iter()
+            .any(|later| later.truncated == Some(self.table))
+        {
             return;
         }
         counts.judged += 1;
@@ -807,7 +818,10 @@ fn statement(r: &mut Rng, truncated: &mut Option<&'static str>) -> String {
         return format!("truncate {table}");
     }
     let these = if table == "cards" {
-        format!("(substr(id, 11)::int % 10 = {many} and tenant % 2 = {})", level % 2)
+        format!(
+            "(substr(id, 11)::int % 10 = {many} and tenant % 2 = {})",
+            level % 2
+        )
     } else {
         format!("id % 10 = {many}")
     };

@@ -195,12 +195,7 @@ fn columns() -> impl Iterator<Item = (&'static str, &'static str, &'static [&'st
 }
 
 /// Screens of random filters, each in two words.
-async fn decided(
-    database: &Database,
-    relay: &Relay,
-    random: &mut Rng,
-    first: bool,
-) -> Vec<Shown> {
+async fn decided(database: &Database, relay: &Relay, random: &mut Rng, first: bool) -> Vec<Shown> {
     let mut filters = Vec::new();
     for place in 0..FILTERS {
         let (column, _, values) = COLUMNS[place % COLUMNS.len()];
@@ -222,8 +217,7 @@ async fn decided(
     for filter in &filters {
         screens.push(Shown::of(relay, filter).await);
     }
-    let asking =
-        "select count(*)::text from pg_stat_activity where application_name = 'rowcast asking' \
+    let asking = "select count(*)::text from pg_stat_activity where application_name = 'rowcast asking' \
                   and datname = current_database()";
     if first {
         assert_eq!(database.one(asking).await, "0", "images decide them all");
@@ -323,7 +317,10 @@ fn statement(random: &mut Rng) -> String {
             let all: Vec<_> = columns().collect();
             let (column, _, values) = all[random.usize(0..all.len())];
             let value = literal(random, values);
-            format!("update many set {column} = {value} where id % 3 = {}", id % 3)
+            format!(
+                "update many set {column} = {value} where id % 3 = {}",
+                id % 3
+            )
         }
         _ => format!("delete from many where id = {id}"),
     }
