@@ -83,10 +83,20 @@ pub struct Batch {
     pub gap_told: i64,
     /// Log rows read.
     pub rows: u64,
-    /// There are resets, or entries of tables that the catalogue does not have.
-    pub definitions_changed: bool,
+    /// Transactions with resets, or with entries of tables that the catalogue does not have: it must
+    /// be read anew.
+    pub definitions: Vec<Xid>,
     /// In delivery order: by the highest log id of each, which is an order of dependency.
     pub transactions: Vec<Arc<Transaction>>,
+}
+
+impl Batch {
+    /// Whether definitions have changed that a catalogue does not show which was read after `known`,
+    /// the end of an earlier batch: between the two there may have been more changes.
+    #[must_use]
+    pub fn changed_definitions_after(&self, known: &Cursor) -> bool {
+        self.definitions.iter().any(|xid| !known.is_done(*xid))
+    }
 }
 
 /// A database that is silent for so long is gone. It bounds each step and not the whole read: a huge
@@ -181,8 +191,9 @@ pub async fn open(
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
     let raw = begin(client, from, bounds).await?;
-    let changed = |pending: &Pending| pending.definitions_changed(catalog);
-    let definitions_changed = raw.transactions.iter().any(changed);
+    let changed = |pending: &&Pending| pending.definitions_changed(catalog);
+    let changed = raw.transactions.iter().filter(changed);
+    let definitions = changed.map(|pending| pending.xid).collect();
     let mut transactions = Vec::with_capacity(raw.transactions.len());
     let mut unknown: BTreeMap<u32, Lookups> = BTreeMap::new();
     for pending in raw.transactions {
@@ -223,7 +234,7 @@ pub async fn open(
         gap: raw.gap,
         gap_told: raw.gap_told,
         rows: raw.rows,
-        definitions_changed,
+        definitions,
         transactions: transactions.into_iter().map(Arc::new).collect(),
     })
 }

@@ -15,7 +15,7 @@ pub struct Reason {
     pub reason: &'static str,
 }
 
-/// How a resume was answered: `ring`, `log` or `reset`.
+/// How a resume was answered, `ring`, `log` or `reset`; or a question of a view.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Answer {
     /// Where the history came from.
@@ -53,6 +53,7 @@ pub struct Metrics {
     pub dropped_subscribers: Family<Reason, Counter>,
     pub resumes: Family<Answer, Counter>,
     pub resets: Family<Reason, Counter>,
+    pub asked: Family<Answer, Counter>,
     pub polls: Counter,
     pub log_rows: Counter,
     pub listener_connected: Gauge,
@@ -108,6 +109,7 @@ impl Metrics {
             dropped_subscribers: Family<Reason, Counter>, "rowcast_dropped_subscribers", "Event streams ended by the relay";
             resumes: Family<Answer, Counter>, "rowcast_resumes", "Event streams that brought a token, by where their history came from";
             resets: Family<Reason, Counter>, "rowcast_resets", "Resets sent to screens";
+            asked: Family<Answer, Counter>, "rowcast_asked", "Questions to the database of views that ask it: told, anew (the state is read again) or failed";
             polls: Counter, "rowcast_polls", "Reads of the log";
             log_rows: Counter, "rowcast_log_rows", "Rows read from the log";
             listener_connected: Gauge, "rowcast_listener_connected", "1 while the listening connection is up";

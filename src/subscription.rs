@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -61,6 +61,9 @@ const CLOSING: &str = r#","closing":true"#;
 /// Makes the view of a stream from its request, also when the table has changed meanwhile.
 pub type Opener = Arc<dyn Fn() -> BoxFuture<'static, Result<View, Unavailable>> + Send + Sync>;
 
+/// When a stream ends, unless that moves on.
+pub type End = watch::Receiver<SystemTime>;
+
 /// Why a stream cannot show anything now, though it may later.
 #[derive(Debug, Clone)]
 pub struct Unavailable {
@@ -99,6 +102,9 @@ pub enum Trouble {
     /// The feed has never reached the database.
     #[error(transparent)]
     NotYet(#[from] NotYet),
+    /// Whoever opened it may not see it any more.
+    #[error("the token has expired")]
+    Expired,
     /// Too many views that ask the database.
     #[error("{0} different views that ask the database are open")]
     Crowded(usize),
@@ -133,12 +139,14 @@ pub struct Subscription {
     fresh: watch::Receiver<bool>,
     heartbeat: Interval,
     columns: Option<String>,
+    /// When whoever opened it may not see it any more, unless that moves on.
+    end: Option<End>,
     present: Present,
 }
 
 enum Phase {
     /// Nothing is shown yet. The token that the client brought, and the view if it was made already.
-    Opening(Option<String>, Option<View>),
+    Opening(Option<String>, Option<Box<View>>),
     Live(Live),
     Ended,
 }
@@ -210,14 +218,21 @@ impl Subscription {
         fresh.mark_unchanged();
         Self {
             queue: VecDeque::from([Bytes::from_static(sse::COMMENT.as_bytes())]),
-            phase: Phase::Opening(token, view),
+            phase: Phase::Opening(token, view.map(Box::new)),
             fresh,
             heartbeat,
             columns: None,
+            end: None,
             present,
             parts,
             source,
         }
+    }
+
+    /// The same, which says so and ends at a time that may move on.
+    #[must_use]
+    pub fn until(self, end: Option<End>) -> Self {
+        Self { end, ..self }
     }
 
     /// A stream that only says why it cannot be, and ends. `token` stays the client's.
@@ -249,7 +264,7 @@ impl Subscription {
                     let shutdown = self.parts.shutdown.clone();
                     tokio::select! {
                         biased;
-                        opened = self.open(token.as_deref(), view, Some(RETRY)) => match opened {
+                        opened = self.open(token.as_deref(), view.map(|view| *view), Some(RETRY)) => match opened {
                             Ok(live) => self.phase = Phase::Live(live),
                             Err(why) => {
                                 let frame = Self::unavailable(token.as_deref(), &why);
@@ -271,6 +286,7 @@ impl Subscription {
         tokio::select! {
             biased;
             grace = shutdown.begun() => return self.close(live, grace).await,
+            () = expired(self.end.as_mut()) => return self.expire(&live),
             () = live.subscriber.changed() => {
                 if let Some((live, _)) = self.deliver(live).await {
                     self.phase = Phase::Live(live);
@@ -450,7 +466,10 @@ impl Subscription {
         // Made before the table changed, and so late that nobody will reset it: make it again.
         let current = self.parts.catalog.current();
         let now = current.table_by_oid(view.table().oid);
-        if now.is_some_and(|now| **now != *view.table()) {
+        let policies = view.asking().and_then(|asking| asking.policies.as_ref());
+        if now.is_some_and(|now| **now != *view.table())
+            || policies.is_some_and(|known| current.policies(view.table().oid) != Some(known))
+        {
             return Err(self.explain(&NotYet.into()));
         }
         // Other columns than this stream has told so far need a new state.
@@ -505,7 +524,7 @@ impl Subscription {
         from: &Token,
     ) -> Option<(Arc<Cursor>, Option<Bytes>)> {
         // What policies read of tables that nobody watches may have changed at any time.
-        if asking.compared || from.epoch != joined.epoch {
+        if asking.is_compared() || from.epoch != joined.epoch {
             return None;
         }
         let lease = Lease::take(&self.parts.log).await.ok()?;
@@ -526,7 +545,7 @@ impl Subscription {
             };
             let answer = transaction::run(asked, terms, async |client| {
                 let answer = view.ask(asking, &pending, None, client).await;
-                answer.map_err(|error| SnapshotError::from(error))
+                answer.map_err(SnapshotError::from)
             });
             let elements = answer.await.ok()?.elements;
             body = (!elements.is_empty()).then(|| view.encode(&elements));
@@ -662,7 +681,7 @@ impl Subscription {
             async |catalog| log::open(client, &joined.place, &from.cursor, catalog, CATCH_UP).await;
         let catalog = self.parts.catalog.current();
         let mut batch = read(&catalog).await.ok()?;
-        if batch.definitions_changed {
+        if !batch.definitions.is_empty() {
             // A table or partition that the feed has not met yet must not be left out.
             let catalog = self.parts.catalog.reload().await.ok()?;
             client.batch_execute("rollback").await.ok()?;
@@ -697,6 +716,16 @@ impl Subscription {
             self.queue.push_back(control);
         }
         self.columns = Some(schema);
+    }
+
+    /// The client comes back at once: with a fresh token it goes on where it was.
+    fn expire(&mut self, live: &Live) {
+        self.count_drop("expired");
+        let why = self.explain(&Trouble::Expired);
+        let error = format!(r#"{{"upToDate":false,"error":{}}}"#, why.body);
+        let id = token(live).to_string();
+        let retry = fastrand::u64(200..1000);
+        self.queue.push_back(sse::control(Some(retry), &id, &error));
     }
 
     async fn close(&mut self, live: Live, grace: Duration) {
@@ -760,6 +789,27 @@ impl Subscription {
     fn observe(&self, at: Timestamp) {
         let seconds = Timestamp::now().duration_since(at).as_secs_f64();
         self.parts.metrics.commit_to_write.observe(seconds.max(0.0));
+    }
+}
+
+/// Waits for the end; for ever where there is none.
+async fn expired(end: Option<&mut End>) {
+    let Some(end) = end else {
+        return std::future::pending().await;
+    };
+    loop {
+        let at = *end.borrow_and_update();
+        let Ok(left) = at.duration_since(SystemTime::now()) else {
+            return;
+        };
+        tokio::select! {
+            // In steps, since the clock may be set meanwhile.
+            () = tokio::time::sleep(left.min(Duration::from_mins(1))) => {}
+            changed = end.changed() => if changed.is_err() {
+                tokio::time::sleep(left).await;
+                return;
+            },
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod json;
 mod jwks;
 mod keys;
 mod secret;
+pub mod sessions;
 pub mod tickets;
 pub mod token;
 
@@ -30,6 +31,7 @@ use claims::Rules;
 use json::Members;
 use jwks::{Source, Want};
 use keys::{Key, KeySet, Verdict};
+use sessions::Sessions;
 use tickets::Tickets;
 use token::Parts;
 
@@ -141,6 +143,8 @@ pub struct Authenticator {
     cookie: String,
     /// Tickets that wait to be used.
     pub tickets: Tickets,
+    /// How long streams stay open.
+    pub sessions: Sessions,
 }
 
 impl Authenticator {
@@ -181,6 +185,7 @@ impl Authenticator {
             roles: settings.roles,
             cookie,
             tickets: Tickets::default(),
+            sessions: Sessions::default(),
         })
     }
 

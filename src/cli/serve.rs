@@ -81,6 +81,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let rings = prepare(&config, &target, cluster.is_some()).await?;
 
     let api = database::api(&config, &target)?;
+    may_take_roles(&config, &api).await?;
     let relay = Relay::build(
         &config,
         &target,
@@ -368,6 +369,31 @@ impl Relay {
         });
         tasks
     }
+}
+
+/// A superuser may take every role, so there somebody must say which ones requests may name.
+async fn may_take_roles(config: &Config, api: &Target) -> anyhow::Result<()> {
+    let access = &config.access;
+    let takes =
+        access.jwt_secret.is_some() || access.jwks_file.is_some() || access.jwks_url.is_some();
+    if !takes || !access.roles.is_empty() {
+        return Ok(());
+    }
+    let client = database::connect(api).await?;
+    let login = "select rolsuper, rolname::text from pg_roles where rolname = current_user";
+    let login = client.query_one(login, &[]).await?;
+    if !login.get::<_, bool>(0) {
+        return Ok(());
+    }
+    Err(Told::new(
+        "a token could name any role of this database",
+        format!(
+            "the API's login, {}, is a superuser",
+            login.get::<_, &str>(1)
+        ),
+        "--api-url with a login that has no rights of its own, or --roles web_user,web_admin",
+    )
+    .into())
 }
 
 /// A function's name, perhaps with its schema, as SQL.

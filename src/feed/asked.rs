@@ -15,12 +15,13 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tracing::{debug, warn};
 
-use super::{AbortOnDrop, Feed, FeedError, Joined, NotYet, Position};
+use super::{AbortOnDrop, DEFINITIONS, Feed, FeedError, Joined, NotYet, Position};
 use crate::backoff::Backoff;
 use crate::causes::Causes;
 use crate::cursor::{Cursor, Name, Token};
 use crate::event::Transaction;
 use crate::log::{self, Batch, Bounds, LogError, Place};
+use crate::metrics::Answer as Counted;
 use crate::postgres::pool::{Lease, PINS, PoolError};
 use crate::postgres::transaction::{self, Terms, TransactionError};
 use crate::shutdown::Shutdown;
@@ -275,7 +276,8 @@ impl Feed {
         from: &Cursor,
     ) -> Result<Option<(Batch, String)>, FeedError> {
         let mut catalog = self.parts.catalog.current();
-        for _ in 0..2 {
+        let mut known = Cursor::default();
+        for _ in 0..DEFINITIONS {
             let batch = match log::open(client, place, from, &catalog, ROUND).await {
                 Err(LogError::TooMuch) => {
                     let ended = client.batch_execute("rollback").await;
@@ -284,12 +286,12 @@ impl Feed {
                 }
                 batch => batch?,
             };
-            let newer = self.parts.catalog.current();
-            if !batch.definitions_changed || !Arc::ptr_eq(&newer, &catalog) {
+            if !batch.changed_definitions_after(&known) {
                 return Ok(Some((batch, log::export(client).await?)));
             }
             let ended = client.batch_execute("rollback").await;
             ended.map_err(LogError::from)?;
+            known = batch.end;
             catalog = self.parts.catalog.reload().await?;
         }
         Ok(None)
@@ -315,7 +317,7 @@ impl Feed {
             let transactions = batch.transactions.iter().map(AsRef::as_ref);
             let pending = &mut entry.pending;
             pending.collect(view.table().oid, &asking, transactions);
-            if asking.compared && now.duration_since(entry.compared.0) >= COMPARE {
+            if asking.is_compared() && now.duration_since(entry.compared.0) >= COMPARE {
                 pending.compare();
             }
             if pending.is_reset() {
@@ -388,13 +390,20 @@ impl Feed {
         if !Arc::ptr_eq(&entry.view, view) {
             return;
         }
+        let result = match &answer {
+            Ok(_) => "told",
+            Err(error) if error.is_final() => "anew",
+            Err(_) => "failed",
+        };
+        let asked = &self.parts.metrics.asked;
+        asked.get_or_create(&Counted { result }).inc();
         match answer {
             Ok(Answer { elements, whole }) => {
                 entry.retry = None;
                 if let Some(shown) = &whole {
                     // What policies read of tables that nobody watches changes between comparisons
                     // unseen; everything else is compared at once.
-                    let last = if question.asking.compared {
+                    let last = if question.asking.is_compared() {
                         entry.compared.1.replace(Arc::clone(end))
                     } else {
                         view.told_until().until
@@ -465,9 +474,9 @@ impl State {
         transaction.reset_all
             || transaction.deltas.iter().any(|delta| {
                 self.views.values().any(|entry| {
-                    let depends = entry.view.asking().map(|asking| &asking.depends);
+                    let asking = entry.view.asking();
                     entry.view.table().oid == delta.table
-                        || depends.is_some_and(|depends| depends.contains(&delta.table))
+                        || asking.is_some_and(|asking| asking.depends_on(delta.table))
                 })
             })
     }
@@ -479,7 +488,10 @@ impl State {
 
     fn next_wake(&self) -> Option<Instant> {
         let wakes = self.views.values().flat_map(|entry| {
-            let compared = entry.view.asking().is_some_and(|asking| asking.compared);
+            let compared = entry
+                .view
+                .asking()
+                .is_some_and(|asking| asking.is_compared());
             let compare = compared.then(|| entry.compared.0 + COMPARE);
             let retry = entry.retry.as_ref().map(|(at, _)| *at);
             [compare, retry].into_iter().flatten()

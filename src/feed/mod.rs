@@ -37,6 +37,8 @@ use ring::Ring;
 const SAFETY_POLL: Duration = Duration::from_secs(1);
 /// Log rows that a starting relay reads for those who were connected to its predecessor.
 const FIRST_READ: u64 = 200_000;
+/// Definitions that change while the catalogue is read make it be read again, so many times.
+const DEFINITIONS: usize = 8;
 /// And this often when there is no bell.
 const NO_BELL_POLL: Duration = Duration::from_millis(50);
 
@@ -366,7 +368,12 @@ impl Feed {
         metrics.polls.inc();
         let catalog = self.parts.catalog.current();
         let mut batch = log::read(client, place, from, &catalog, bounds).await?;
-        if batch.definitions_changed {
+        let mut known = Cursor::default();
+        for _ in 1..DEFINITIONS {
+            if !batch.changed_definitions_after(&known) {
+                break;
+            }
+            known = batch.end;
             let catalog = self.parts.catalog.reload().await?;
             batch = log::read(client, place, from, &catalog, bounds).await?;
         }

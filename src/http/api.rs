@@ -8,6 +8,7 @@ use hyper::http::request::Parts as Head;
 use tokio::sync::watch;
 
 use super::identify::identify;
+use super::problem::Problem;
 use super::rows::Rows;
 use super::{Response, call, channels, openapi, profile, route, rows, stream, tickets};
 use crate::auth::{Authenticator, Identity};
@@ -27,13 +28,20 @@ pub struct Api {
 }
 
 impl Api {
+    /// Who asks, if he may.
+    async fn admitted(&self, head: &Head) -> Result<Identity, Problem> {
+        let identity = identify(&self.auth, head).await?;
+        self.rows.admit(&identity).await?;
+        Ok(identity)
+    }
+
     /// Answers somebody who is known, or says why he is not.
     async fn known<F: Future<Output = Response>>(
         &self,
         head: &Head,
         answer: impl FnOnce(Identity) -> F,
     ) -> Response {
-        match identify(&self.auth, head).await {
+        match self.admitted(head).await {
             Ok(identity) => answer(identity).await,
             Err(problem) => problem.into_response(),
         }
@@ -52,7 +60,7 @@ impl Api {
         head: &Head,
         answer: impl FnOnce(Identity) -> F,
     ) -> Response {
-        match identify(&self.auth, head).await {
+        match self.admitted(head).await {
             Ok(identity) => answer(identity).await,
             Err(problem) if problem.status.is_server_error() => {
                 stream::closed(stream::token(head).as_deref(), &problem.unavailable())
@@ -80,7 +88,8 @@ impl route::Api for Api {
     async fn watch(&self, head: &Head, table: &str) -> Response {
         self.known_reader(head, async |identity| {
             let streams = &self.streams;
-            let answer = stream::respond(&self.rows, streams, head, &identity, table).await;
+            let end = self.auth.sessions.end(&identity);
+            let answer = stream::respond(&self.rows, streams, head, &identity, end, table).await;
             self.told(answer, head)
         })
         .await
@@ -105,7 +114,8 @@ impl route::Api for Api {
     async fn subscribe(&self, head: &Head, channel: &str) -> Response {
         self.known_reader(head, async |identity| {
             let (rows, streams) = (&self.rows, &self.streams);
-            channels::subscribe(rows, streams, &self.listening, head, &identity, channel).await
+            let (end, heard) = (self.auth.sessions.end(&identity), &self.listening);
+            channels::subscribe(rows, streams, heard, head, &identity, end, channel).await
         })
         .await
     }

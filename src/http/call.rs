@@ -3,6 +3,8 @@
 //! Statuses and headers of the PostgREST dialect around one call. A GET can write nothing, nor can a
 //! function that is declared STABLE or IMMUTABLE. It does not know what functions do.
 
+use std::borrow::Cow;
+
 use hyper::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
@@ -10,7 +12,7 @@ use hyper::{Method, StatusCode};
 use super::problem::{JSON, Problem};
 use super::route::wants_events;
 use super::rows::{
-    OBJECT, Rows, TXID, applied, apply, content_range, joined, json_body, looked_up, problem,
+    OBJECT, Rows, TXID, applied, apply, content_range, joined, looked_up, problem, rows_body,
 };
 use super::{Response, body, profile};
 use crate::auth::Identity;
@@ -49,16 +51,18 @@ async fn answer(
         ));
     }
     let by_body = parts.method == Method::POST;
-    if by_body {
-        json_body(&parts.headers)?;
-    }
+    let body = if by_body {
+        rows_body(&parts.headers, body)?
+    } else {
+        Cow::Borrowed(body)
+    };
     let schema = profile::wanted(parts, service.catalog.schemas())?;
     let header = |name: &str| joined(&parts.headers, name);
     let ask = Ask {
         schema: schema.as_deref(),
         function,
         query: parts.uri.query().unwrap_or_default(),
-        body: by_body.then_some(body),
+        body: by_body.then_some(&*body),
         header: &header,
     };
     let mut call = looked_up(service, |catalog| Call::of(ask, catalog)).await?;

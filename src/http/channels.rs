@@ -19,7 +19,7 @@ use crate::postgres::pool::Lease;
 use crate::postgres::transaction::{self, Access, Context, Terms};
 use crate::postgres::untyped::Untyped;
 use crate::rows::Error;
-use crate::subscription::{Parts, Source, Subscription};
+use crate::subscription::{End, Parts, Source, Subscription};
 
 /// How long a stream waits for LISTEN before it opens all the same; messages do not need it.
 const LISTEN: Duration = Duration::from_secs(2);
@@ -31,6 +31,7 @@ pub async fn subscribe(
     listening: &watch::Receiver<BTreeSet<String>>,
     head: &Head,
     identity: &Identity,
+    end: Option<End>,
     channel: &str,
 ) -> Response {
     let token = token(head);
@@ -50,21 +51,13 @@ pub async fn subscribe(
         let mut watched = listening.clone();
         let heard = watched.wait_for(|channels| channels.contains(channel));
         let _late_is_fine = tokio::time::timeout(LISTEN, heard).await;
-        let response = stream(Subscription::new(
-            parts.clone(),
-            Source::Channel(channel.to_owned()),
-            token,
-            None,
-        ));
+        let source = Source::Channel(channel.to_owned());
+        let response = stream(Subscription::new(parts.clone(), source, token, None).until(end));
         drop(joined);
         return response;
     }
-    stream(Subscription::new(
-        parts.clone(),
-        Source::Channel(channel.to_owned()),
-        token,
-        None,
-    ))
+    let source = Source::Channel(channel.to_owned());
+    stream(Subscription::new(parts.clone(), source, token, None).until(end))
 }
 
 /// `POST`: a durable message.

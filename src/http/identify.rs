@@ -29,9 +29,11 @@ pub async fn identify(auth: &Authenticator, parts: &Parts) -> Result<Identity, P
     let now = SystemTime::now();
     let verify = async |token: &str| {
         let verified = auth.verify(token, now).await;
-        verified.map_err(|error| Problem::of_token(&error))
+        let identity = verified.map_err(|error| Problem::of_token(&error))?;
+        auth.sessions.renew(&identity);
+        Ok(identity)
     };
-    if let Some(token) = bearer(auth, &parts.headers)? {
+    if let Some(token) = bearer(&parts.headers)? {
         return verify(token).await;
     }
     if let Some(ticket) = parts.extensions.get::<Ticket>() {
@@ -54,8 +56,11 @@ fn bad(message: &'static str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "PGRST301", message).about_token()
 }
 
-/// The token of `Authorization`. Another scheme is for somebody else only while we verify nothing.
-fn bearer<'a>(auth: &Authenticator, headers: &'a HeaderMap) -> Result<Option<&'a str>, Problem> {
+/// Schemes that browsers and proxies in front of us use among themselves.
+const OTHERS: [&str; 3] = ["basic", "digest", "negotiate"];
+
+/// The token of `Authorization`. One of another scheme is for somebody else.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -69,8 +74,14 @@ fn bearer<'a>(auth: &Authenticator, headers: &'a HeaderMap) -> Result<Option<&'a
     match (scheme.eq_ignore_ascii_case("bearer"), token) {
         (true, "") => Err(bad("the Authorization header holds no token")),
         (true, token) => Ok(Some(token)),
-        (false, _) if auth.has_keys() => Err(bad("the Authorization header is not Bearer")),
-        (false, _) => Ok(None),
+        (false, _)
+            if OTHERS
+                .iter()
+                .any(|other| scheme.eq_ignore_ascii_case(other)) =>
+        {
+            Ok(None)
+        }
+        (false, _) => Err(bad("the Authorization header is not Bearer")),
     }
 }
 
@@ -331,7 +342,6 @@ mod tests {
             "Bearer",
             "Bearer ",
             &token,
-            "Basic YTpi",
             "Bearer a b",
             "Bearer sb_publishable_x",
             &format!("Token {token}"),

@@ -808,7 +808,7 @@ async fn the_catalogue_tells_kinds_keys_and_types() {
         (odd.kind, odd.key.as_slice()),
         ('r', &["a".to_owned(), "b".to_owned()][..])
     );
-    assert_eq!(odd.watched, false);
+    assert!(!odd.watched);
     let a = odd.column("a").unwrap();
     assert_eq!((a.type_name.as_str(), a.base.as_str()), ("text", "text"));
     assert!(a.byte_ordered && a.deterministic && a.not_null && !a.virtual_);

@@ -174,6 +174,7 @@ impl Problem {
             }
             Error::NotSingle { .. }
             | Error::OtherKey
+            | Error::UnknownType(_)
             | Error::ResponseStatus(_)
             | Error::ResponseHeaders(_)
             | Error::TooManyAffected { .. }
@@ -292,6 +293,8 @@ impl Problem {
         match error {
             Error::NotSingle { rows } => Self::new(StatusCode::NOT_ACCEPTABLE, "PGRST116", message)
                 .details(format!("The result contains {rows} rows")),
+            Error::UnknownType(_) => Self::new(StatusCode::BAD_REQUEST, "42704", message)
+                .hint("cast to a type of PostgreSQL's own, or to that of a column"),
             Error::OtherKey => Self::new(StatusCode::BAD_REQUEST, "PGRST115", message)
                 .hint("send the row with the primary key that the URL names"),
             Error::ResponseHeaders(_) => {
@@ -443,6 +446,10 @@ impl Problem {
                     "the database cannot be reached",
                 )
                 .hint("the stream comes back by itself");
+            }
+            Trouble::Expired => {
+                return Self::new(StatusCode::UNAUTHORIZED, "PGRST303", trouble.to_string())
+                    .hint("open the stream again with a fresh token; nothing is missed");
             }
             Trouble::Crowded(_) => {
                 return Self::new(
@@ -674,6 +681,7 @@ mod tests {
             (Error::ResponseHeaders("x"), 500, "PGRST111"),
             (Error::ResponseStatus(name()), 500, "PGRST112"),
             (Error::OtherKey, 400, "PGRST115"),
+            (Error::UnknownType("nope".into()), 400, "42704"),
             (Error::NotSingle { rows: 2 }, 406, "PGRST116"),
             (Error::NotWritable(name()), 405, "PGRST117"),
             (Error::Preferences(vec![name()]), 400, "PGRST122"),

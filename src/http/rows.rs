@@ -68,11 +68,57 @@ impl Rows {
         preferences: &Preferences,
     ) -> Context {
         let mut context = context::of_request(identity, self.schema(schema), parts);
+        let (settings, timeout) = self.role_settings(identity);
+        context.settings.splice(0..0, settings);
+        let timeout = timeout.as_millis().to_string();
+        context
+            .settings
+            .push((Cow::Borrowed("statement_timeout"), timeout));
         let zone = preferences.timezone.clone();
         let zone = zone.map(|zone| (Cow::Borrowed("TimeZone"), zone));
         context.settings.extend(zone);
         context.before.clone_from(&self.pre_request);
         context
+    }
+
+    /// Whether requests may run as the role of `identity`. One that is not known is looked up again,
+    /// so that a role is found that was made a moment ago.
+    ///
+    /// # Errors
+    /// A [`Problem`] with the role, or with reading the catalogue.
+    pub async fn admit(&self, identity: &Identity) -> Result<(), Problem> {
+        let Some(name) = identity.role.as_deref() else {
+            return Ok(());
+        };
+        let mut catalog = self.catalog.current();
+        if catalog.role(name).is_none() {
+            let reloaded = self.catalog.reload().await;
+            catalog = reloaded.map_err(|error| Problem::of_catalog(&error))?;
+        }
+        let found = match catalog.role(name) {
+            None => "there is no such role",
+            Some(role) => match role.refused {
+                None => return Ok(()),
+                Some(refused) => refused,
+            },
+        };
+        let message = "requests may not run as this role";
+        Err(Problem::new(StatusCode::FORBIDDEN, "42501", message)
+            .details(found)
+            .hint("create role NAME nologin; grant NAME to the API's login;"))
+    }
+
+    /// What PostgreSQL would set for the role at a login, and the longest time for a statement.
+    fn role_settings(&self, identity: &Identity) -> (Vec<(Cow<'static, str>, String)>, Duration) {
+        let catalog = self.catalog.current();
+        let role = identity.role.as_deref().and_then(|name| catalog.role(name));
+        let Some(role) = role else {
+            return (Vec::new(), self.statement_timeout);
+        };
+        let settings = role.settings.iter();
+        let settings = settings.map(|(name, value)| (Cow::Owned(name.clone()), value.clone()));
+        let timeout = role.statement_timeout.unwrap_or(self.statement_timeout);
+        (settings.collect(), timeout.min(self.statement_timeout))
     }
 
     /// The schema of a request that names this one, or none.
@@ -156,7 +202,7 @@ fn verb(method: &Method) -> Result<Verb, Problem> {
 /// The body of a write as JSON. Forms are taken as well, but not from a page: a foreign one could
 /// have sent it without being asked whether it may (a form needs no preflight), and with the reader's
 /// cookies. A request that carries `Authorization` was written by somebody who knows the token.
-fn rows_body<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Problem> {
+pub(super) fn rows_body<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Cow<'a, [u8]>, Problem> {
     match media(headers).as_deref() {
         Some("application/x-www-form-urlencoded") => {
             if headers.contains_key(ORIGIN) && !headers.contains_key(AUTHORIZATION) {

@@ -14,7 +14,7 @@ use super::rows::{self, Rows};
 use super::watch::{self, Cannot};
 use super::{Response, body};
 use crate::auth::Identity;
-use crate::subscription::{Opener, Parts, Source, Subscription, Unavailable};
+use crate::subscription::{End, Opener, Parts, Source, Subscription, Unavailable};
 
 /// Answers a request for a live view. What the URL can never mean is a 400; what may heal is a
 /// stream that says so and ends, because an EventSource gives up for ever on anything but 200.
@@ -23,6 +23,7 @@ pub async fn respond(
     parts: &Parts,
     head: &Head,
     identity: &Identity,
+    end: Option<End>,
     table: &str,
 ) -> Response {
     let token = token(head);
@@ -46,7 +47,7 @@ pub async fn respond(
                 .boxed()
             });
             let source = Source::View(opener);
-            stream(Subscription::new(parts.clone(), source, token, Some(view)))
+            stream(Subscription::new(parts.clone(), source, token, Some(view)).until(end))
         }
         Err(Cannot::Ever(problem)) => problem.into_response(),
         Err(Cannot::Now(problem)) => closed(token.as_deref(), &problem.unavailable()),

@@ -15,7 +15,7 @@ use super::problem::Problem;
 use super::rows::{self, Rows};
 use crate::auth::Identity;
 use crate::cursor::Name;
-use crate::filter::{Condition, Facts, Kind, Matcher, decidable};
+use crate::filter::{Condition, Facts, Filter, Kind, Matcher, Refusal, decidable};
 use crate::postgres::pool::Lease;
 use crate::postgres::quote;
 use crate::postgres::transaction::{self, Context, Terms};
@@ -81,13 +81,16 @@ pub(super) async fn make(
     let from_images =
         all_decided && matcher.is_some() && !seen.row_security && seen.sees_whole(&read);
     let catalog = rows.catalog.current();
-    let context = context::of_view(identity, &read.table.schema, seen.row_security);
+    let mut context = context::of_view(identity, &read.table.schema, seen.row_security);
+    context.before.clone_from(&rows.pre_request);
     if from_images && let Some(matcher) = matcher {
         return Ok(by_images(read, context, matcher));
     }
     // What cannot be decided from images leaves nothing out.
     let may_match = matcher.unwrap_or_default();
-    by_asking(&read, context, may_match, seen.row_security, &catalog)
+    let view = by_asking(&read, context, may_match, seen.row_security, &catalog)?;
+    sensible(rows, &view, identity).await?;
+    Ok(view)
 }
 
 /// A condition that row images decide, if its values are what they seem.
@@ -101,12 +104,7 @@ struct Candidate<'a> {
 impl<'a> Candidate<'a> {
     fn of(condition: &'a Condition, table: &Table) -> Option<Self> {
         let column = table.column(&condition.column)?;
-        let facts = Facts {
-            base: &column.base,
-            byte_ordered: column.byte_ordered,
-            deterministic: column.deterministic,
-        };
-        let kind = decidable(condition, facts).ok()?;
+        let kind = decidable(condition, facts(column)).ok()?;
         (!column.virtual_).then(|| Self {
             condition,
             kind,
@@ -295,8 +293,8 @@ fn by_asking(
         key: table.key.clone(),
         keys,
         may_match,
-        depends: policies.map_or_else(Vec::new, |policies| policies.depends.clone()),
-        compared: policies.is_some_and(|policies| policies.compared),
+        policies: policies.cloned(),
+        moving: moves(read),
     };
     let definition = Definition {
         table: Arc::clone(table),
@@ -309,6 +307,40 @@ fn by_asking(
     Ok(View::new(name, definition))
 }
 
+/// A statement that PostgreSQL can never run, such as one that compares a number with a word, must
+/// not become a stream that tries for ever.
+async fn sensible(rows: &Rows, view: &View, identity: &Identity) -> Result<(), Cannot> {
+    let statement = view.statement();
+    let sql = format!("select from ({}) s limit 0", statement.sql);
+    let tried = async {
+        let lease = Lease::take(&rows.pool).await?;
+        let terms = Terms::read(view.context(), rows.statement_timeout);
+        transaction::run(lease, terms, async |client: &Client| {
+            let answer = client.query_typed_raw(&sql, untyped(&statement.params));
+            let nothing: Vec<tokio_postgres::Row> = answer.await?.try_collect().await?;
+            debug_assert!(nothing.is_empty());
+            Ok::<(), Error>(())
+        })
+        .await
+    };
+    tried.await.map_err(|error| cannot(&error, identity))
+}
+
+/// A value that is none of its type never will be; a database that is away comes back, and so may a
+/// permission.
+fn cannot(error: &Error, identity: &Identity) -> Cannot {
+    let problem = rows::problem(error).seen_by(identity);
+    let permission = matches!(
+        problem.status,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+    );
+    if problem.status.is_client_error() && !permission {
+        Cannot::Ever(problem)
+    } else {
+        Cannot::Now(problem)
+    }
+}
+
 /// What decides to whom something is shown: the table (by oid: a new one of the same name is
 /// another), the role, and the settings that its policies read.
 fn name_parts(kind: &str, table: &Table, context: &Context) -> Vec<String> {
@@ -318,6 +350,24 @@ fn name_parts(kind: &str, table: &Table, context: &Context) -> Vec<String> {
         parts.extend([name.to_string(), value.clone()]);
     }
     parts
+}
+
+/// Whether a filter means something else from one moment to the next, as `at=lt.now` does.
+fn moves(read: &Read) -> bool {
+    let conditions = read.conditions.iter().flat_map(Filter::conditions);
+    conditions
+        .filter_map(|condition| Some((condition, read.table.column(&condition.column)?)))
+        .any(|(condition, column)| {
+            matches!(decidable(condition, facts(column)), Err(Refusal::Moving(_)))
+        })
+}
+
+fn facts(column: &Column) -> Facts<'_> {
+    Facts {
+        base: &column.base,
+        byte_ordered: column.byte_ordered,
+        deterministic: column.deterministic,
+    }
 }
 
 /// Names and types of what is shown.
@@ -378,7 +428,8 @@ async fn look(
     }
     let sql = format!("select array[{}]::text[]", casts.join(", "));
     let oid = read.table.oid;
-    let context = context::of_view(identity, &read.table.schema, true);
+    let mut context = context::of_view(identity, &read.table.schema, true);
+    context.before.clone_from(&rows.pre_request);
     let looked = async {
         let lease = Lease::take(&rows.pool).await?;
         let terms = Terms::read(&context, rows.statement_timeout);
@@ -401,20 +452,7 @@ async fn look(
         })
         .await
     };
-    looked.await.map_err(|error: Error| {
-        let problem = rows::problem(&error).seen_by(identity);
-        // A value that is none of its type never will be; a database that is away comes back, and
-        // so may a permission.
-        let permission = matches!(
-            problem.status,
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
-        );
-        if problem.status.is_client_error() && !permission {
-            Cannot::Ever(problem)
-        } else {
-            Cannot::Now(problem)
-        }
-    })
+    looked.await.map_err(|error| cannot(&error, identity))
 }
 
 /// What to tell a stream that cannot be made again.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Error;
 use super::body::Payload;
 use super::plan::{self, Read, Selection};
-use super::request::{Item, Request, Verb, pairs};
+use super::request::{Count, Item, Request, Verb, pairs};
 use super::statement::{Key, RESULT, Statement, array, count_rows_in, select_rows_in, whole_type};
 use crate::postgres::quote::{identifier, qualified};
 use crate::schema::catalog::{Argument, Catalog, Column, Function, Returns, Table};
@@ -221,7 +221,7 @@ impl Call {
     /// Whether the statement tells how many there are.
     #[must_use]
     pub fn is_counted(&self) -> bool {
-        self.is_set() && self.read.count.is_some()
+        self.is_set() && self.read.count == Some(Count::Exact)
     }
 }
 

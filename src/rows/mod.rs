@@ -80,6 +80,9 @@ pub enum Error {
     /// A relation of a kind that nobody can write to.
     #[error("\"{0}\" is a materialized view and cannot be written to")]
     NotWritable(String),
+    /// A cast to a type that is neither built in nor a column's.
+    #[error("type \"{0}\" does not exist, or is none to cast to")]
+    UnknownType(String),
     /// A PUT whose filters are not the primary key.
     #[error("PUT takes the whole primary key as eq filters and nothing else")]
     NotOneKey,

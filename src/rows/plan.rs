@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Error;
 use super::request::{Cast, Count, Item, Range, Request, Resolution, Return, Term, Verb};
 use crate::filter::{Condition, Filter, Operator, Path, Test};
-use crate::schema::catalog::{Catalog, Table};
+use crate::schema::catalog::{Catalog, Column, Table};
 
 /// One read or write of one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -337,6 +337,9 @@ fn selection(request: &Request, table: &Table) -> Result<Selection, Error> {
                 output,
             } => {
                 known(table, column)?;
+                if let Some(cast) = cast {
+                    castable(table, cast)?;
+                }
                 outputs.push(Output {
                     column: column.clone(),
                     path: path.clone(),
@@ -348,6 +351,103 @@ fn selection(request: &Request, table: &Table) -> Result<Selection, Error> {
     }
     Ok(Selection::Columns(outputs))
 }
+
+/// Types, unlike tables and columns, come from a list and from the table's own columns: so that the
+/// names in a statement are never the request's.
+fn castable(table: &Table, cast: &Cast) -> Result<(), Error> {
+    let name = match &cast.schema {
+        Some(schema) => format!("{schema}.{}", cast.name),
+        None => cast.name.clone(),
+    };
+    let built_in = matches!(cast.schema.as_deref(), None | Some("pg_catalog"))
+        && TYPES.contains(&cast.name.as_str());
+    let of_column = |column: &Column| {
+        let element = column.type_name.trim_end_matches("[]");
+        element.replace('"', "") == name
+    };
+    if built_in || table.columns.iter().any(of_column) {
+        Ok(())
+    } else {
+        Err(Error::UnknownType(name))
+    }
+}
+
+/// PostgreSQL's own types that rows are made of, by all their names.
+const TYPES: [&str; 73] = [
+    "bigint",
+    "bit",
+    "bit varying",
+    "bool",
+    "boolean",
+    "bpchar",
+    "bytea",
+    "char",
+    "char varying",
+    "character",
+    "character varying",
+    "cidr",
+    "date",
+    "datemultirange",
+    "daterange",
+    "dec",
+    "decimal",
+    "double precision",
+    "float",
+    "float4",
+    "float8",
+    "inet",
+    "int",
+    "int2",
+    "int4",
+    "int4multirange",
+    "int4range",
+    "int8",
+    "int8multirange",
+    "int8range",
+    "integer",
+    "interval",
+    "json",
+    "jsonb",
+    "jsonpath",
+    "macaddr",
+    "macaddr8",
+    "money",
+    "name",
+    "nummultirange",
+    "numeric",
+    "numrange",
+    "oid",
+    "point",
+    "line",
+    "lseg",
+    "box",
+    "path",
+    "polygon",
+    "circle",
+    "real",
+    "smallint",
+    "text",
+    "time",
+    "time with time zone",
+    "time without time zone",
+    "timestamp",
+    "timestamp with time zone",
+    "timestamp without time zone",
+    "timestamptz",
+    "timetz",
+    "tsmultirange",
+    "tsquery",
+    "tsrange",
+    "tstzmultirange",
+    "tstzrange",
+    "tsvector",
+    "uuid",
+    "varbit",
+    "varchar",
+    "xid",
+    "xid8",
+    "xml",
+];
 
 fn conditions(request: &Request, table: &Table) -> Result<Vec<Filter>, Error> {
     for condition in request.conditions.iter().flat_map(Filter::conditions) {
@@ -630,6 +730,33 @@ pub(super) mod tests {
         assert!(read("select=id,x:title").select.is_plain());
         assert!(!read("select=id::text").select.is_plain());
         assert!(!read("select=data->a").select.is_plain());
+    }
+
+    #[test]
+    fn a_cast_is_to_a_known_type() {
+        let select = |cast: &str| {
+            let query = format!("select=id::{cast}");
+            let request = Request::parse(Verb::Read, "tasks", &query, |_| None).unwrap();
+            Plan::of(&request, &catalog()).map(|_| ())
+        };
+        for cast in [
+            "text",
+            "TEXT[]",
+            "double precision",
+            "pg_catalog.uuid",
+            "\"varchar\"",
+        ] {
+            assert!(select(cast).is_ok(), "{cast}");
+        }
+        for cast in [
+            "nope",
+            "regclass",
+            "public.text",
+            "\"text; --\"",
+            "\"Text\"",
+        ] {
+            assert!(matches!(select(cast), Err(Error::UnknownType(_))), "{cast}");
+        }
     }
 
     #[test]

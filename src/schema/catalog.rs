@@ -12,6 +12,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
 
 use super::policies::{self, Policies};
+use super::roles::{self, Role};
 use crate::metrics::Metrics;
 use crate::postgres::pool::{Lease, Pool, PoolError};
 
@@ -35,6 +36,7 @@ pub struct Catalog {
     by_name: HashMap<String, HashMap<String, Arc<Table>>>,
     by_oid: HashMap<u32, Arc<Table>>,
     policies: HashMap<u32, Policies>,
+    roles: HashMap<String, Role>,
     key_secret: KeySecret,
     /// By schema, then by name; several of one name differ in their arguments.
     functions: HashMap<String, HashMap<String, Vec<Arc<Function>>>>,
@@ -306,6 +308,12 @@ impl Catalog {
         self.policies.get(&oid)
     }
 
+    /// The role of that name.
+    #[must_use]
+    pub fn role(&self, name: &str) -> Option<&Role> {
+        self.roles.get(name)
+    }
+
     /// The database's secret under which views with row-level security write keys.
     #[must_use]
     pub fn key_secret(&self) -> &[u8] {
@@ -352,12 +360,13 @@ impl Catalog {
         schemas: &[String],
     ) -> Result<Self, tokio_postgres::Error> {
         let served: [&(dyn ToSql + Sync); 1] = [&schemas];
-        let (columns, leaves, functions, writes, policies, secret) = futures::join!(
+        let (columns, leaves, functions, writes, policies, roles, secret) = futures::join!(
             client.query(COLUMNS, &served),
             client.query(LEAVES, &[]),
             client.query(FUNCTIONS, &served),
             client.query(WRITES, &[]),
             policies::load(client),
+            roles::load(client),
             client.query_one("select key from rowcast.secret", &[]),
         );
         let (columns, leaves, functions) = (columns?, leaves?, functions?);
@@ -412,6 +421,7 @@ impl Catalog {
         let functions = functions.iter().map(function).collect();
         let mut catalog = Self::new(&schemas, tables, &leaves).with_functions(functions);
         catalog.notes = notes;
+        catalog.roles = roles?;
         catalog.key_secret = KeySecret(secret?.get(0));
         catalog.policies = policies::resolved(policies?, &catalog);
         Ok(catalog)

@@ -4,5 +4,6 @@ pub mod catalog;
 pub mod migrate;
 pub mod policies;
 pub mod reload;
+pub mod roles;
 pub mod upkeep;
 pub mod watch;

@@ -20,6 +20,7 @@ use crate::event::{self, Element, Image, Scope, State, TOO_LARGE, Transaction};
 use crate::filter::Matcher;
 use crate::postgres::untyped::untyped;
 use crate::rows::statement::Statement;
+use crate::schema::policies::Policies;
 
 /// Changed keys above which a view's state is read anew.
 const MOST_KEYS: usize = 20_000;
@@ -40,18 +41,20 @@ pub struct Asking {
     pub keys: Keys,
     /// Decided from images; a row it leaves out is not in the view.
     pub may_match: Matcher,
-    /// Tables that the policies read, by oid; its own too where they look at other rows of it.
-    pub depends: Vec<u32>,
-    /// They read something that is not watched, so only comparing finds out.
-    pub compared: bool,
+    /// What decides who sees which rows, where something does.
+    pub policies: Option<Policies>,
+    /// The filter moves with the clock, so only comparing finds out.
+    pub moving: bool,
 }
 
 /// What a view has yet to ask for.
 #[derive(Debug, Default)]
 pub struct Pending {
     keys: HashMap<Arc<str>, Touch>,
-    /// Every row must be looked at, since this transaction; none when only time has passed.
-    whole: Option<Option<(Xid, Timestamp)>>,
+    /// Every row must be looked at.
+    whole: bool,
+    /// The transaction because of which, unless only time has passed.
+    since: Option<(Xid, Timestamp)>,
     /// Nothing helps but to read the state anew.
     reset: bool,
 }
@@ -118,7 +121,7 @@ impl Pending {
     /// Nothing is to be asked.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.whole.is_none() && !self.reset
+        self.keys.is_empty() && !self.whole && !self.reset
     }
 
     /// The state must be read anew.
@@ -130,19 +133,19 @@ impl Pending {
     /// Every row must be looked at.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.whole.is_some()
+        self.whole
     }
 
     /// When the latest of it was logged.
     #[must_use]
     pub fn at(&self) -> Option<Timestamp> {
-        let whole = self.whole.flatten().map(|(_, at)| at);
-        self.keys.values().map(|touch| touch.at).chain(whole).max()
+        let since = self.since.map(|(_, at)| at);
+        self.keys.values().map(|touch| touch.at).chain(since).max()
     }
 
     /// Every row must be looked at, for nobody knows what has changed.
     pub fn compare(&mut self) {
-        self.whole.get_or_insert(None);
+        self.whole = true;
     }
 
     /// Adds what these transactions, in order, mean for a view of `table`.
@@ -158,8 +161,9 @@ impl Pending {
         for transaction in transactions {
             self.reset |= transaction.reset_all;
             for delta in &transaction.deltas {
-                if asking.depends.contains(&delta.table) {
-                    self.whole = Some(Some((transaction.xid, transaction.at)));
+                if asking.depends_on(delta.table) {
+                    self.whole = true;
+                    self.since = Some((transaction.xid, transaction.at));
                     // It may not be watched any more.
                     self.reset |= delta.scope == Scope::Unknown;
                 }
@@ -193,7 +197,8 @@ impl Pending {
                 .and_modify(|later| later.inserted = touch.inserted)
                 .or_insert(touch);
         }
-        self.whole = self.whole.or(earlier.whole);
+        self.whole |= earlier.whole;
+        self.since = self.since.or(earlier.since);
         self.reset |= earlier.reset;
     }
 
@@ -206,6 +211,20 @@ impl Pending {
 }
 
 impl Asking {
+    /// Whether a change of this table may change which rows are shown: a policy reads it.
+    #[must_use]
+    pub fn depends_on(&self, table: u32) -> bool {
+        let policies = self.policies.as_ref();
+        policies.is_some_and(|policies| policies.depends.contains(&table))
+    }
+
+    /// What is shown may change without a change that is logged.
+    #[must_use]
+    pub fn is_compared(&self) -> bool {
+        let policies = self.policies.as_ref();
+        self.moving || policies.is_some_and(|policies| policies.compared)
+    }
+
     fn concerns(&self, state: &State) -> bool {
         match state {
             State::Absent => false,
@@ -266,9 +285,10 @@ impl View {
         before: Option<&mut Shown>,
         client: &Client,
     ) -> Result<Answer, AskError> {
-        match pending.whole {
-            Some(since) => self.compare(asking, pending, since, before, client).await,
-            None => Self::ask_keys(asking, pending, before, client).await,
+        if pending.whole {
+            self.compare(asking, pending, before, client).await
+        } else {
+            Self::ask_keys(asking, pending, before, client).await
         }
     }
 
@@ -301,29 +321,26 @@ impl View {
         let (mut elements, mut upserts) = (Vec::new(), Vec::new());
         for (key, touch) in keys {
             let written = asking.keys.write(key);
-            match found.remove(key) {
-                Some(value) => {
-                    if let Some(shown) = before.as_deref_mut() {
-                        shown.insert(Arc::clone(&written), hash(value.as_ref()));
-                    }
-                    upserts.push(Element::Upsert {
-                        key: written,
-                        value,
-                        inserted: touch.inserted,
-                        xid: touch.xid,
-                        at: touch.at,
-                    });
+            let Some(value) = found.remove(key) else {
+                if let Some(shown) = before.as_deref_mut() {
+                    shown.remove(&written);
                 }
-                None => {
-                    if let Some(shown) = before.as_deref_mut() {
-                        shown.remove(&written);
-                    }
-                    elements.push(Element::Delete {
-                        key: written,
-                        by: Some((touch.xid, touch.at)),
-                    });
-                }
+                elements.push(Element::Delete {
+                    key: written,
+                    by: Some((touch.xid, touch.at)),
+                });
+                continue;
+            };
+            if let Some(shown) = before.as_deref_mut() {
+                shown.insert(Arc::clone(&written), hash(value.as_ref()));
             }
+            upserts.push(Element::Upsert {
+                key: written,
+                value,
+                inserted: touch.inserted,
+                xid: touch.xid,
+                at: touch.at,
+            });
         }
         elements.append(&mut upserts);
         Ok(Answer {
@@ -337,10 +354,10 @@ impl View {
         &self,
         asking: &Asking,
         pending: &Pending,
-        since: Option<(Xid, Timestamp)>,
         before: Option<&mut Shown>,
         client: &Client,
     ) -> Result<Answer, AskError> {
+        let since = pending.since;
         let Statement { sql, params } = &self.definition.statement;
         let rows = client.query_typed_raw(sql, untyped(params)).await?;
         let mut rows = pin!(rows);

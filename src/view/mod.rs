@@ -267,6 +267,12 @@ impl View {
         }
     }
 
+    /// The statement that reads its state.
+    #[must_use]
+    pub fn statement(&self) -> &Statement {
+        &self.definition.statement
+    }
+
     /// As whom its rows are read.
     #[must_use]
     pub fn context(&self) -> &Context {

@@ -7,7 +7,8 @@ import { EventSource } from 'eventsource'
 /** `http://127.0.0.1:PORT` */
 export const url = given('ROWCAST_URL')
 
-function given(name) {
+/** A variable that the Rust test sets. */
+export function given(name) {
   const value = process.env[name]
   if (!value) throw new Error(`${name} is not set: run these tests with cargo nextest run --test relay clients`)
   return value

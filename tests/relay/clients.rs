@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
-use crate::harness::{DEADLINE, Database, Event, Stream, database};
+use crate::dialect::{SECRET, SERVED, token};
+use crate::harness::{DEADLINE, Database, Event, Relay, Stream, database};
 
 const NOTES: &str =
     "create table notes (id int primary key, title text not null); select rowcast.watch('notes')";
@@ -43,22 +44,31 @@ pub fn installed(file: &Path, how: &str) -> bool {
 
 /// Runs a file of `node:test` tests and fails with its output if it failed.
 pub async fn node(script: &Path, relay_url: &str, database_url: &str) {
-    let run = Command::new("node")
-        .args(["--test", "--test-reporter=spec"])
-        .arg(script)
+    run(test(script), relay_url, database_url, &[]).await;
+}
+
+fn test(script: &Path) -> Command {
+    let mut node = Command::new("node");
+    node.args(["--test", "--test-reporter=spec"]).arg(script);
+    node
+}
+
+/// Runs a script to its end. The variables are for it alone.
+async fn run(mut script: Command, relay_url: &str, database_url: &str, given: &[(&str, String)]) {
+    let run = script
         .env("ROWCAST_URL", relay_url)
         .env("ROWCAST_DATABASE", database_url)
+        .envs(given.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
     let output = tokio::time::timeout(SCRIPT, run)
         .await
-        .unwrap_or_else(|_| panic!("{} never ended", script.display()))
-        .expect("node can be started");
+        .unwrap_or_else(|_| panic!("{script:?} never ended"))
+        .expect("node and python can be started");
     assert!(
         output.status.success(),
-        "{}: {}\n{}{}",
-        script.display(),
+        "{script:?}: {}\n{}{}",
         output.status,
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
@@ -74,19 +84,68 @@ async fn passes(script: &str, tables: &str) {
         return;
     }
     let database = database().await;
-    let relay = database.relay().await;
+    let relay = Relay::start(&database, &SERVED).await;
     database.sql(tables).await;
     node(&clients.join(script), &relay.url, &database.url).await;
 }
 
+const TABLES: &str = include_str!("../clients/tables.sql");
+const ROLES: &str = include_str!("../clients/roles.sql");
+
+/// Runs a script against a relay that asks who one is, with a token of each kind of person.
+async fn passes_as_members(script: Command) {
+    let database = database().await;
+    // Installs Rowcast, which the tables need.
+    database.relay().await.end().await;
+    database.sql(TABLES).await;
+    database.sql(ROLES).await;
+    let api = database.url.replace("user=postgres", "user=client_api");
+    let mut arguments = vec!["--api-url", &api, "--jwt-secret", SECRET];
+    arguments.extend(["--anon-role", "client_anon"]);
+    arguments.extend(SERVED);
+    let relay = Relay::start(&database, &arguments).await;
+    let given = [
+        ("ROWCAST_ANON_TOKEN", token(json!({"role": "client_anon"}))),
+        (
+            "ROWCAST_MEMBER_TOKEN",
+            token(json!({"role": "client_member", "sub": "ann"})),
+        ),
+        (
+            "ROWCAST_OTHER_TOKEN",
+            token(json!({"role": "client_member", "sub": "bob"})),
+        ),
+    ];
+    run(script, &relay.url, &database.url, &given).await;
+}
+
 #[tokio::test]
-async fn supabase_postgrest_js_reads_and_writes() {
-    passes(
-        "postgrest.test.mjs",
-        "create table tasks (id int primary key, board_id int not null, title text not null, done boolean not null default false, due date);
-         select rowcast.watch('tasks')",
-    )
-    .await;
+async fn supabase_postgrest_js_does_all_that_the_dialect_has() {
+    passes("postgrest.test.mjs", TABLES).await;
+}
+
+#[tokio::test]
+async fn supabase_js_does_the_same_with_its_keys() {
+    let clients = folder("clients");
+    if installed(
+        &clients.join("node_modules/@supabase/supabase-js"),
+        "npm ci --prefix tests/clients",
+    ) {
+        passes_as_members(test(&clients.join("supabase.test.mjs"))).await;
+    }
+}
+
+#[tokio::test]
+async fn postgrest_for_python_does_the_same() {
+    let clients = folder("clients");
+    let python = clients.join(".venv/bin/python");
+    if installed(
+        &python,
+        "python3 -m venv tests/clients/.venv && tests/clients/.venv/bin/pip install -r tests/clients/requirements.txt",
+    ) {
+        let mut script = Command::new(python);
+        script.arg(clients.join("postgrest_client.py"));
+        passes_as_members(script).await;
+    }
 }
 
 #[tokio::test]

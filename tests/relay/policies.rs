@@ -10,8 +10,13 @@ pub const SECRET: &str = "a secret of more than thirty-two bytes, for tests";
 
 /// A token as `rowcast token` makes it.
 pub async fn token(role: &str, claims: &[&str]) -> String {
+    lasting(role, claims, "1h").await
+}
+
+async fn lasting(role: &str, claims: &[&str], expires: &str) -> String {
     let mut command = crate::harness::command();
     command.args(["token", "--jwt-secret", SECRET, "--role", role]);
+    command.args(["--expires", expires]);
     for claim in claims {
         command.args(["--claim", claim]);
     }
@@ -283,4 +288,83 @@ async fn what_nobody_watches_is_compared() {
         let wanted = truth(&database, "bob").await;
         screen.shows(step, &wanted).await;
     }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_token_unless_a_later_one_is_brought() {
+    let (database, relay) = world().await;
+    let (ann, bob) = (
+        lasting("member", &["sub=ann"], "3s").await,
+        lasting("member", &["sub=bob"], "3s").await,
+    );
+    let mut anns = Watcher::of(&relay, PATH, &ann, None).await;
+    let mut bobs = Watcher::of(&relay, PATH, &bob, None).await;
+    anns.shows("the state", &truth(&database, "ann").await)
+        .await;
+    // Any request of hers with a later token will do.
+    let later = token("member", &["sub=ann"]).await;
+    let bearer = format!("Bearer {later}");
+    let headers = [("authorization", bearer.as_str())];
+    let read = relay.request(hyper::Method::GET, PATH, &headers, "").await;
+    assert_eq!(read.status, 200);
+
+    let told = bobs
+        .stream
+        .until(|event| event.data.contains("error"))
+        .await;
+    assert_eq!(told.name, "control");
+    assert_eq!(told.json()["error"]["code"], "PGRST303");
+    assert!(told.retry.is_some());
+    assert_eq!(bobs.stream.next().await, None);
+
+    database
+        .sql("update notes set body = 'canary-1 later' where tenant = 1")
+        .await;
+    anns.shows("goes on", &truth(&database, "ann").await).await;
+}
+
+#[tokio::test]
+async fn functions_decide_who_may_use_a_channel() {
+    let (database, relay) = world().await;
+    database
+        .sql(
+            "select rowcast.allow_channel('room-*'); \
+             create or replace function rowcast.may_subscribe(channel text) returns boolean \
+             language sql stable as $$ \
+               select channel = 'room-' || (current_setting('request.jwt.claims', true)::json ->> 'sub') $$; \
+             create or replace function rowcast.may_publish(channel text) returns boolean \
+             language sql stable as $$ select current_user = 'manager' $$",
+        )
+        .await;
+    let ann = token("member", &["sub=ann"]).await;
+    let mut own = Watcher::of(&relay, "/channels/room-ann", &ann, None).await;
+    let mut other = Watcher::of(&relay, "/channels/room-bob", &ann, None).await;
+    let refused = other
+        .stream
+        .until(|event| event.data.contains("error"))
+        .await;
+    assert_eq!(refused.json()["error"]["code"], "42501");
+    assert_eq!(other.stream.next().await, None);
+
+    let publish = async |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+        ];
+        let path = "/channels/room-ann";
+        relay
+            .request(hyper::Method::POST, path, &headers, "{\"n\":1}")
+            .await
+    };
+    assert_eq!(publish(&ann).await.status, 403);
+    let manager = token("manager", &["sub=max"]).await;
+    let published = publish(&manager).await;
+    assert_eq!(published.status, 201);
+    let heard = own.stream.data().await;
+    assert!(heard.has_txid(published.txid()), "{heard:?}");
+    // Upgrading the schema leaves what the operator decided.
+    let again = Relay::start(&database, &[]).await;
+    assert_eq!(publish(&ann).await.status, 403);
+    drop(again);
 }

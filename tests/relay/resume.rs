@@ -338,17 +338,9 @@ async fn a_view_that_is_reset_while_a_screen_comes_back_stays_live() {
              select rowcast.watch('tasks'), rowcast.watch('held')",
         )
         .await;
-    let mut stream = relay.stream("/rest/v1/tasks").await;
-    stream.data().await;
-    let id = stream.id.clone();
-    relay.kill().await;
-    // A relay whose memory does not reach back: it must read the log for those who return.
-    database
-        .sql("insert into tasks values (1); delete from rowcast.tick")
-        .await;
-    let relay = database.relay().await;
+    database.sql("insert into tasks values (1)").await;
 
-    // Every connection for streams waits for a table that somebody holds.
+    // Every connection for states waits for a table that somebody holds.
     let holder = database.client().await;
     holder
         .batch_execute("begin; lock table held in access exclusive mode")
@@ -360,13 +352,13 @@ async fn a_view_that_is_reset_while_a_screen_comes_back_stays_live() {
     }
     eventually("four snapshots wait", async || {
         let sql = "select count(*) from pg_stat_activity \
-                   where application_name = 'rowcast streams' and wait_event_type = 'Lock'";
+                   where application_name = 'rowcast states' and wait_event_type = 'Lock'";
         (database.one(sql).await == "4").then_some(())
     })
     .await;
 
     // The screen joins its view, waits for a connection, and the view is reset under it.
-    let mut stream = relay.resume("/rest/v1/tasks", &id).await;
+    let mut stream = relay.resume("/rest/v1/tasks", "0").await;
     database
         .sql("select rowcast.reset('tasks'::regclass)")
         .await;
