@@ -190,7 +190,7 @@ async fn no_tenant_is_ever_shown_what_it_could_not_select() {
     database.sql(SCHEMA).await;
     let mut world = World::new(&database, &mut random).await;
     world.record(None, false).await;
-    world.roam(&relays, &mut random, 100).await;
+    world.gather(&relays, &mut random).await;
 
     let late = ops / 2;
     for op in 0..ops {
@@ -209,7 +209,7 @@ async fn no_tenant_is_ever_shown_what_it_could_not_select() {
     // Everybody is back, and is told how far everything is.
     world.restore().await;
     world.settle().await;
-    world.roam(&relays, &mut random, 100).await;
+    world.gather(&relays, &mut random).await;
     world.reach_the_end().await;
     eprintln!("{:?} in {:?}", world.counts, begun.elapsed());
     world.counts.say_something(ops);
@@ -273,17 +273,9 @@ struct World {
     last_xid: u64,
 }
 
-/// Definitions that go back and forth.
+/// Definitions that go back and forth: which are not as they were at first.
 #[derive(Debug, Default)]
-struct Defined {
-    invites: bool,
-    lenient: bool,
-    revoked: bool,
-    vip: bool,
-    open: bool,
-    function: bool,
-    blind: bool,
-}
+struct Defined([bool; 7]);
 
 /// Somebody's screen.
 struct Watch {
@@ -413,7 +405,7 @@ impl World {
     /// Changes who may see what. `late` leaves it to the relays to find out.
     async fn define(&mut self, random: &mut Rng, late: bool) {
         self.counts.defined += 1;
-        let sql = self.defined.change(random.u8(..7));
+        let sql = self.defined.change(random.usize(..7));
         self.define_as(&sql, late).await;
     }
 
@@ -496,7 +488,7 @@ impl World {
                 continue;
             }
             let denied = last.truth[number].is_none();
-            if random.u8(..100) >= percent.max(40) || (watch.refused && denied && random.bool()) {
+            if random.u8(..100) >= 40 || (watch.refused && denied && random.bool()) {
                 continue;
             }
             let id = match random.u8(..8) {
@@ -513,15 +505,24 @@ impl World {
         }
     }
 
+    /// Everybody who is away comes back, or comes.
+    async fn gather(&mut self, relays: &[Relay; 2], random: &mut Rng) {
+        for watch in &mut self.screens {
+            if watch.stream.is_none() {
+                let id = watch.id.clone();
+                let relay = &relays[random.usize(..relays.len())];
+                watch.open(relay, id.as_deref()).await;
+            }
+        }
+    }
+
     /// A token that covers everything reaches everybody, for controls are told every few seconds.
     async fn reach_the_end(&mut self) {
         self.settle().await;
         let last = self.states.len() - 1;
         let (states, xid) = (&self.states, self.last_xid.to_string());
         for (number, watch) in self.screens.iter_mut().enumerate() {
-            if watch.stream.is_none() {
-                continue;
-            }
+            assert!(watch.stream.is_some(), "{} is not there", watch.name);
             let begun = Instant::now();
             while !watch.covers(&xid) {
                 assert!(begun.elapsed() < DEADLINE, "{} is not told", watch.name);
@@ -714,37 +715,19 @@ fn marks(text: &str) -> impl Iterator<Item = &str> {
 
 impl Defined {
     /// Turns one of them into the other.
-    fn change(&mut self, which: u8) -> String {
-        let flag = match which {
-            0 => &mut self.invites,
-            1 => &mut self.lenient,
-            2 => &mut self.revoked,
-            3 => &mut self.vip,
-            4 => &mut self.open,
-            5 => &mut self.function,
-            _ => &mut self.blind,
-        };
-        *flag = !*flag;
-        Self::sql(which, *flag)
+    fn change(&mut self, which: usize) -> String {
+        self.0[which] = !self.0[which];
+        Self::sql(which, self.0[which])
     }
 
     fn restored(&mut self) -> String {
-        let flags = [
-            self.invites,
-            self.lenient,
-            self.revoked,
-            self.vip,
-            self.open,
-            self.function,
-            self.blind,
-        ];
-        let changed = flags.iter().zip(0..).filter(|(flag, _)| **flag);
-        let sql: Vec<_> = changed.map(|(_, which)| Self::sql(which, false)).collect();
+        let changed = self.0.iter().enumerate().filter(|(_, on)| **on);
+        let sql: Vec<_> = changed.map(|(which, _)| Self::sql(which, false)).collect();
         *self = Self::default();
         sql.join("; ")
     }
 
-    fn sql(which: u8, on: bool) -> String {
+    fn sql(which: usize, on: bool) -> String {
         let (to, from) = match which {
             // A policy that reads a table that none has read before.
             0 => (
