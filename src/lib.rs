@@ -23,7 +23,7 @@
 //! | [`rows`] | reads and writes in the PostgREST dialect | subscribers: it never publishes |
 //! | [`schema`] | our schema, the catalogue, drift | requests, views |
 //! | [`postgres`] | connections, quoting, the private cluster | what is asked |
-//! | [`event`], [`cursor`], [`filter`], [`sse`] | pure: no socket, no task | |
+//! | [`event`], [`cursor`], [`etag`], [`filter`], [`sse`] | pure: no socket, no task | |
 //! | [`health`], [`metrics`], [`config`], [`shutdown`], [`backoff`], [`causes`] | what everyone may name | any other room |
 
 pub mod auth;
@@ -33,6 +33,7 @@ pub mod cli;
 pub mod config;
 pub mod cursor;
 pub mod doorbell;
+pub mod etag;
 pub mod event;
 pub mod feed;
 pub mod filter;

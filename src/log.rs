@@ -38,9 +38,11 @@ from rowcast.state s left join rowcast.epoch e on true cross join rowcast.gap g"
 
 /// Opens the transaction of a poll. The planner gets nothing to choose: it takes a third of a log
 /// that was never analyzed to lie beyond any cursor, and would read all of it every time
-/// (measured). What it then thinks of the cost must not start the compiler either.
+/// (measured). What it then thinks of the cost must not start the compiler either. A policy that
+/// applies to this login is an error: a row that it hides must not be taken for one that is gone.
 pub const BEGIN: &str = "begin isolation level repeatable read, read only; \
                          set local enable_seqscan = off; set local jit = off; \
+                         set local row_security = off; \
                          set local lock_timeout = '300ms'";
 
 /// Sizes above which a transaction is not kept but told as "unknown from here on", which makes the

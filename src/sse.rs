@@ -12,6 +12,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::cursor::Xid;
+use crate::etag;
 use crate::event::Element;
 
 /// Opens a stream at once and keeps idle proxies awake. One newline: a blank line after a comment
@@ -73,17 +74,20 @@ impl<'a> Array<'a> {
             Element::Delete { key, by } => {
                 self.open();
                 self.member("key", &string(key));
-                self.headers("delete", *by, false);
+                self.headers("delete", *by, None);
+                self.close();
             }
             Element::Message { payload, xid, at } => {
                 self.open();
                 self.member("value", payload);
-                self.headers("message", Some((*xid, *at)), false);
+                self.headers("message", Some((*xid, *at)), None);
+                self.close();
             }
             Element::Notify { payload } => {
                 self.open();
                 self.member("value", &string(payload));
-                self.headers("notify", None, false);
+                self.headers("notify", None, None);
+                self.close();
             }
         }
     }
@@ -111,7 +115,12 @@ impl<'a> Array<'a> {
         if let Some(value) = value {
             self.member("value", value);
         }
-        self.headers(operation, transaction, value.is_none());
+        let version = value.map(|value| etag::of(value));
+        self.headers(operation, transaction, version.as_deref());
+        if value.is_none() {
+            self.text.push_str(r#","too_large":true"#);
+        }
+        self.close();
     }
 
     fn open(&mut self) {
@@ -127,14 +136,23 @@ impl<'a> Array<'a> {
         self.text.push(',');
     }
 
-    fn headers(&mut self, operation: &str, transaction: Option<(Xid, Timestamp)>, too_large: bool) {
+    /// `version` is of the value as it is told, before its line breaks become lines.
+    fn headers(
+        &mut self,
+        operation: &str,
+        transaction: Option<(Xid, Timestamp)>,
+        version: Option<&str>,
+    ) {
         let _infallible = write!(self.text, r#""headers":{{"operation":"{operation}""#);
+        if let Some(version) = version {
+            let _infallible = write!(self.text, r#","etag":"{version}""#);
+        }
         if let Some((xid, at)) = transaction {
             let _infallible = write!(self.text, r#","txid":"{xid}","timestamp":"{at}""#);
         }
-        if too_large {
-            self.text.push_str(r#","too_large":true"#);
-        }
+    }
+
+    fn close(&mut self) {
         self.text.push_str("}}");
     }
 }
@@ -239,7 +257,7 @@ mod tests {
         assert_eq!(
             text,
             "retry: 1000\nevent: data\nid: e.v.5\ndata: [\n\
-             data: {\"type\":\"public.tasks\",\"key\":\"7\",\"value\":{\"id\":7},\"headers\":{\"operation\":\"update\",\"txid\":\"7\",\"timestamp\":\"1970-01-01T00:00:00Z\"}},\n\
+             data: {\"type\":\"public.tasks\",\"key\":\"7\",\"value\":{\"id\":7},\"headers\":{\"operation\":\"update\",\"etag\":\"a3c90e3b7448d23d9eacebd0ebf15cae\",\"txid\":\"7\",\"timestamp\":\"1970-01-01T00:00:00Z\"}},\n\
              data: {\"type\":\"public.tasks\",\"key\":\"9\",\"headers\":{\"operation\":\"delete\",\"txid\":\"7\",\"timestamp\":\"1970-01-01T00:00:00Z\"}},\n\
              data: {\"type\":\"public.tasks\",\"key\":\"8\",\"headers\":{\"operation\":\"insert\",\"too_large\":true}},\n\
              data: {\"headers\":{\"control\":\"snapshot-end\"}}\n\

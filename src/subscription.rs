@@ -44,6 +44,8 @@ const CATCH_UP_BYTES: usize = 4 << 20;
 /// How long a stream that lost its view tries to get it back. Less than the 12 s of silence after
 /// which a screen calls itself stale.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// A view that is made while definitions change is made again, so many times.
+const DEFINITIONS: usize = 4;
 /// What is read from the log for one screen at most.
 const CATCH_UP: Bounds = Bounds {
     rows: 20_000,
@@ -432,21 +434,29 @@ impl Subscription {
                 self.open_channel(&channel, token, retry).await
             }
             Source::View(opener) => {
-                let view = match view {
-                    Some(view) => view,
-                    None => opener().await?,
-                };
-                self.open_view(view, token, retry).await
+                let opener = Arc::clone(opener);
+                let mut view = view;
+                for _ in 0..DEFINITIONS {
+                    let made = match view.take() {
+                        Some(view) => view,
+                        None => opener().await?,
+                    };
+                    if let Some(live) = self.open_view(made, token, retry).await? {
+                        return Ok(live);
+                    }
+                }
+                Err(self.explain(&NotYet.into()))
             }
         }
     }
 
+    /// `None` when the view is from before its table or its policies changed.
     async fn open_view(
         &mut self,
         view: View,
         token: Option<&str>,
         retry: Option<u64>,
-    ) -> Result<Live, Unavailable> {
+    ) -> Result<Option<Live>, Unavailable> {
         let brought = token.map(|text| text.parse::<Token>().ok());
         let name = view.name();
         let from = brought
@@ -470,7 +480,7 @@ impl Subscription {
         if now.is_some_and(|now| **now != *view.table())
             || policies.is_some_and(|known| current.policies(view.table().oid) != Some(known))
         {
-            return Err(self.explain(&NotYet.into()));
+            return Ok(None);
         }
         // Other columns than this stream has told so far need a new state.
         let columns = columns(&view);
@@ -484,13 +494,14 @@ impl Subscription {
                 self.columns = Some(columns);
                 let live = joined_at(Shown::View(view), joined, &from.cursor, &until);
                 self.caught_up(&live, body, retry);
-                return Ok(live);
+                return Ok(Some(live));
             }
         }
         if token.is_some() {
             self.answer("reset");
         }
-        self.open_fresh(&view, joined, token.is_some(), retry).await
+        let live = self.open_fresh(&view, joined, token.is_some(), retry);
+        live.await.map(Some)
     }
 
     /// What somebody at `from` missed of a view that is decided from images, and up to where.

@@ -1,5 +1,5 @@
 /**
- * The demo board: four live views, laid out as lists of cards, and the hands that change them.
+ * The demo board: live views, laid out as lists of cards, and the hands that change them.
  *
  * Hooks for tests:
  *   <html data-status="connecting|live|stale|lost" data-wall>   how far the screen may be trusted
@@ -8,32 +8,41 @@
  *                                          .by-name, .assignee, .edit inside
  *     [data-glow] changed elsewhere just now    [data-lifted] moved by keyboard, not dropped yet
  *     [data-editing] with form.editor inside    [data-dragged] in hand, not shown
+ *       form.editor[data-state="writing|saving|conflict"]; .meanwhile, .conflict inside
  *   [data-placeholder]                     where a dragged card would land
  *   [data-entry="<id>"]                    a line of the activity
  *   .toast[data-tone="trouble"]            a write that was refused
- *   #me, #menu [data-person="<id>"]        who sits here
- *   #activity-toggle, #wall-toggle, #new-list
+ *   [data-reminder="<id>"]                 a private reminder
+ *   #sign-in                               the dialog that asks for a name; #me opens it again
+ *   #menu [data-person="<id>"]             who can be given a card
+ *   #activity-toggle, #reminders-toggle, #wall-toggle, #new-list
  */
 import { follow, retell } from './activity.js'
 import { draggable } from './drag.js'
 import { compose, edit, entitle, meanwhile } from './editor.js'
 import { Lists, idOf } from './lists.js'
-import { know, me, person, pick } from './people.js'
+import { greet, know, me, person, pick } from './people.js'
 import { Pending } from './pending.js'
+import { remember } from './reminders.js'
 import { view } from './rowcast.js'
+import { bearer, isMember, onChange } from './session.js'
 import { watchOver } from './status.js'
 import { refresh } from './time.js'
 import { announce, refused, toast } from './toast.js'
 
-const views = Object.fromEntries(['people', 'lists', 'cards', 'activity'].map(table => [table, view(`/rest/v1/${table}`, { key: 'id' })]))
+const views = Object.fromEntries(['people', 'lists', 'cards', 'activity'].map(table => [table, view(`/rest/v1/${table}`, { key: 'id', token: bearer })]))
 const root = document.getElementById('board')
 const newList = document.getElementById('new-list')
 const lists = new Lists(root, newList)
 const ready = new Set()
 const pending = new Pending(views, {
-  changed: () => draw(),
+  changed: () => {
+    draw()
+    reminders.draw()
+  },
   renamed: (table, from, to) => lists.rename(table, from, to),
-})
+}, bearer)
+const reminders = remember(views, pending, id => show(id))
 
 /* ---- what is shown ------------------------------------------------------------------------- */
 
@@ -66,6 +75,7 @@ for (const table of ['people', 'lists', 'cards']) {
     if (table === 'people') {
       know(rows)
       retell()
+      greet()
     }
     draw()
   })
@@ -81,6 +91,9 @@ views.cards.on('change', ({ operation, value, key }) => {
 
 watchOver([views.people, views.lists, views.cards])
 follow(views.activity)
+onChange(() => {
+  for (const each of Object.values(views)) each?.renew()
+})
 setInterval(() => {
   refresh(root)
   retell()
@@ -88,6 +101,7 @@ setInterval(() => {
 
 /* ---- what is done -------------------------------------------------------------------------- */
 
+/** A member is named by his token; a visitor's word is all there is. */
 const signed = fields => ({ ...fields, changed_by: me() })
 const now = () => new Date().toISOString()
 const titleOf = id => `“${lists.cards.get(id)?.title ?? 'The card'}”`
@@ -114,11 +128,8 @@ async function change(id, fields, what) {
   if (done && !done.row) toast(`${title} had been deleted meanwhile.`)
 }
 
-/** Saves what was written in a card; one that is gone by then is put back as it was written. */
-function save(id, fields, row) {
-  if (lists.cards.has(id)) return change(id, fields, 'saved')
-  restore({ ...row, ...fields })
-}
+/** Writes what was edited in a card, unless it is another version by then (RowcastError, 412). */
+const save = (id, fields, etag) => pending.update('cards', id, signed(fields), { changed_at: now() }, etag)
 
 function restore({ id, list_id, title, note, assignee, position, created_at }) {
   const list = lists.lists.has(list_id) ? list_id : lists.inOrder()[0]?.id
@@ -128,7 +139,7 @@ function restore({ id, list_id, title, note, assignee, position, created_at }) {
 async function remove(id) {
   const row = lists.cards.get(id)
   if (!row) return
-  const doing = pending.delete('cards', id, { changed_by: me() })
+  const doing = pending.delete('cards', id, isMember() ? undefined : { changed_by: me() })
   announce(`${row.title}, deleted.`)
   toast(`Deleted “${row.title}”`, { action: 'Undo', act: () => doing.then(() => restore(row)) })
   await attempt(`“${row.title}” was not deleted`, doing)
@@ -169,7 +180,21 @@ function assign(id, anchor) {
   })
 }
 
-const editing = { save, remove, redraw: draw }
+/** Leads the eye to a card. */
+function show(id) {
+  const item = lists.item(id)
+  item?.scrollIntoView({ block: 'nearest', inline: 'nearest' })
+  item?.focus({ preventScroll: true })
+}
+
+const editing = {
+  save,
+  remove,
+  restore,
+  redraw: draw,
+  etag: id => views.cards.etag(String(id)),
+  remind: id => reminders.add(lists.cards.get(id).title, id),
+}
 
 draggable(lists, { drop: move, redraw: draw })
 

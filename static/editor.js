@@ -2,12 +2,22 @@
  * Writing in place: a card, a new card, the title of a list.
  *
  * While a card is open it is held: whatever others do to it, the text in the fields is the
- * writer's. Their change is told below the fields, and only what was really edited is sent.
+ * writer's. Only what was really edited is sent, and only onto the version that it was edited
+ * from: where somebody was faster with the same field, both texts are shown and the writer
+ * decides. The text leaves the screen when it is stored, or when its writer drops it.
  */
+import { portray } from './people.js'
+import { isMember } from './session.js'
+import { tell } from './time.js'
+import { announce, refused } from './toast.js'
 
 const editorTemplate = document.getElementById('editor-template')
+const theirsTemplate = document.getElementById('theirs-template')
 const composerTemplate = document.getElementById('composer-template')
 const titleTemplate = document.getElementById('title-template')
+const FIELDS = ['title', 'note']
+/** How often a write is tried anew because something else about the card has changed. */
+const TRIES = 8
 
 const clone = template => template.content.firstElementChild.cloneNode(true)
 const grow = field => {
@@ -16,106 +26,256 @@ const grow = field => {
 }
 const enter = event => event.key === 'Enter' && !event.isComposing && !event.shiftKey
 
-/** The card that is open, at most one. */
-let open = null
+/** The cards that are open. One is written in; others wait for an answer, or for a decision. */
+const editors = new Set()
 
 /**
  * Opens a card for writing.
  * @param {import('./lists.js').Lists} lists
  * @param {any} id
- * @param {{save: (id: any, fields: any, row: any) => void, remove: (id: any) => void, redraw: () => void}} act
+ * @param {{
+ *   save: (id: any, fields: any, etag?: string) => Promise<any>, restore: (row: any) => void,
+ *   remove: (id: any) => void, redraw: () => void, remind: (id: any) => void,
+ *   etag: (id: any) => string | undefined,
+ * }} act
  */
 export function edit(lists, id, act) {
-  if (open) finish(true)
-  const item = lists.item(id)
-  const row = lists.cards.get(id)
-  const form = clone(editorTemplate)
-  const { title, note } = form.elements
-  const base = { title: row.title, note: row.note }
-  title.value = base.title
-  note.value = base.note
-  open = { lists, item, form, base, row, act, signal: new AbortController() }
-  const { signal } = open.signal
-  lists.held.add(id)
-  item.dataset.editing = ''
-  item.append(form)
-  grow(title)
-  grow(note)
-  title.focus()
-  title.select()
-  form.addEventListener('input', event => grow(event.target), { signal })
-  form.addEventListener('submit', event => {
-    event.preventDefault()
-    finish(true, true)
-  }, { signal })
-  form.addEventListener('keydown', event => {
-    event.stopPropagation()
-    if (event.key === 'Escape' && !event.isComposing) finish(false, true)
-    if (enter(event) && event.target === title || enter(event) && event.target === note && (event.ctrlKey || event.metaKey)) {
-      event.preventDefault()
-      finish(true, true)
-    }
-  }, { signal })
-  form.querySelector('.cancel').addEventListener('click', () => finish(false, true), { signal })
-  form.querySelector('.remove').addEventListener('click', () => {
-    const id = finish(false)
-    act.remove(id)
-  }, { signal })
-  form.querySelector('.link').addEventListener('click', () => take(), { signal })
-  // Looking elsewhere in the page ends the writing; looking at another window does not.
-  document.addEventListener('pointerdown', event => item.contains(event.target) || finish(true), { signal, capture: true })
-  item.addEventListener('focusout', event => event.relatedTarget && !item.contains(event.relatedTarget) && finish(true), { signal })
+  for (const editor of editors) if (editor.id === id) return editor.focus()
+  for (const editor of [...editors]) editor.leave()
+  editors.add(new Editor(lists, id, act))
 }
 
-/** Tells the writer what others did to the open card meanwhile. */
+/** Tells the writers what others did to their cards meanwhile. */
 export function meanwhile() {
-  if (!open) return
-  const { lists, item, form, base } = open
-  const row = lists.cards.get(currentId())
-  const line = form.querySelector('.meanwhile')
-  const changed = row && ['title', 'note'].filter(name => row[name] !== base[name] && row[name] !== form.elements[name].value)
-  line.hidden = row && !changed.length
-  line.querySelector('button').hidden = !row
-  if (!row) line.firstElementChild.textContent = 'Deleted meanwhile. Saving puts it back.'
-  else if (changed.length) line.firstElementChild.textContent = `${row.changed_by} changed the ${changed.join(' and the ')}: “${changed.map(name => row[name]).join('” — “')}”`
-  item.toggleAttribute('data-gone', !row)
+  for (const editor of editors) editor.meanwhile()
 }
 
-function take() {
-  const { lists, form, base } = open
-  const row = lists.cards.get(currentId())
-  for (const name of ['title', 'note']) {
-    if (!row || row[name] === base[name]) continue
-    form.elements[name].value = base[name] = row[name]
-    grow(form.elements[name])
+class Editor {
+  #stop = new AbortController()
+  /** Save was asked for again while the answer was awaited. */
+  #again = false
+  /** The row as somebody else has left it, when both edited the same field. */
+  #theirs = null
+
+  constructor(lists, id, act) {
+    this.lists = lists
+    this.act = act
+    this.item = lists.item(id)
+    this.row = lists.cards.get(id)
+    /** What the text was edited from, and the version of the row that this was. */
+    this.base = { title: this.row.title, note: this.row.note }
+    this.etag = act.etag(id)
+    this.form = clone(editorTemplate)
+    this.fields = FIELDS.map(name => this.form.elements[name])
+    for (const field of this.fields) field.value = this.base[field.name]
+    this.form.querySelector('.remind').hidden = !isMember()
+    this.#say('writing')
+    lists.held.add(id)
+    this.item.dataset.editing = ''
+    this.item.append(this.form)
+    this.fields.forEach(grow)
+    this.focus()
+    this.fields[0].select()
+    this.#listen()
   }
-  meanwhile()
-  form.elements.title.focus()
-}
 
-const currentId = () => {
-  const text = open.item.dataset.card
-  return text.startsWith('new-') ? text : Number(text)
-}
-
-function finish(save, keepFocus) {
-  const { lists, item, form, base, row, act, signal } = open
-  const id = currentId()
-  const fields = {}
-  for (const name of ['title', 'note']) {
-    const value = form.elements[name].value.trim()
-    if (value !== base[name] && (value || name === 'note')) fields[name] = value
+  /** The card's id now: one that was just made gets its own while it is open. */
+  get id() {
+    const text = this.item.dataset.card
+    return text.startsWith('new-') ? text : Number(text)
   }
-  open = null
-  signal.abort()
-  lists.held.delete(id)
-  form.remove()
-  delete item.dataset.editing
-  delete item.dataset.gone
-  if (save && Object.keys(fields).length) act.save(id, fields, row)
-  act.redraw()
-  if (keepFocus) lists.item(id)?.focus({ preventScroll: true })
-  return id
+
+  get state() {
+    return this.form.dataset.state
+  }
+
+  #say(state) {
+    this.form.dataset.state = state
+  }
+
+  focus() {
+    this.fields[0].focus()
+  }
+
+  #listen() {
+    const { signal } = this.#stop
+    const { form, item } = this
+    const on = (target, name, listener, options) => target.addEventListener(name, listener, { signal, ...options })
+    const click = (name, act) => on(form.querySelector(name), 'click', act)
+    on(form, 'input', event => grow(event.target))
+    on(form, 'submit', event => {
+      event.preventDefault()
+      this.save(true)
+    })
+    on(form, 'keydown', event => {
+      event.stopPropagation()
+      if (event.key === 'Escape' && !event.isComposing) this.state === 'conflict' ? this.#editOn() : this.close(true)
+      const field = this.fields.indexOf(event.target)
+      if (enter(event) && field >= 0 && (field === 0 || event.ctrlKey || event.metaKey)) {
+        event.preventDefault()
+        this.save(true)
+      }
+    })
+    click('.cancel', () => this.close(true))
+    click('.remove', () => {
+      const { id } = this
+      this.close()
+      this.act.remove(id)
+    })
+    click('.remind', () => this.act.remind(this.id))
+    click('.meanwhile .link', () => this.#take(this.lists.cards.get(this.id)))
+    click('.keep', () => {
+      this.#editOn()
+      this.save(true)
+    })
+    click('.take', () => {
+      this.#take(this.#theirs)
+      this.save(true)
+    })
+    click('.edit-on', () => this.#editOn())
+    // Looking elsewhere in the page ends the writing; looking at another window does not.
+    on(document, 'pointerdown', event => item.contains(event.target) || this.leave(), { capture: true })
+    on(item, 'focusout', event => event.relatedTarget && !item.contains(event.relatedTarget) && this.leave())
+  }
+
+  /** What was edited. */
+  #edits() {
+    const edits = {}
+    for (const { name, value } of this.fields) {
+      const text = value.trim()
+      if (text !== this.base[name] && (text || name === 'note')) edits[name] = text
+    }
+    return edits
+  }
+
+  /** The writer turns to something else. What is undecided stays on the screen until it is decided. */
+  leave() {
+    if (this.state === 'writing') this.save()
+  }
+
+  async save(keepFocus) {
+    if (this.state === 'saving') return (this.#again = true)
+    if (this.state === 'conflict') return
+    const edits = this.#edits()
+    if (!Object.keys(edits).length) return this.close(keepFocus)
+    this.#again = false
+    this.#say('saving')
+    try {
+      const theirs = await this.#send(edits)
+      if (theirs) return this.#clash(theirs)
+    } catch (error) {
+      this.#say('writing')
+      return refused(`“${edits.title ?? this.base.title}” was not saved`, error)
+    }
+    Object.assign(this.base, edits)
+    this.#say('writing')
+    this.etag = this.act.etag(this.id)
+    // Whoever wrote on while the answer was on its way goes on writing.
+    if (!Object.keys(this.#edits()).length) this.close(keepFocus)
+    else if (this.#again) this.save(keepFocus)
+  }
+
+  /** Writes the edits; gives the row back where somebody else has edited the same field. */
+  async #send(edits) {
+    let etag = this.etag
+    for (let tries = 0; ; tries++) {
+      if (!this.lists.cards.has(this.id)) return void this.act.restore({ ...this.row, ...this.base, ...edits })
+      try {
+        const row = await this.act.save(this.id, edits, etag)
+        if (!row) this.act.restore({ ...this.row, ...this.base, ...edits })
+        return null
+      } catch (error) {
+        if (error.status !== 412) throw error
+        const { current } = error
+        if (!current) return void this.act.restore({ ...this.row, ...this.base, ...edits })
+        etag = error.etag
+        const clashes = Object.keys(edits).some(name => current[name] !== this.base[name] && current[name] !== edits[name])
+        if (clashes) return { row: current, etag }
+        // The card was moved, or another field of it was written: that is no quarrel.
+        if (tries === TRIES) throw error
+      }
+    }
+  }
+
+  #clash({ row, etag }) {
+    this.etag = etag
+    this.#theirs = row
+    this.#say('conflict')
+    this.#showTheirs()
+    announce(`${row.changed_by} changed this card while you wrote. Your text is kept: keep it, take theirs, or edit on.`)
+  }
+
+  #showTheirs() {
+    const row = this.#theirs
+    for (const element of this.form.querySelectorAll('.theirs')) element.remove()
+    for (const field of this.fields) {
+      if (row[field.name] === field.value.trim() || row[field.name] === this.base[field.name]) continue
+      const element = clone(theirsTemplate)
+      element.dataset.field = field.name
+      portray(element.querySelector('.avatar'), row.changed_by)
+      element.querySelector('.theirs-who').textContent = row.changed_by
+      tell(element.querySelector('time'), row.changed_at)
+      element.querySelector('.theirs-text').textContent = row[field.name] || '(nothing)'
+      field.after(element)
+    }
+    this.form.querySelector('.meanwhile').hidden = true
+    this.item.scrollIntoView({ block: 'nearest', inline: 'nearest' })
+  }
+
+  /** From here on the text stands against theirs, which stays beside it. */
+  #editOn() {
+    for (const name of FIELDS) this.base[name] = this.#theirs[name]
+    this.#theirs = null
+    this.#say('writing')
+    this.focus()
+  }
+
+  /** Theirs in place of what both have edited; what they left alone stays as it was typed. */
+  #take(row) {
+    for (const field of this.fields) {
+      const { name } = field
+      if (row[name] !== this.base[name]) field.value = row[name]
+      this.base[name] = row[name]
+      grow(field)
+    }
+    for (const element of this.form.querySelectorAll('.theirs')) element.remove()
+    this.#theirs = null
+    this.#say('writing')
+    this.meanwhile()
+    this.focus()
+  }
+
+  meanwhile() {
+    const { lists, item, form, base, id } = this
+    const row = lists.cards.get(id)
+    const line = form.querySelector('.meanwhile')
+    item.toggleAttribute('data-gone', !row)
+    if (this.state === 'conflict') {
+      if (row && Date.parse(row.changed_at) > Date.parse(this.#theirs.changed_at)) this.#clash({ row, etag: this.act.etag(id) })
+      return
+    }
+    if (this.state === 'saving') return
+    const changed = row && FIELDS.filter(name => row[name] !== base[name])
+    // What was edited is still what it was edited from.
+    if (row && !changed.length) this.etag = this.act.etag(id) ?? this.etag
+    const other = changed?.filter(name => row[name] !== form.elements[name].value)
+    line.hidden = row && !other.length
+    line.querySelector('button').hidden = !row
+    if (!row) line.firstElementChild.textContent = 'Deleted meanwhile. Saving puts it back.'
+    else if (other.length) line.firstElementChild.textContent = `${row.changed_by} changed the ${other.join(' and the ')}: “${other.map(name => row[name]).join('” — “')}”`
+  }
+
+  close(keepFocus) {
+    const { lists, item, id } = this
+    editors.delete(this)
+    this.#stop.abort()
+    lists.held.delete(id)
+    this.form.remove()
+    delete item.dataset.editing
+    delete item.dataset.gone
+    this.act.redraw()
+    if (keepFocus) lists.item(id)?.focus({ preventScroll: true })
+  }
 }
 
 /** Opens the foot of a list for new cards; it stays open until it is told otherwise. */

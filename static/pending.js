@@ -21,15 +21,17 @@ export class Pending {
   /**
    * @param {Record<string, import('./rowcast.js').View>} views by table
    * @param {{changed: () => void, renamed: (table: string, from: string, to: any) => void}} listener
+   * @param {import('./rowcast.js').Token} token
    */
-  constructor(views, listener) {
+  constructor(views, listener, token) {
     this.views = views
     this.listener = listener
+    this.token = token
   }
 
   /** The rows of a table as this screen should show them. */
   rows(table) {
-    const rows = new Map([...this.views[table].rows.values()].map(row => [row.id, row]))
+    const rows = new Map([...(this.views[table]?.rows.values() ?? [])].map(row => [row.id, row]))
     for (const { table: of, kind, id, fields, guess, since } of this.#writes) {
       if (of !== table) continue
       if (kind === 'delete') rows.delete(id)
@@ -67,13 +69,14 @@ export class Pending {
   /** Adds a row; it has a name of this screen (`new-1`) until the database has given it its id. */
   insert(table, fields, guess) {
     const id = fields.id ?? `new-${++this.#names}`
-    const since = Math.max(0, ...[...this.views[table].rows.values()].map(row => row.id))
+    const since = Math.max(0, ...[...(this.views[table]?.rows.values() ?? [])].map(row => row.id))
     return this.#queue({ table, kind: 'insert', id, fields, guess, since })
   }
 
-  update(table, id, fields, guess) {
+  /** With `etag`, a row that is another version by then is left as it is: RowcastError, 412. */
+  update(table, id, fields, guess, etag) {
     this.#unhold(table, id)
-    return this.#queue({ table, kind: 'update', id, fields, guess })
+    return this.#queue({ table, kind: 'update', id, fields, guess, etag })
   }
 
   /** Deletes a row; `signature` is written just before, since a delete has no fields to carry it. */
@@ -94,15 +97,16 @@ export class Pending {
   }
 
   async #send(entry) {
-    const { table, kind, fields } = entry
+    const { table, kind, fields, etag } = entry
+    const { token } = this
     try {
       const row = `/rest/v1/${table}?id=eq.${entry.id}`
       if (kind !== 'insert' && unnamed(entry.id)) throw new RowcastError({ message: 'it was never stored' })
-      if (kind === 'delete' && fields) await write('PATCH', row, fields)
-      const { rows, txid } = await (kind === 'insert' ? write('POST', `/rest/v1/${table}`, fields) : kind === 'update' ? write('PATCH', row, fields) : write('DELETE', row))
+      if (kind === 'delete' && fields) await write('PATCH', row, fields, { token })
+      const { rows, txid } = await (kind === 'insert' ? write('POST', `/rest/v1/${table}`, fields, { token }) : kind === 'update' ? write('PATCH', row, fields, { token, etag }) : write('DELETE', row, undefined, { token }))
       if (kind === 'insert') this.#rename(entry, rows[0].id)
       // Not awaited by the caller: the answer is good, and the stream may be away for long.
-      this.views[table].synced(txid).catch(() => {}).then(() => this.#settle(entry))
+      Promise.resolve(this.views[table]?.synced(txid)).catch(() => {}).then(() => this.#settle(entry))
       return rows[0]
     } catch (error) {
       this.#settle(entry)

@@ -1,9 +1,10 @@
 /** Who is who: avatars, the menu to pick a person from, and who sits at this screen. */
+import * as session from './session.js'
 
 const NOBODY = '#6b675f'
-const KEPT = 'rowcast.board.me'
 const menu = document.getElementById('menu')
 const item = document.getElementById('menu-item-template')
+const choice = document.getElementById('choice-template')
 const button = document.getElementById('me')
 
 let people = new Map()
@@ -41,22 +42,33 @@ function readable(colour) {
 }
 
 /** The name that signs this screen's writes. */
-export const me = () => localStorage.getItem(KEPT) || 'Somebody'
+export const me = () => session.name() ?? 'Somebody'
 
 function showMe() {
-  const name = localStorage.getItem(KEPT)
+  const name = session.name()
   portray(button.firstElementChild, name && named(name) ? name : null)
   if (!name) button.firstElementChild.textContent = '?'
-  button.lastElementChild.textContent = name || 'Who are you?'
-  button.setAttribute('aria-label', name ? `You are ${name}. Change` : 'Who are you?')
+  button.lastElementChild.textContent = name ?? 'Sign in'
+  button.setAttribute('aria-label', name ? `You are ${name}. Change` : 'Sign in')
+  button.setAttribute('aria-haspopup', name ? 'menu' : 'dialog')
 }
+session.onChange(showMe)
+
+/** Everybody's name as a button, for the dialog. */
+const choices = () => [...people.values()].map(({ name }) => {
+  const element = choice.content.firstElementChild.cloneNode(true)
+  portray(element.firstElementChild, name)
+  element.lastElementChild.textContent = name
+  element.addEventListener('click', () => session.enter(name))
+  return element
+})
+
+/** Asks a newcomer who he is. */
+export const greet = () => session.askOnce(choices())
 
 button.addEventListener('click', () => {
-  const mine = localStorage.getItem(KEPT)
-  pick(button, [...people.values()].find(({ name }) => name === mine)?.id, null, id => {
-    localStorage.setItem(KEPT, people.get(id).name)
-    showMe()
-  })
+  if (!session.name()) return session.ask(choices())
+  open(button, [['Change name…', () => session.ask(choices())], ['Sign out', session.signOut]].map(([text, act]) => ({ text, act })))
 })
 
 /**
@@ -69,16 +81,26 @@ button.addEventListener('click', () => {
 export function pick(anchor, current, nobody, chosen) {
   const choices = [...people.values()].map(({ id, name }) => ({ id, name }))
   if (nobody) choices.push({ id: null, name: nobody })
-  menu.replaceChildren(...choices.map(({ id, name }) => {
+  open(anchor, choices.map(({ id, name }) => ({ text: name, who: id === null ? null : name, id, checked: id === (current ?? null), act: () => chosen(id) })))
+}
+
+/** Shows a menu at a button: of people with their pictures, or of plain words. */
+function open(anchor, entries) {
+  menu.replaceChildren(...entries.map(({ text, who, id, checked, act }) => {
     const element = item.content.firstElementChild.cloneNode(true)
-    portray(element.firstElementChild, id === null ? null : name)
-    element.lastElementChild.textContent = name
-    element.setAttribute('aria-checked', id === (current ?? null))
-    element.dataset.person = id ?? ''
+    if (who === undefined) {
+      element.firstElementChild.remove()
+      element.setAttribute('role', 'menuitem')
+    } else {
+      portray(element.firstElementChild, who)
+      element.setAttribute('aria-checked', checked)
+      element.dataset.person = id ?? ''
+    }
+    element.lastElementChild.textContent = text
     element.addEventListener('click', () => {
       menu.hidePopover()
       anchor.focus({ preventScroll: true })
-      chosen(id)
+      act()
     })
     return element
   }))

@@ -13,17 +13,26 @@ export interface Change<Row = any> {
   txid?: string
   /** RFC 3339. */
   timestamp?: string
+  /** The version of the row, for `If-Match`. */
+  etag?: string
 }
+
+/** Gives a token that is still good, another one than `refused`; null for nobody. */
+export type Token = (refused?: string) => Promise<string | null>
 
 /** Whatever goes wrong between page and relay. */
 export class RowcastError extends Error {
-  constructor(told: { message?: string; status?: number; code?: string; details?: unknown; hint?: string | null })
+  constructor(told: { message?: string; status?: number; code?: string; details?: unknown; hint?: string | null; current?: unknown; etag?: string })
   /** The HTTP status; 0 when no answer came at all. */
   readonly status: number
   /** SQLSTATE or PGRST code; empty when the relay did not give one. */
   readonly code: string
   readonly details: unknown
   readonly hint: string | null
+  /** The row as it is, where a write with an `etag` came too late (status 412). */
+  readonly current?: any
+  /** The version of `current`. */
+  readonly etag?: string
 }
 
 export interface Options {
@@ -31,6 +40,8 @@ export interface Options {
   key?: string
   /** Closes the stream. */
   signal?: AbortSignal
+  /** Who reads. Called for each connection; streams of one person are shared by all tabs. */
+  token?: Token
 }
 
 interface Stream {
@@ -42,6 +53,8 @@ interface Stream {
   on(name: 'status', listener: (status: Status, error: RowcastError | null) => void): () => void
   /** Resolves when this stream covers the write; at once when there is no txid. Rejects on `close`. */
   synced(txid: string | null | undefined, options?: { signal?: AbortSignal }): Promise<void>
+  /** Asks `token` anew: a stream of somebody else is opened in place of this one. */
+  renew(): Promise<void>
   close(): void
 }
 
@@ -50,6 +63,8 @@ export interface View<Row = any> extends Stream {
   readonly rows: ReadonlyMap<string, Row>
   /** Keys whose row was too large for the stream: `rows` has an older one, or none. */
   readonly outdated: ReadonlySet<string>
+  /** The version of a row, for the `etag` of a write. */
+  etag(key: string): string | undefined
   /** The whole state: once the first snapshot is complete, and after each event. */
   subscribe(listener: (rows: Row[], byKey: ReadonlyMap<string, Row>) => void): () => void
   /** Live changes only: what a snapshot or a TRUNCATE replaced is told by `subscribe` alone. */
@@ -73,7 +88,12 @@ export function write<Row = any>(
   method: 'POST' | 'PATCH' | 'PUT' | 'DELETE',
   url: string,
   body?: unknown,
-  options?: { signal?: AbortSignal },
+  options?: {
+    signal?: AbortSignal
+    token?: Token
+    /** Writes nothing to a row that is another version by now: RowcastError with status 412. */
+    etag?: string
+  },
 ): Promise<{ rows: Row[]; txid: string | null }>
 
 /** Whether a token (the id of an event) includes a transaction. */
@@ -82,6 +102,7 @@ export function covers(token: string, txid: string | bigint): boolean
 /** The rows of one view, kept by the events of its stream. Pure. */
 export class Replica<Row = any> {
   rows: Map<string, Row>
+  etags: Map<string, string>
   outdated: Set<string>
   /** Whether `rows` has been a complete state at least once. */
   ready: boolean

@@ -13,6 +13,10 @@
  * a SharedWorker, which is this same file: one EventSource per URL, however many tabs look at it.
  * Where there is no SharedWorker, the page runs the same code itself.
  *
+ * Who somebody is the page alone knows: `token` gives its token whenever one is needed, and each
+ * connection is opened with a one-time ticket that the token buys. Streams are shared by those who
+ * are the same person.
+ *
  * Values are what JSON.parse makes of them: a bigint over 2^53 loses digits; its `key` does not.
  */
 
@@ -23,15 +27,18 @@ const PATIENCE = 20_000
 /** How long a lost connection may take to come back before the page says so. */
 const GRACE = 3_000
 /** Hub and page greet each other with this; a tab of another release then works alone. */
-const VERSION = 1
+const VERSION = 2
 
 /** Whatever goes wrong between page and relay; `status` is 0 when no answer came at all. */
 export class RowcastError extends Error {
-  /** @param {{message?: string, status?: number, code?: string, details?: any, hint?: any}} told */
-  constructor({ message, status = 0, code = '', details = null, hint = null }) {
+  /**
+   * @param {{message?: string, status?: number, code?: string, details?: any, hint?: any, current?: any, etag?: string}} told
+   *   `current` and `etag` tell of the row as it is, where a guarded write came too late (412)
+   */
+  constructor({ message, status = 0, code = '', details = null, hint = null, current, etag }) {
     super(message || 'the relay did not answer')
     this.name = 'RowcastError'
-    Object.assign(this, { status, code, details, hint })
+    Object.assign(this, { status, code, details, hint, current, etag })
   }
 }
 
@@ -57,6 +64,8 @@ export function covers(token, txid) {
 export class Replica {
   /** The last complete state, by key. @type {Map<string, any>} */
   rows = new Map()
+  /** The version of each row, for `If-Match`. @type {Map<string, string>} */
+  etags = new Map()
   /** Keys whose row was too large to be sent: `rows` has an older one, or none. */
   outdated = new Set()
   /** Whether `rows` has been a complete state at least once. */
@@ -78,22 +87,24 @@ export class Replica {
   apply(data, id = this.token) {
     const changes = []
     for (const { type, key, value, headers = {} } of typeof data === 'string' ? JSON.parse(data) : data) {
-      const { control, operation, txid, timestamp, too_large } = headers
+      const { control, operation, txid, timestamp, etag, too_large } = headers
       if (control === 'reset' || control === 'snapshot-start') {
-        this.#next = { rows: new Map(), outdated: new Set() }
+        this.#next = { rows: new Map(), etags: new Map(), outdated: new Set() }
         changes.length = 0
         this.#open = control === 'snapshot-start'
       } else if (control === 'snapshot-end') {
         this.#open = false
       } else if (operation) {
-        const { rows, outdated } = this.#next ?? this
+        const { rows, etags, outdated } = this.#next ?? this
         if (key !== undefined) {
           outdated.delete(key)
+          if (etag && value !== undefined) etags.set(key, etag)
+          else etags.delete(key)
           if (operation === 'delete') rows.delete(key)
           else if (too_large) outdated.add(key)
           else rows.set(key, value)
         }
-        if (!this.#open) changes.push({ type, key, value, operation, txid, timestamp })
+        if (!this.#open) changes.push({ type, key, value, operation, txid, timestamp, ...(etag && { etag }) })
       }
     }
     if (id === '0') return changes
@@ -137,12 +148,16 @@ class Source {
   /** The latest request for each row that was too large. @type {Map<string, symbol>} */
   #asked = new Map()
   #timer = 0
+  /** The latest attempt to connect; an earlier one that still waits for a ticket gives up. */
+  #turn
+  /** Who waits for a token of the pages. @type {Set<(answer: {token?: string, refused?: string}) => void>} */
+  #hopes = new Set()
   #events
   #clock
 
-  constructor(url) {
+  constructor(url, who) {
     this.url = url
-    this.#connect()
+    this.who = who
     this.#clock = setInterval(() => this.#beat(), 5_000)
   }
 
@@ -152,23 +167,30 @@ class Source {
       this.ports.set(port, 0)
       if (data === 'bye') this.#leave(port)
       if (data === 'check') this.check(true)
+      if (data.token) for (const hope of this.#hopes) hope(data.token)
     }
     // Newer browsers tell when the other end has died; the beat finds out in the others.
     port.addEventListener?.('close', () => this.#leave(port))
     this.ports.set(port, 0)
-    port.postMessage(this.#facts({ rows: this.replica.ready ? this.replica.rows : undefined }))
+    port.postMessage(this.#facts(this.replica.ready && this.#state()))
+    if (!this.#turn) this.#connect()
   }
 
   /** Looks at the clock: after a sleep the connection may be dead without knowing it. */
   check(awake) {
     const silent = Date.now() - Math.max(this.#heard, this.#tried)
-    const limit = this.#events.readyState === 1 ? (awake ? SILENCE / 2 : SILENCE) : awake ? 1_000 : PATIENCE
+    const limit = this.#events?.readyState === 1 ? (awake ? SILENCE / 2 : SILENCE) : awake ? 1_000 : PATIENCE
     if (!this.#timer && silent > limit) this.#again(awake)
   }
 
   #facts(more) {
     const { fresh, behind, error, replica: { ready, token, outdated } } = this
     return { version: VERSION, ready, token, outdated, fresh, behind, error, ...more }
+  }
+
+  #state() {
+    const { rows, etags } = this.replica
+    return { rows, etags }
   }
 
   #tell(more) {
@@ -192,47 +214,95 @@ class Source {
   }
 
   #end() {
-    this.#events.close()
+    this.#turn = null
+    this.#events?.close()
     clearTimeout(this.#timer)
     clearInterval(this.#clock)
-    if (sources.get(this.url) === this) sources.delete(this.url)
+    const name = nameOf(this)
+    if (sources.get(name) === this) sources.delete(name)
   }
 
-  #address() {
+  #address(ticket) {
     const { token } = this.replica
-    return token === '0' ? this.url : `${this.url}${this.url.includes('?') ? '&' : '?'}last_event_id=${token}`
+    return more(this.url, [token !== '0' && `last_event_id=${token}`, ticket && `ticket=${ticket}`])
   }
 
-  #connect() {
+  async #connect() {
     this.#tried = Date.now()
     this.#timer = 0
-    const events = (this.#events = new EventSource(this.#address()))
+    const turn = (this.#turn = Symbol())
+    let ticket
+    try {
+      ticket = this.who && (await this.#ticket())
+    } catch (error) {
+      if (this.#turn !== turn) return
+      this.error = { ...error, message: error.message }
+      this.#doubt()
+      return this.#again()
+    }
+    if (this.#turn !== turn) return
+    const events = (this.#events = new EventSource(this.#address(ticket)))
     events.onopen = () => {
       this.replica.cut()
       this.#told = false
     }
-    events.onerror = () => this.#lost(events.readyState === 2)
+    // A ticket is good for one connection: the next one is ours to make.
+    events.onerror = () => this.#lost(events.readyState === 2, ticket)
     events.addEventListener('data', event => this.#data(event))
     events.addEventListener('control', event => this.#control(event))
   }
 
-  #lost(closed) {
+  /** The token of any page that looks: all of them are this person. */
+  async #token(refused) {
+    for (const port of this.ports.keys()) port.postMessage({ version: VERSION, ask: { refused } })
+    let hope
+    const late = { error: { message: 'no page has a token' } }
+    const answer = new Promise(resolve => {
+      this.#hopes.add((hope = resolve))
+      setTimeout(resolve, 10_000, late)
+    })
+    const { is, error } = await answer.finally(() => this.#hopes.delete(hope))
+    if (error) throw new RowcastError(error)
+    return is
+  }
+
+  async #ticket() {
+    const [, relay, path] = /^(.*?)(\/(?:rest\/v1|channels)\/[^?]*)/.exec(this.url)
+    const ask = token => fetch(relay + '/tickets', { method: 'POST', headers: { 'content-type': 'application/json', ...bearer(token) }, body: JSON.stringify({ paths: [path] }) })
+    const token = await this.#token()
+    let answer = await ask(token)
+    // The page may hold a token that was made for another relay or another secret.
+    if (answer.status === 401) answer = await ask(await this.#token(token))
+    if (!answer.ok) throw new RowcastError(await reason(answer))
+    return (await answer.json()).ticket
+  }
+
+  /** Says that the state may be old, unless the relay speaks soon. */
+  #doubt() {
     const lost = Date.now()
     setTimeout(() => {
       if (this.#heard > lost || this.behind || !this.ports.size) return
       this.behind = true
       this.#tell()
     }, GRACE)
+  }
+
+  #lost(closed, ticket) {
+    this.#doubt()
     if (closed) this.#refused()
+    else if (ticket) this.#again()
   }
 
   /** An EventSource gives up on any answer but 200 and does not say why. Ask, then decide. */
   async #refused() {
     const stop = new AbortController()
+    const turn = this.#turn
     this.#timer = -1
     try {
-      const answer = await fetch(this.#address(), { headers: { accept: 'text/event-stream' }, signal: stop.signal })
-      if (answer.status >= 400 && answer.status < 500) {
+      const answer = await fetch(this.#address(), { headers: { accept: 'text/event-stream', ...(await this.#headers()) }, signal: stop.signal })
+      if (this.#turn !== turn) return
+      // A token that is no good any more is the next attempt's business.
+      if (answer.status >= 400 && answer.status < 500 && !(this.who && answer.status === 401)) {
         this.error = await reason(answer)
         // A code makes it the relay's own word: this URL will never be a stream. Anything else is
         // a proxy on a bad day.
@@ -246,11 +316,16 @@ class Source {
     } finally {
       stop.abort()
     }
-    if (this.ports.size) this.#again()
+    if (this.#turn === turn) this.#again()
+  }
+
+  async #headers() {
+    return this.who ? bearer(await this.#token()) : {}
   }
 
   #again(soon) {
-    this.#events.close()
+    clearTimeout(this.#timer)
+    this.#events?.close()
     const wait = soon ? 0 : Math.min(5_000, 500 * 2 ** this.#attempt++) * (0.5 + Math.random() / 2)
     this.#timer = setTimeout(() => this.#connect(), wait)
   }
@@ -267,7 +342,7 @@ class Source {
       this.error = null
       this.fresh = this.#heard
     }
-    this.#tell({ changes, rows: before === replica.generation ? undefined : replica.rows })
+    this.#tell({ changes, ...(before !== replica.generation && this.#state()) })
     for (const { key, value, operation } of changes) {
       if (value === undefined && operation !== 'delete') this.#asked.delete(key)
     }
@@ -277,6 +352,11 @@ class Source {
   #control({ data, lastEventId }) {
     this.#heard = Date.now()
     const { upToDate, error } = JSON.parse(data)
+    // The token's time is over and not the relay's: with the next one it goes on from here.
+    if (this.who && error?.code === 'PGRST303') {
+      this.replica.apply([], lastEventId)
+      return this.#again(true)
+    }
     if (upToDate !== undefined) {
       this.#told = true
       this.behind = !upToDate
@@ -294,8 +374,8 @@ class Source {
     const { generation } = replica
     const turn = Symbol()
     this.#asked.set(key, turn)
-    const url = `${this.url}${this.url.includes('?') ? '&' : '?'}${this.key}=eq.${encodeURIComponent(key)}`
-    const rows = await fetch(url, { headers: { accept: 'application/json' } }).then(r => (r.ok ? r.json() : []), () => [])
+    const url = more(this.url, [`${this.key}=eq.${encodeURIComponent(key)}`])
+    const rows = await this.#headers().then(headers => fetch(url, { headers: { accept: 'application/json', ...headers } })).then(r => (r.ok ? r.json() : []), () => [])
     // A newer change of the same row, or a new snapshot, makes this answer old news.
     if (rows.length !== 1 || !replica.outdated.has(key) || this.#asked.get(key) !== turn || generation !== replica.generation) return
     this.#asked.delete(key)
@@ -303,12 +383,32 @@ class Source {
   }
 }
 
-/** All streams of this worker or page, by URL. @type {Map<string, Source>} */
+/** All streams of this worker or page, by URL and person. @type {Map<string, Source>} */
 const sources = new Map()
+const nameOf = ({ url, who }) => `${who}\n${url}`
 
-function join(port, { url, key }) {
-  if (!sources.has(url)) sources.set(url, new Source(url))
-  sources.get(url).join(port, key)
+function join(port, request) {
+  const name = nameOf(request)
+  if (!sources.has(name)) sources.set(name, new Source(request.url, request.who))
+  sources.get(name).join(port, request.key)
+}
+
+const more = (url, pieces) => pieces.filter(Boolean).reduce((url, piece) => url + (url.includes('?') ? '&' : '?') + piece, url)
+const bearer = token => (token ? { authorization: `Bearer ${token}` } : {})
+
+/**
+ * Whom a token is for: its claims without those that each new token has anew, by which the relay
+ * tells streams apart, too. Nobody is the empty text.
+ */
+function personOf(token) {
+  if (!token) return ''
+  try {
+    const bytes = Uint8Array.from(atob(token.split('.')[1].replaceAll('-', '+').replaceAll('_', '/')), letter => letter.charCodeAt(0))
+    const { exp, iat, nbf, jti, ...claims } = JSON.parse(new TextDecoder().decode(bytes))
+    return JSON.stringify(claims)
+  } catch {
+    return token
+  }
 }
 
 let worker
@@ -333,25 +433,30 @@ class Stream {
   rows = new Map()
   /** Keys whose row was too large for the stream and could not be fetched. @type {Set<string>} */
   outdated = new Set()
+  /** @type {Map<string, string>} */
+  #etags = new Map()
   status = 'connecting'
   #listeners = { rows: new Set(), change: new Set(), message: new Set(), status: new Set() }
   #waiting = new Set()
   #facts = { ready: false, token: '0', fresh: 0, behind: false }
   #alone = false
   #heard = 0
+  #who
   #port
   #clock
   #page
 
   /**
    * @param {string} url
-   * @param {{key?: string, signal?: AbortSignal}} [options] `key` names the column of the key, so
-   *   that a row over the stream's size limit can be fetched; `signal` closes the stream
+   * @param {{key?: string, signal?: AbortSignal, token?: (refused?: string) => Promise<string | null>}} [options]
+   *   `key` names the column of the key, so that a row over the stream's size limit can be fetched;
+   *   `signal` closes the stream; `token` gives a token that is still good, or null for nobody
    * @param {boolean} [channel] messages have no snapshot to wait for
    */
-  constructor(url, { key, signal } = {}, channel = false) {
+  constructor(url, { key, signal, token } = {}, channel = false) {
     this.url = new URL(url, globalThis.location?.href).href
     this.key = key
+    this.token = token
     this.channel = channel
     signal?.addEventListener('abort', () => this.close())
   }
@@ -359,6 +464,19 @@ class Stream {
   /** When the rows were last known to be the truth. @type {Date | null} */
   get since() {
     return this.#facts.fresh ? new Date(this.#facts.fresh) : null
+  }
+
+  /** The version of a row, for the `If-Match` of a write. */
+  etag(key) {
+    return this.#etags.get(key)
+  }
+
+  /** Looks who sits here, after somebody has signed in or out: another person's stream is another one. */
+  async renew() {
+    const port = this.#port
+    // Without an answer nothing is known; the next connection asks again.
+    const who = await this.token?.().then(personOf).catch(() => this.#who)
+    if (port && this.#port === port && (who ?? '') !== this.#who) this.#reopen()
   }
 
   /**
@@ -424,14 +542,37 @@ class Stream {
       if (this.#port !== port1) return
       if (data.version !== VERSION) return failed()
       greeted = true
+      if (data.ask) return this.#answer(port1, data.ask)
       if (data.gone) return this.#reopen()
       port1.postMessage('here')
       this.#take(data)
     }
-    hand(port2, { url: this.url, key: this.key }, this.#alone)?.addEventListener('error', failed)
-    setTimeout(failed, 3_000)
     this.#clock = setInterval(() => this.#tick(), 1_000)
     this.#watch()
+    const start = who => {
+      if (this.#port !== port1) return
+      this.#who = who
+      hand(port2, { url: this.url, key: this.key, who }, this.#alone)?.addEventListener('error', failed)
+      setTimeout(failed, 3_000)
+    }
+    if (!this.token) return start('')
+    this.token().then(personOf).then(start, error => {
+      if (this.#port !== port1) return
+      this.error = error
+      setTimeout(() => this.#port === port1 && this.#reopen(), 2_000)
+    })
+  }
+
+  /** The stream needs a token for its next connection. */
+  async #answer(port, { refused }) {
+    try {
+      const is = await this.token(refused)
+      // Somebody else sits here now: it is not this stream that he should have.
+      if (personOf(is) === this.#who) port.postMessage({ token: { is } })
+      else if (this.#port === port) this.#reopen()
+    } catch ({ message, status, code }) {
+      port.postMessage({ token: { error: { message, status, code } } })
+    }
   }
 
   /** The events after which a page may have slept through its own clock. */
@@ -472,16 +613,20 @@ class Stream {
     this.#say('connecting')
   }
 
-  #take({ rows, changes = [], closed, ...facts }) {
+  #take({ rows, etags, changes = [], closed, ...facts }) {
     this.#heard = Date.now()
     this.#facts = facts
     this.outdated = facts.outdated
     this.error = facts.error && new RowcastError(facts.error)
     if (this.channel) facts.ready = facts.fresh > 0
-    if (rows) this.rows = rows
-    else {
-      for (const { key, value, operation } of changes) {
+    if (rows) {
+      this.rows = rows
+      this.#etags = etags
+    } else {
+      for (const { key, value, operation, etag } of changes) {
         if (key === undefined) continue
+        if (etag && value !== undefined) this.#etags.set(key, etag)
+        else this.#etags.delete(key)
         if (operation === 'delete') this.rows.delete(key)
         else if (value !== undefined) this.rows.set(key, value)
       }
@@ -537,16 +682,21 @@ export const channel = (name, options) => new Stream('/channels/' + encodeURICom
  * @param {'POST' | 'PATCH' | 'PUT' | 'DELETE'} method
  * @param {string} url
  * @param {any} [body]
- * @param {{signal?: AbortSignal}} [options]
+ * @param {{signal?: AbortSignal, token?: (refused?: string) => Promise<string | null>, etag?: string}} [options]
+ *   with `etag`, nothing is written to a row that is another version by now
  * @returns {Promise<{rows: any[], txid: string | null}>}
  * @throws {RowcastError}
  */
-export async function write(method, url, body, { signal } = {}) {
-  const headers = { 'content-type': 'application/json', prefer: 'return=representation' }
-  const answer = await fetch(url, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) }).catch(cause => {
+export async function write(method, url, body, { signal, token, etag } = {}) {
+  const headers = { 'content-type': 'application/json', prefer: 'return=representation', ...(etag && { 'if-match': `"${etag}"` }) }
+  const send = is => fetch(url, { method, headers: { ...headers, ...bearer(is) }, signal, body: body === undefined ? undefined : JSON.stringify(body) }).catch(cause => {
     if (signal?.aborted) throw cause
     throw new RowcastError({})
   })
+  const is = await token?.()
+  let answer = await send(is)
+  // Nothing was written for a token that is no good.
+  if (is && answer.status === 401) answer = await send(await token(is))
   if (!answer.ok) throw new RowcastError(await reason(answer))
   return { rows: answer.status === 204 ? [] : await answer.json(), txid: answer.headers.get('rowcast-txid') }
 }
@@ -554,7 +704,7 @@ export async function write(method, url, body, { signal } = {}) {
 /** Why an answer is a refusal, as plain data: the relay's own words, or the status line. */
 async function reason(answer) {
   const told = await answer.json().catch(() => ({}))
-  return { message: `${answer.status} ${answer.statusText}`.trim(), ...told, status: answer.status }
+  return { message: `${answer.status} ${answer.statusText}`.trim(), ...told, status: answer.status, etag: answer.headers.get('etag')?.replaceAll(/^W\/|"/g, '') }
 }
 
 if (globalThis.SharedWorkerGlobalScope && self instanceof SharedWorkerGlobalScope) {

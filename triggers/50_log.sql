@@ -44,6 +44,12 @@ begin
     return 0;
   end if;
   insert into rowcast.tick default values on conflict do nothing;
+  -- No proof hangs on these, so the clock will do.
+  delete from rowcast.idempotency i
+  where (i.caller, i.key) in (
+    select d.caller, d.key from rowcast.idempotency d
+    where d.at < clock_timestamp() - retention
+    limit chunk);
   select t.snapshot into target from rowcast.tick t
   where t.at <= clock_timestamp() - retention order by t.at desc limit 1;
   if target is null then

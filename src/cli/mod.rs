@@ -2,6 +2,7 @@
 
 mod access;
 mod database;
+mod demo;
 mod healthcheck;
 mod psql;
 mod serve;

@@ -12,8 +12,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing_subscriber::EnvFilter;
 
-use super::{Told, access, database, tables};
-use crate::auth::Authenticator;
+use super::{Told, access, database, demo, tables};
+use crate::auth::{Authenticator, Secret};
 use crate::backoff::Backoff;
 use crate::config::{Config, LogFormat};
 use crate::doorbell::Doorbell;
@@ -23,6 +23,7 @@ use crate::http::api::Api;
 use crate::http::assets::Assets;
 use crate::http::body;
 use crate::http::cors::Origins;
+use crate::http::demo::SignIn;
 use crate::http::problem;
 use crate::http::route::Router;
 use crate::http::rows::Rows;
@@ -68,7 +69,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
             "--allow-origin https://board.example.com",
         )
     })?;
-    let auth = Arc::new(access::authenticator(&config.access)?);
+    let auth = access::authenticator(&config.access)?;
     let listener = server::listen(config.listen).map_err(|error| {
         Told::new(
             format!("{} cannot be served on", config.listen),
@@ -80,17 +81,18 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let (target, cluster) = database(&config).await?;
     let rings = prepare(&config, &target, cluster.is_some()).await?;
 
-    let api = database::api(&config, &target)?;
-    may_take_roles(&config, &api).await?;
-    let relay = Relay::build(
-        &config,
-        &target,
-        &api,
-        auth,
-        origins,
-        rings,
-        cluster.is_some(),
-    );
+    let door = if cluster.is_some() && demo::is_wanted(&config) {
+        Door::of_demo(&config, &target)?
+    } else {
+        let login = database::api(&config, &target)?;
+        may_take_roles(&config, &login).await?;
+        Door {
+            login,
+            auth,
+            sign_in: None,
+        }
+    };
+    let relay = Relay::build(&config, &target, door, origins, rings, cluster.is_some());
     let shutdown = relay.shutdown.clone();
     let health = Arc::clone(&relay.health);
     let mut tasks = relay.start(&config, listener, definitions_changed);
@@ -193,6 +195,31 @@ async fn prepare(config: &Config, target: &Target, demo: bool) -> anyhow::Result
     Ok(rings)
 }
 
+/// As whom requests come in.
+struct Door {
+    /// What judges their tokens.
+    auth: Authenticator,
+    /// The login that they run as, before they become somebody.
+    login: Target,
+    /// Who gives out tokens, when it is the relay.
+    sign_in: Option<SignIn>,
+}
+
+impl Door {
+    fn of_demo(config: &Config, target: &Target) -> Result<Self, Told> {
+        let access = demo::access(&config.access, &database::data_dir(config))?;
+        let secret = access.jwt_secret.as_ref();
+        let sign_in = secret.map(|secret| SignIn {
+            secret: Secret::new(secret.reveal()),
+        });
+        Ok(Self {
+            auth: access::authenticator(&access)?,
+            login: target.clone().with_login(demo::LOGIN, None),
+            sign_in,
+        })
+    }
+}
+
 /// Everything that runs. Building starts nothing.
 struct Relay {
     shutdown: Shutdown,
@@ -207,12 +234,11 @@ struct Relay {
 }
 
 impl Relay {
-    /// `target` is the login that reads the log, `api` the one that requests run as.
+    /// `target` is the login that reads the log.
     fn build(
         config: &Config,
         target: &Target,
-        api: &Target,
-        auth: Arc<Authenticator>,
+        door: Door,
         origins: Origins,
         rings: bool,
         board: bool,
@@ -220,10 +246,10 @@ impl Relay {
         let shutdown = Shutdown::new();
         let health = Arc::new(Health::new());
         let metrics = Arc::new(Metrics::new());
-        let requests = pool::pool(api, "rowcast", config.pool.max(1));
+        let requests = pool::pool(&door.login, "rowcast", config.pool.max(1));
         let log = pool::pool(target, "rowcast log", LOG_POOL);
-        let states = pool::pool(api, "rowcast states", STATE_POOL);
-        let asking = pool::pool(api, "rowcast asking", STATE_POOL);
+        let states = pool::pool(&door.login, "rowcast states", STATE_POOL);
+        let asking = pool::pool(&door.login, "rowcast asking", STATE_POOL);
         // Its own: the feed waits for the catalogue, and must not wait for snapshots.
         let definitions = pool::pool(target, "rowcast catalog", 1);
         let catalog = Arc::new(Handle::new(
@@ -257,7 +283,7 @@ impl Relay {
         };
         let known = Arc::clone(&catalog);
         let api = Api {
-            auth,
+            auth: Arc::new(door.auth),
             rows: Arc::new(Rows {
                 pool: requests,
                 catalog: Arc::clone(&catalog),
@@ -278,6 +304,7 @@ impl Relay {
                 explain: problem::explain,
             },
             listening: heard,
+            sign_in: door.sign_in,
         };
         let router = Router {
             api,

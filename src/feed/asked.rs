@@ -125,7 +125,7 @@ impl Feed {
         let mut state = self.asked.lock();
         let state = &mut *state;
         let known = state.views.get(&view.name());
-        if known.is_some_and(|known| known.view.table() != view.table())
+        if known.is_some_and(|known| !known.view.is_defined_like(&view))
             && let Some(old) = state.views.remove(&view.name())
         {
             self.reset(old.view.topic(), "table", None);

@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use super::identify::identify;
 use super::problem::Problem;
 use super::rows::Rows;
-use super::{Response, call, channels, openapi, profile, route, rows, stream, tickets};
+use super::{
+    Response, batch, call, channels, demo, openapi, profile, route, rows, stream, tickets,
+};
 use crate::auth::{Authenticator, Identity};
 use crate::subscription::Parts;
 
@@ -25,6 +27,8 @@ pub struct Api {
     pub streams: Parts,
     /// Channels that are listened on.
     pub listening: watch::Receiver<BTreeSet<String>>,
+    /// Who signs people in, on the demo board.
+    pub sign_in: Option<demo::SignIn>,
 }
 
 impl Api {
@@ -85,6 +89,14 @@ impl route::Api for Api {
         response
     }
 
+    async fn batch(&self, head: &Head, body: Bytes) -> Response {
+        self.known(head, async |identity| {
+            let answer = batch::respond(&self.rows, head, &identity, &body).await;
+            self.told(answer, head)
+        })
+        .await
+    }
+
     async fn watch(&self, head: &Head, table: &str) -> Response {
         self.known_reader(head, async |identity| {
             let streams = &self.streams;
@@ -129,5 +141,10 @@ impl route::Api for Api {
 
     async fn tickets(&self, head: &Head, body: Bytes) -> Response {
         tickets::respond(&self.auth, head, &body).await
+    }
+
+    async fn sign_in(&self, head: &Head, body: Bytes) -> Option<Response> {
+        let sign_in = self.sign_in.as_ref()?;
+        Some(demo::respond(sign_in, &self.rows, head, &body).await)
     }
 }

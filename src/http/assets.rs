@@ -59,6 +59,8 @@ static FILES: &[File] = &[
     file!("/lists.js",     "lists.js",     SCRIPT, board: true),
     file!("/pending.js",   "pending.js",   SCRIPT, board: true),
     file!("/people.js",    "people.js",    SCRIPT, board: true),
+    file!("/reminders.js", "reminders.js", SCRIPT, board: true),
+    file!("/session.js",   "session.js",   SCRIPT, board: true),
     file!("/status.js",    "status.js",    SCRIPT, board: true),
     file!("/time.js",      "time.js",      SCRIPT, board: true),
     file!("/toast.js",     "toast.js",     SCRIPT, board: true),

@@ -5,23 +5,25 @@
 
 use std::borrow::Cow;
 
-use hyper::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_RANGE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
 use super::problem::{JSON, Problem};
+use super::reply::Reply;
 use super::route::wants_events;
 use super::rows::{
-    OBJECT, Rows, TXID, applied, apply, content_range, joined, looked_up, problem, rows_body,
+    OBJECT, Rows, applied, content_range, ended, joined, looked_up, problem, rows_body, terms,
 };
-use super::{Response, body, profile};
+use super::{Response, once, profile};
 use crate::auth::Identity;
-use crate::postgres::transaction::{Access, Context, Terms};
+use crate::postgres::transaction::{Access, Context};
 use crate::rows::Error;
 use crate::rows::call::{Ask, Call};
-use crate::rows::execute::{self, Called, Check};
+use crate::rows::execute::{self, Called, Calling, Check, Done, Operation};
+use crate::rows::once::Once;
 use crate::rows::request::Shape;
-use crate::schema::catalog::Returns;
+use crate::schema::catalog::{self, Returns};
 
 /// Answers a call of `function`, which is decoded. `body` is empty for reads.
 pub async fn respond(
@@ -65,87 +67,138 @@ async fn answer(
         body: by_body.then_some(&*body),
         header: &header,
     };
-    let mut call = looked_up(service, |catalog| Call::of(ask, catalog)).await?;
-    if !matches!(call.request.shape, Some(Shape::Array | Shape::Object)) {
+    let mut job = looked_up(service, |catalog| Job::of(ask, catalog, service.max_rows)).await?;
+    if !job.is_acceptable() {
         return Err(Problem::not_acceptable());
     }
-    call.read.range = call.read.range.at_most(service.max_rows);
+    let once = if job.writes() {
+        once::of(identity, parts, &body)?
+    } else {
+        None
+    };
     loop {
-        let preferences = &call.request.preferences;
+        let preferences = &job.call().request.preferences;
         let context = service.context(identity, schema.as_deref(), parts, preferences);
-        match show(service, &call, &context, by_body).await {
+        match show(service, &job, &context, once.as_ref()).await {
             // A time zone that nobody knows is a preference that is not honoured.
-            Err(error)
-                if error.is_about_time_zone()
-                    && call.request.preferences.strict != Some(true)
-                    && call.request.preferences.timezone.take().is_some() => {}
-            answer => return answer.map_err(|error| problem(&error)),
+            Err(error) if error.is_about_time_zone() && job.forget_time_zone() => {}
+            answer => return answer.map(Reply::into_response).map_err(|e| problem(&e)),
         }
     }
 }
 
 async fn show(
     service: &Rows,
-    call: &Call,
+    job: &Job,
     context: &Context,
-    by_body: bool,
-) -> Result<Response, Error> {
-    let preferences = &call.request.preferences;
-    let strict = preferences.strict == Some(true);
-    let check = Check {
-        single: call.is_set() && call.request.shape == Some(Shape::Object),
-        keyed: false,
-        most: preferences.max_affected.filter(|_| strict),
-    };
-    let (end, told_end) = service.end(preferences);
-    let terms = Terms {
-        access: if by_body && !call.function.stable {
-            Access::ReadWrite
-        } else {
-            Access::Guarded
-        },
-        end,
-        ..Terms::write(context, service.statement_timeout)
-    };
-    let called = execute::call(&service.pool, terms, call, check).await?;
-    let offset = call.read.range.offset;
-    if let Some(total) = called.total.filter(|total| offset > *total) {
-        return Err(Error::PastEnd { offset, total });
+    once: Option<&Once>,
+) -> Result<Reply, Error> {
+    let preferences = &job.call().request.preferences;
+    let told_end = service.end(preferences).1;
+    let mut terms = terms(service, context, preferences);
+    if !job.writes() {
+        terms.access = Access::Guarded;
     }
-    Ok(result(call, called, check, told_end))
+    let answered = execute::write(&service.pool, terms, &job.operation, once, |done, end| {
+        Ok(ended(job.reply(done, told_end)?, &end))
+    });
+    answered.await.map(Reply::from)
 }
 
-/// The response to a call that ended well.
-fn result(call: &Call, called: Called, check: Check, told_end: Option<&'static str>) -> Response {
-    let Called {
-        rows,
-        total,
-        txid,
-        overrides,
-    } = called;
-    let preferences = &call.request.preferences;
-    let mut response = match call.function.returns {
-        Returns::Nothing => {
-            let mut response = Response::new(body::empty());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            response
+/// A call that is planned: what to run, and how its answer reads.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// A call, always.
+    pub operation: Operation,
+    by_body: bool,
+}
+
+impl Job {
+    /// The job that is asked for. It shows `max_rows` at most.
+    pub(super) fn of(
+        ask: Ask<'_>,
+        catalog: &catalog::Catalog,
+        max_rows: u64,
+    ) -> Result<Self, Error> {
+        let mut call = Call::of(ask, catalog)?;
+        call.read.range = call.read.range.at_most(max_rows);
+        let preferences = &call.request.preferences;
+        let strict = preferences.strict == Some(true);
+        let check = Check {
+            single: call.is_set() && call.request.shape == Some(Shape::Object),
+            keyed: false,
+            most: preferences.max_affected.filter(|_| strict),
+        };
+        Ok(Self {
+            operation: Operation::Call(Box::new(Calling { call, check })),
+            by_body: ask.body.is_some(),
+        })
+    }
+
+    fn calling(&self) -> &Calling {
+        match &self.operation {
+            Operation::Call(calling) => calling,
+            _ => unreachable!("made to be a call"),
         }
-        Returns::Row(_) if rows.count == 0 => json("null".to_owned(), JSON),
-        Returns::Row(_) if call.request.shape == Some(Shape::Object) => json(rows.json, OBJECT),
-        Returns::Value(_) | Returns::Row(_) => json(rows.json, JSON),
-        Returns::Values(_) | Returns::Rows(_) if check.single => json(rows.json, OBJECT),
-        Returns::Values(_) | Returns::Rows(_) => json(format!("[{}]", rows.json), JSON),
+    }
+
+    fn call(&self) -> &Call {
+        &self.calling().call
+    }
+
+    /// Whether the shape that is wanted is one that calls have.
+    pub(super) fn is_acceptable(&self) -> bool {
+        let shape = self.call().request.shape;
+        matches!(shape, Some(Shape::Array | Shape::Object))
+    }
+
+    /// Whether it may write.
+    fn writes(&self) -> bool {
+        self.by_body && !self.call().function.stable
+    }
+
+    /// Leaves a preference for an unknown time zone out, once.
+    fn forget_time_zone(&mut self) -> bool {
+        let Operation::Call(calling) = &mut self.operation else {
+            return false;
+        };
+        let preferences = &mut calling.call.request.preferences;
+        preferences.strict != Some(true) && preferences.timezone.take().is_some()
+    }
+
+    /// The answer to a call that ended well.
+    pub(super) fn reply(&self, done: Done, told_end: Option<&str>) -> Result<Reply, Error> {
+        let Calling { call, check } = self.calling();
+        let Done::Called(called) = done else {
+            unreachable!("a call was run");
+        };
+        let offset = call.read.range.offset;
+        if let Some(total) = called.total.filter(|total| offset > *total) {
+            return Err(Error::PastEnd { offset, total });
+        }
+        Ok(result(call, called, *check, told_end))
+    }
+}
+
+fn result(call: &Call, called: Called, check: Check, told_end: Option<&str>) -> Reply {
+    let Called { rows, total } = called;
+    let preferences = &call.request.preferences;
+    let mut reply = match call.function.returns {
+        Returns::Nothing => Reply::empty(StatusCode::NO_CONTENT),
+        Returns::Row(_) if rows.count == 0 => Reply::json("null".to_owned(), JSON),
+        Returns::Row(_) if call.request.shape == Some(Shape::Object) => {
+            Reply::json(rows.json, OBJECT)
+        }
+        Returns::Value(_) | Returns::Row(_) => Reply::json(rows.json, JSON),
+        Returns::Values(_) | Returns::Rows(_) if check.single => Reply::json(rows.json, OBJECT),
+        Returns::Values(_) | Returns::Rows(_) => Reply::json(format!("[{}]", rows.json), JSON),
     };
     if total.is_some_and(|total| rows.count < total) {
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        reply.status = StatusCode::PARTIAL_CONTENT;
     }
-    let headers = response.headers_mut();
     if call.function.returns != Returns::Nothing {
-        let offset = call.read.range.offset;
-        headers.insert(CONTENT_RANGE, content_range(offset, rows.count, total));
-    }
-    if let Some(Ok(txid)) = txid.as_deref().map(HeaderValue::from_str) {
-        headers.insert(TXID, txid);
+        let range = content_range(call.read.range.offset, rows.count, total);
+        reply.headers.insert(CONTENT_RANGE, range);
     }
     let zone = format!(
         "timezone={}",
@@ -153,7 +206,7 @@ fn result(call: &Call, called: Called, check: Check, told_end: Option<&'static s
     );
     let most = format!("max-affected={}", check.most.unwrap_or_default());
     applied(
-        headers,
+        &mut reply.headers,
         [
             ("count=exact", call.is_counted()),
             (told_end.unwrap_or_default(), told_end.is_some()),
@@ -163,14 +216,7 @@ fn result(call: &Call, called: Called, check: Check, told_end: Option<&'static s
             (most.as_str(), check.most.is_some()),
         ],
     );
-    apply(&mut response, &overrides);
-    response
-}
-
-fn json(text: String, media: HeaderValue) -> Response {
-    let mut response = Response::new(body::full(text));
-    response.headers_mut().insert(CONTENT_TYPE, media);
-    response
+    reply
 }
 
 /// A function that wrote while it might only read is to be posted.

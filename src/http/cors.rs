@@ -156,6 +156,7 @@ const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
 );
 const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
     "Content-Range, Content-Location, Location, Preference-Applied, Rowcast-Txid, ETag, \
+     Idempotency-Replayed, \
      Retry-After, Server-Timing, WWW-Authenticate, Proxy-Status, X-Request-Id",
 );
 /// Seconds; browsers cut it to two hours at most.

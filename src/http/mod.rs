@@ -6,21 +6,25 @@
 
 pub mod api;
 pub mod assets;
+pub mod batch;
 pub mod body;
 pub mod call;
 pub mod channels;
 pub mod context;
 pub mod cors;
 pub mod deadline;
+pub mod demo;
 pub mod exchange;
 pub mod identify;
 #[cfg(test)]
 mod live;
+pub mod once;
 pub mod openapi;
 pub mod ops;
 pub mod problem;
 pub mod profile;
 pub mod refusal;
+pub mod reply;
 pub mod route;
 pub mod rows;
 pub mod server;

@@ -2,14 +2,18 @@
 //!
 //! The only file that knows the statuses of other rooms' errors. The message tells what happened,
 //! details what was found, hint what to try. SQLSTATEs pass through; `PGRST` codes are the
-//! dialect's own, `RCH` codes the edge's, `RCA` codes those of `auth` and `RCR` codes those of `rows`.
+//! dialect's own, `RCH` codes the edge's, `RCA` codes those of `auth`, `RCR` codes those of `rows`
+//! and `RCD` codes those of the demo's sign-in.
 
 use std::borrow::Cow;
 
 use deadpool_postgres::PoolError;
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::{Response, body};
@@ -35,12 +39,40 @@ pub struct Problem {
     pub details: Option<String>,
     /// What to try.
     pub hint: Option<String>,
-    /// The methods that the path has, where the status demands them.
-    #[serde(skip)]
-    allow: Option<&'static str>,
+    /// What few problems have.
+    #[serde(flatten)]
+    more: Option<Box<More>>,
     /// The message is about the token that was sent.
     #[serde(skip)]
     token: bool,
+}
+
+/// What few problems have.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+struct More {
+    /// The row as it is, where somebody was faster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current: Option<Current>,
+    /// Which of several operations failed, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<usize>,
+    /// The methods that the path has, where the status demands them.
+    #[serde(skip)]
+    allow: Option<&'static str>,
+}
+
+/// A row as JSON text; `None` when there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Current(Option<String>);
+
+impl Serialize for Current {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let row: Option<&RawValue> = match &self.0 {
+            Some(text) => Some(serde_json::from_str(text).map_err(serde::ser::Error::custom)?),
+            None => None,
+        };
+        row.serialize(serializer)
+    }
 }
 
 /// Whether the client has said who it is. To one who has not, a missing permission is a 401.
@@ -71,9 +103,25 @@ impl Problem {
             message: message.into(),
             details: None,
             hint: None,
-            allow: None,
+            more: None,
             token: false,
         }
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    fn allow(mut self, methods: &'static str) -> Self {
+        self.more().allow = Some(methods);
+        self
+    }
+
+    /// The same as said of one of several operations.
+    #[must_use]
+    pub fn at(mut self, operation: usize) -> Self {
+        self.more().operation = Some(operation);
+        self
     }
 
     /// The same with what was found.
@@ -122,15 +170,13 @@ impl Problem {
     /// The path exists, the method does not. `allow` lists those that do, as the header does.
     #[must_use]
     pub fn verb(allow: &'static str) -> Self {
-        Self {
-            allow: Some(allow),
-            ..Self::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "PGRST117",
-                "this path does not answer this method",
-            )
-            .hint(format!("it answers {allow}"))
-        }
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "PGRST117",
+            "this path does not answer this method",
+        )
+        .hint(format!("it answers {allow}"))
+        .allow(allow)
     }
 
     /// `Accept` names no media type that we have.
@@ -180,7 +226,53 @@ impl Problem {
             | Error::TooManyAffected { .. }
             | Error::PastEnd { .. }
             | Error::TooLarge { .. } => Self::of_outcome(error),
+            Error::Condition(_)
+            | Error::SeveralInReach
+            | Error::Precondition { .. }
+            | Error::Key(_)
+            | Error::KeyReused
+            | Error::KeyBusy => Self::of_guard(error),
+            Error::Operations(_) => Self::new(StatusCode::BAD_REQUEST, "RCR25", error.to_string())
+                .hint("send [{\"method\":\"PATCH\",\"path\":\"tasks?id=eq.7\",\"body\":{}}, ...]"),
+            Error::Unexpected { rows, .. } => {
+                Self::new(StatusCode::CONFLICT, "RCR26", error.to_string())
+                    .details(format!("it would affect {rows} rows; nothing was changed"))
+            }
+            Error::Operation { index, source } => Self::of_rows(source, caller).at(*index),
             _ => Self::of_request(error),
+        }
+    }
+
+    /// What guards a write against somebody faster, or against itself.
+    fn of_guard(error: &Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::Precondition { current, holds } => {
+                let found = match (current, holds) {
+                    (None, _) => "there is no such row",
+                    (Some(_), false) => "the row was changed by somebody else; nothing was written",
+                    (Some(_), true) => {
+                        "the row has that version, and was not written: a policy or a trigger \
+                         kept it, or it was changed and changed back"
+                    }
+                };
+                let mut problem = Self::new(StatusCode::PRECONDITION_FAILED, "RCR20", message)
+                    .details(found)
+                    .hint("look at \"current\", and try again with its ETag");
+                problem.more().current = Some(Current(current.clone()));
+                problem
+            }
+            Error::SeveralInReach => Self::new(StatusCode::BAD_REQUEST, "RCR21", message)
+                .details("nothing was changed")
+                .hint("filter by the primary key"),
+            Error::Condition(_) => Self::new(StatusCode::BAD_REQUEST, "RCR21", message)
+                .hint("send the ETag of the row as it was read, in its quotes"),
+            Error::KeyReused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "RCR23", message)
+                .hint("use a new key for each new request"),
+            Error::KeyBusy => Self::new(StatusCode::CONFLICT, "RCR24", message)
+                .hint("send the same request again in a moment"),
+            _ => Self::new(StatusCode::BAD_REQUEST, "RCR22", message)
+                .hint("send 1 to 255 visible ASCII characters, such as a UUID, in double quotes"),
         }
     }
 
@@ -204,14 +296,12 @@ impl Problem {
             .details(format!("unknown: {}", unknown.join(", ")))
             .hint("leave them out, or use handling=lenient"),
             Error::Body(_) => bad("PGRST102").hint("send one JSON object or an array of objects"),
-            Error::NotOneKey => Self {
-                allow: Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-                ..Self::new(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "PGRST105",
-                    error.to_string(),
-                )
-            }
+            Error::NotOneKey => Self::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "PGRST105",
+                error.to_string(),
+            )
+            .allow("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
             .hint("use PATCH for anything but one whole row"),
             Error::KeysDiffer => bad("PGRST102")
                 .hint("give every object the same keys, or name the keys to use in columns="),
@@ -254,7 +344,7 @@ impl Problem {
             _ => None,
         };
         if let Error::NotWritable(_) = error {
-            problem.allow = Some("GET, HEAD, OPTIONS");
+            problem = problem.allow("GET, HEAD, OPTIONS");
         }
         problem
     }
@@ -394,16 +484,19 @@ impl Problem {
             )
             .hint("try again in a moment");
         };
-        Self {
+        let problem = Self {
             status: status(error, caller),
             code: Cow::Owned(error.code().code().to_owned()),
             message: error.message().to_owned(),
             details: error.detail().map(str::to_owned),
             hint: error.hint().map(str::to_owned),
-            allow: (*error.code() == SqlState::READ_ONLY_SQL_TRANSACTION)
-                .then_some("GET, HEAD, OPTIONS"),
+            more: None,
             token: false,
+        };
+        if *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION {
+            return problem.allow("GET, HEAD, OPTIONS");
         }
+        problem
     }
 
     /// A schema that has no URLs here.
@@ -510,14 +603,18 @@ impl Problem {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, JSON);
-        if let Some(allow) = self.allow {
+        let more = self.more.as_deref();
+        if let Some(allow) = more.and_then(|more| more.allow) {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
         // A SQLSTATE may be anything that a function raises, but is always five letters or digits.
         if let Ok(value) = HeaderValue::from_str(&format!("Rowcast; error={}", self.code)) {
             headers.insert(PROXY_STATUS, value);
         }
-        if self.is_passing() {
+        if let Some(Current(Some(row))) = more.and_then(|more| more.current.as_ref()) {
+            headers.insert(ETAG, etag(row));
+        }
+        if self.is_passing() || self.code == "RCR24" {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
@@ -525,6 +622,16 @@ impl Problem {
         }
         response
     }
+}
+
+/// The `ETag` of a row.
+///
+/// # Panics
+/// Never: it is digits in quotes.
+#[must_use]
+pub fn etag(row: &str) -> HeaderValue {
+    let tag = format!("\"{}\"", crate::etag::of(row));
+    HeaderValue::from_str(&tag).expect("digits and quotes are a header's")
 }
 
 /// Explains the relay's own trouble to a stream.
@@ -686,6 +793,36 @@ mod tests {
             (Error::NotWritable(name()), 405, "PGRST117"),
             (Error::Preferences(vec![name()]), 400, "PGRST122"),
             (Error::TooManyAffected { rows: 2 }, 400, "PGRST124"),
+            (
+                Error::Precondition {
+                    current: None,
+                    holds: false,
+                },
+                412,
+                "RCR20",
+            ),
+            (Error::SeveralInReach, 400, "RCR21"),
+            (Error::Condition(name()), 400, "RCR21"),
+            (Error::Key("x"), 400, "RCR22"),
+            (Error::KeyReused, 422, "RCR23"),
+            (Error::KeyBusy, 409, "RCR24"),
+            (Error::Operations(name()), 400, "RCR25"),
+            (
+                Error::Unexpected {
+                    expected: 1,
+                    rows: 2,
+                },
+                409,
+                "RCR26",
+            ),
+            (
+                Error::Operation {
+                    index: 1,
+                    source: Box::new(Error::KeysDiffer),
+                },
+                400,
+                "PGRST102",
+            ),
             (Error::Unsupported("x"), 400, "PGRST127"),
             (
                 Error::UnknownPayloadColumn {
@@ -717,6 +854,24 @@ mod tests {
             let must_list = response.status() == StatusCode::METHOD_NOT_ALLOWED;
             assert_eq!(response.headers().contains_key(ALLOW), must_list, "{error}");
         }
+    }
+
+    #[test]
+    fn a_row_that_was_changed_is_told_as_it_is_now() {
+        let problem = |current: Option<&str>| {
+            let error = Error::Precondition {
+                current: current.map(str::to_owned),
+                holds: false,
+            };
+            Problem::of_rows(&error, Caller::Anonymous)
+        };
+        let changed = problem(Some("{\"n\": 1e999}"));
+        assert!(changed.body().ends_with(",\"current\":{\"n\": 1e999}}"));
+        let tag = format!("\"{}\"", crate::etag::of("{\"n\": 1e999}"));
+        assert_eq!(changed.into_response().headers()[ETAG], tag);
+        let gone = problem(None).at(3);
+        assert!(gone.body().ends_with(",\"current\":null,\"operation\":3}"));
+        assert!(!gone.into_response().headers().contains_key(ETAG));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 /// What a path means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// `/rest/v1` and `/rest/v1/`: what the API offers.
+    /// `/rest/v1` and `/rest/v1/`: what the API offers, and several requests as one.
     RowsRoot,
     /// `/rest/v1/{table}`.
     Rows {
@@ -47,6 +47,8 @@ pub enum Route {
     },
     /// `/tickets`.
     Tickets,
+    /// `/demo/sign-in`.
+    SignIn,
     /// A file of the board or the client library.
     Asset(&'static File),
     /// `/livez` and `/healthz`.
@@ -69,6 +71,7 @@ impl Route {
             "/readyz" => return Self::Readyz,
             "/metrics" => return Self::Metrics,
             "/tickets" => return Self::Tickets,
+            "/demo/sign-in" => return Self::SignIn,
             "/rest/v1" | "/rest/v1/" => return Self::RowsRoot,
             _ => {}
         }
@@ -95,6 +98,7 @@ impl Route {
             Self::Call { .. } => "/rest/v1/rpc/{function}",
             Self::Channel { .. } => "/channels/{name}",
             Self::Tickets => "/tickets",
+            Self::SignIn => "/demo/sign-in",
             Self::Asset(file) => file.path(),
             Self::Livez => "/livez",
             Self::Readyz => "/readyz",
@@ -108,10 +112,9 @@ impl Route {
     pub fn methods(&self) -> &'static str {
         match self {
             Self::Rows { .. } => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
-            Self::Call { .. } => "GET, HEAD, POST, OPTIONS",
+            Self::Call { .. } | Self::RowsRoot => "GET, HEAD, POST, OPTIONS",
             Self::Channel { .. } => "GET, POST, OPTIONS",
-            Self::Tickets => "POST, OPTIONS",
-            Self::RowsRoot => "GET, HEAD, OPTIONS",
+            Self::Tickets | Self::SignIn => "POST, OPTIONS",
             Self::Asset(_) => assets::METHODS,
             Self::Livez | Self::Readyz | Self::Metrics => ops::METHODS,
             Self::NotFound(_) => "OPTIONS",
@@ -132,7 +135,8 @@ impl Route {
             | Self::Rows { .. }
             | Self::Call { .. }
             | Self::Channel { .. }
-            | Self::Tickets => Shape::Api,
+            | Self::Tickets
+            | Self::SignIn => Shape::Api,
             Self::NotFound(shape) => *shape,
             Self::Asset(_) | Self::Livez | Self::Readyz | Self::Metrics => Shape::Problem,
         }
@@ -190,6 +194,9 @@ pub trait Api: Send + Sync + 'static {
     /// `GET` and `HEAD /rest/v1/`.
     fn root(&self, parts: &Parts) -> impl Future<Output = Response> + Send;
 
+    /// `POST /rest/v1/`.
+    fn batch(&self, parts: &Parts, body: Bytes) -> impl Future<Output = Response> + Send;
+
     /// `GET /rest/v1/{table}` of a reader that wants events.
     fn watch(&self, parts: &Parts, table: &str) -> impl Future<Output = Response> + Send;
 
@@ -222,6 +229,9 @@ pub trait Api: Send + Sync + 'static {
 
     /// `POST /tickets`.
     fn tickets(&self, parts: &Parts, body: Bytes) -> impl Future<Output = Response> + Send;
+
+    /// `POST /demo/sign-in`; `None` where nobody is signed in by the relay.
+    fn sign_in(&self, parts: &Parts, body: Bytes) -> impl Future<Output = Option<Response>> + Send;
 }
 
 /// Longest path and query, in bytes.
@@ -314,6 +324,9 @@ impl<A: Api> Router<A> {
     ) -> Result<Response, Refusal> {
         let read = body::read(incoming, self.body_limit, body::WITHIN);
         let response = match route {
+            Route::RowsRoot if parts.method == Method::POST => {
+                self.api.batch(parts, read.await?).await
+            }
             Route::RowsRoot => self.api.root(parts).await,
             Route::Rows { table } if watches(route, parts) => self.api.watch(parts, table).await,
             Route::Rows { table } => self.api.rows(parts, table, read.await?).await,
@@ -323,6 +336,11 @@ impl<A: Api> Router<A> {
             }
             Route::Channel { name } => self.api.publish(parts, name, read.await?).await,
             Route::Tickets => self.api.tickets(parts, read.await?).await,
+            Route::SignIn => self
+                .api
+                .sign_in(parts, read.await?)
+                .await
+                .ok_or(Refusal::NotFound)?,
             Route::Asset(file) => self.assets.respond(parts, file),
             Route::Livez => ops::livez(),
             Route::Readyz => ops::readyz(&self.health),
@@ -397,6 +415,7 @@ mod tests {
             }
         );
         assert_eq!(Route::of("/tickets"), Route::Tickets);
+        assert_eq!(Route::of("/demo/sign-in"), Route::SignIn);
         assert_eq!(Route::of("/livez"), Route::Livez);
         assert_eq!(Route::of("/healthz"), Route::Livez);
         assert_eq!(Route::of("/readyz"), Route::Readyz);
@@ -494,6 +513,8 @@ mod tests {
             "/Channels/lobby",
             "/tickets/",
             "/Tickets",
+            "/demo",
+            "/demo/sign-in/",
             "/livez/",
             "/livez/.",
             "/LIVEZ",

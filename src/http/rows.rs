@@ -9,25 +9,28 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-    LOCATION, ORIGIN,
+    AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    ORIGIN,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::problem::{Caller, JSON, Problem};
-use super::{Response, body, context, profile};
+use super::problem::{Caller, JSON, Problem, etag};
+use super::reply::Reply;
+use super::{Response, context, once, profile};
 use crate::auth::Identity;
 use crate::causes::Causes;
 use crate::config::TxEnd;
 use crate::postgres::pool::Pool;
 use crate::postgres::transaction::{self, Context, Terms};
-use crate::rows::execute::{self, Check, Counting, Page, Written};
+use crate::rows::execute::{
+    self, Check, Counting, Done, Ended, Found, Guarded, Operation, Reading, Writing, Written,
+};
+use crate::rows::once::Once;
 use crate::rows::plan::{Plan, Read, Returning};
 use crate::rows::request::{self, Count, Preferences, Request, Resolution, Return, Shape, Verb};
-use crate::rows::response::Overrides;
-use crate::rows::statement::{self, Key, Statement};
+use crate::rows::statement::{self, Key};
 use crate::rows::{Drift, Error, body as payload};
 use crate::schema::catalog::{self, Table};
 
@@ -166,12 +169,18 @@ async fn answer(
     }
     let schema = request.schema.as_deref();
     let context = service.context(identity, schema, parts, &request.preferences);
+    let once = match request.verb {
+        Verb::Read => None,
+        _ => once::of(identity, parts, &body)?,
+    };
     let mut exchange = Exchange {
         service,
         request,
         context,
+        once,
     };
-    exchange.answer(&body).await
+    let reply = exchange.answer(&body).await?;
+    Ok(reply.into_response())
 }
 
 /// What a request says.
@@ -186,6 +195,11 @@ pub fn request(service: &Rows, parts: &Parts, table: &str) -> Result<Request, Pr
         schema: profile::wanted(parts, service.catalog.schemas())?,
         ..request.map_err(|error| problem(&error))?
     })
+}
+
+/// What the `Prefer` header of several operations says of all of them.
+pub(super) fn preferences(header: &str) -> Result<Preferences, Problem> {
+    Preferences::parse(header).map_err(|error| problem(&error))
 }
 
 fn verb(method: &Method) -> Result<Verb, Problem> {
@@ -254,30 +268,245 @@ pub fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     (!values.is_empty()).then(|| values.join(","))
 }
 
-/// What a request means, ready to be run.
-enum Prepared {
-    Read(Read),
-    /// Without a statement there is nothing to do.
-    Write(Plan, Option<Statement>),
+/// A request that is planned: what to run, and how its answer reads.
+#[derive(Debug)]
+pub(super) struct Job {
+    request: Request,
+    plan: Plan,
+    check: Check,
+    /// What to run.
+    pub operation: Operation,
 }
 
-impl Prepared {
-    fn table(&self) -> &Arc<Table> {
-        match self {
-            Self::Read(read) => &read.table,
-            Self::Write(plan, _) => plan.table(),
+impl Job {
+    /// The job that `request` asks for, with its body as JSON. A read shows `max_rows` at most.
+    pub(super) fn of(
+        request: &Request,
+        catalog: &catalog::Catalog,
+        body: &[u8],
+        max_rows: u64,
+    ) -> Result<Self, Error> {
+        let mut plan = Plan::of(request, catalog)?;
+        let check = check(request);
+        let operation = if let Plan::Read(read) = &mut plan {
+            let counting = counting(read, max_rows);
+            read.range = read.range.at_most(max_rows);
+            Operation::Read(Reading {
+                select: statement::select_rows(read, Key::Without),
+                counting,
+            })
+        } else {
+            Operation::Write(Writing {
+                statement: statement::write_rows(&plan, body)?,
+                returning: matches!(plan.returning(), Some(Returning::Rows { .. })),
+                check,
+                guard: guarded(request, &plan)?,
+            })
+        };
+        Ok(Self {
+            request: request.clone(),
+            plan,
+            check,
+            operation,
+        })
+    }
+
+    /// The answer; `end` is the preference for the transaction's end that was honoured.
+    pub(super) fn reply(&self, done: Done, end: Option<&str>) -> Result<Reply, Error> {
+        match done {
+            Done::Found(found) => self.shown(found),
+            Done::Written(written) => Ok(self.receipt(written, end)),
+            Done::Called(_) => unreachable!("a job is no call"),
+        }
+    }
+
+    fn shown(&self, found: Found) -> Result<Reply, Error> {
+        let Found { rows, total } = found;
+        let offset = match &self.plan {
+            Plan::Read(read) => read.range.offset,
+            _ => 0,
+        };
+        // A guess may be too low, and then there are rows all the same.
+        if let Some(total) = total.filter(|total| offset > *total && rows.count == 0) {
+            return Err(Error::PastEnd { offset, total });
+        }
+        if self.is_single() && rows.count != 1 {
+            return Err(Error::NotSingle { rows: rows.count });
+        }
+        let count = rows.count;
+        let mut reply = self.json(rows.json);
+        if total.is_some_and(|total| count < total) {
+            reply.status = StatusCode::PARTIAL_CONTENT;
+        }
+        let range = content_range(offset, count, total);
+        reply.headers.insert(CONTENT_RANGE, range);
+        self.applied(&mut reply.headers, false, None);
+        Ok(reply)
+    }
+
+    /// The answer to a write.
+    fn receipt(&self, written: Written, end: Option<&str>) -> Reply {
+        let request = &self.request;
+        let returning = request.preferences.returning == Some(Return::Representation);
+        let mut reply = if returning {
+            self.json(written.rows.json)
+        } else {
+            Reply::empty(StatusCode::OK)
+        };
+        reply.status = match request.verb {
+            Verb::Insert if written.inserted > 0 => StatusCode::CREATED,
+            Verb::Replace if returning && written.inserted > 0 => StatusCode::CREATED,
+            Verb::Insert => StatusCode::OK,
+            _ if returning => StatusCode::OK,
+            _ => StatusCode::NO_CONTENT,
+        };
+        let total = request.preferences.count.map(|_| written.affected);
+        let shown = match request.verb {
+            Verb::Update => written.affected,
+            _ => 0,
+        };
+        let headers = &mut reply.headers;
+        headers.insert(CONTENT_RANGE, content_range(0, shown, total));
+        if request.verb == Verb::Delete {
+            // What is gone has no version.
+            headers.remove(ETAG);
+        }
+        if let Some(key) = &written.key {
+            headers.insert(LOCATION, location(self.plan.table(), key));
+        }
+        self.applied(headers, true, end);
+        reply
+    }
+
+    fn is_single(&self) -> bool {
+        self.request.shape == Some(Shape::Object)
+    }
+
+    /// Rows with what goes around them. One that stands alone has a version.
+    fn json(&self, rows: String) -> Reply {
+        if !self.is_single() {
+            return Reply::json(format!("[{rows}]"), JSON);
+        }
+        let version = etag(&rows);
+        let mut reply = Reply::json(rows, OBJECT);
+        reply.headers.insert(ETAG, version);
+        reply
+    }
+
+    /// Echoes the preferences that were honoured, in the order that the dialect has them.
+    fn applied(&self, headers: &mut HeaderMap, writes: bool, end: Option<&str>) {
+        let preferences = &self.request.preferences;
+        let conflict = match &self.plan {
+            Plan::Insert(insert) if insert.key.is_empty() => insert.conflict.as_ref(),
+            _ => None,
+        };
+        let takes_rows = matches!(self.plan, Plan::Insert(_) | Plan::Update(_));
+        let honoured = [
+            conflict.map(|conflict| match conflict.resolution {
+                Resolution::Merge => "resolution=merge-duplicates".to_owned(),
+                Resolution::Ignore => "resolution=ignore-duplicates".to_owned(),
+            }),
+            preferences
+                .missing_default
+                .filter(|_| takes_rows)
+                .map(|default| {
+                    if default {
+                        "missing=default"
+                    } else {
+                        "missing=null"
+                    }
+                    .to_owned()
+                }),
+            preferences.returning.filter(|_| writes).map(|back| {
+                match back {
+                    Return::Minimal => "return=minimal",
+                    Return::HeadersOnly => "return=headers-only",
+                    Return::Representation => "return=representation",
+                }
+                .to_owned()
+            }),
+            preferences.count.map(|count| {
+                match count {
+                    Count::Exact => "count=exact",
+                    Count::Planned => "count=planned",
+                    Count::Estimated => "count=estimated",
+                }
+                .to_owned()
+            }),
+            end.map(str::to_owned),
+            preferences.strict.map(|strict| {
+                if strict {
+                    "handling=strict"
+                } else {
+                    "handling=lenient"
+                }
+                .to_owned()
+            }),
+            preferences
+                .timezone
+                .as_ref()
+                .map(|zone| format!("timezone={zone}")),
+            self.check.most.map(|most| format!("max-affected={most}")),
+        ];
+        let honoured: Vec<String> = honoured.into_iter().flatten().collect();
+        if !honoured.is_empty() {
+            let value = HeaderValue::from_str(&honoured.join(", "));
+            headers.insert(PREFERENCE_APPLIED, value.expect("ours are plain ASCII"));
         }
     }
 }
 
-fn prepared(request: &Request, catalog: &catalog::Catalog, body: &[u8]) -> Result<Prepared, Error> {
-    match Plan::of(request, catalog)? {
-        Plan::Read(read) => Ok(Prepared::Read(read)),
-        plan => {
-            let statement = statement::write_rows(&plan, body)?;
-            Ok(Prepared::Write(plan, statement))
-        }
+/// What must hold for a write to be committed.
+fn check(request: &Request) -> Check {
+    if request.verb == Verb::Read {
+        return Check::default();
     }
+    let preferences = &request.preferences;
+    let strict = preferences.strict == Some(true);
+    let limited = matches!(request.verb, Verb::Update | Verb::Delete);
+    Check {
+        single: request.shape == Some(Shape::Object),
+        keyed: request.verb == Verb::Replace,
+        most: preferences.max_affected.filter(|_| strict && limited),
+    }
+}
+
+/// What is asked besides when a write depends on the row as it is.
+fn guarded(request: &Request, plan: &Plan) -> Result<Option<Guarded>, Error> {
+    let absent = request.preconditions.absent;
+    if plan.guard().is_none() && !absent {
+        return Ok(None);
+    }
+    let two = Read::in_reach(request, plan.table(), 2)?;
+    let one = Read::in_reach(request, plan.table(), 1)?;
+    Ok(Some(Guarded {
+        reach: statement::count_some_rows(&two, 2),
+        current: statement::select_rows(&one, Key::Without),
+        versions: plan.guard().and_then(|guard| guard.versions.clone()),
+        absent,
+        keyed: request.verb == Verb::Replace,
+    }))
+}
+
+/// How a transaction that writes is to be.
+pub(super) fn terms<'a>(
+    service: &Rows,
+    context: &'a Context,
+    preferences: &Preferences,
+) -> Terms<'a> {
+    Terms {
+        end: service.end(preferences).0,
+        ..Terms::write(context, service.statement_timeout)
+    }
+}
+
+/// Tells the transaction, and lets functions have their way.
+pub(super) fn ended(mut reply: Reply, ended: &Ended) -> Reply {
+    if let Some(Ok(txid)) = ended.txid.as_deref().map(HeaderValue::from_str) {
+        reply.headers.insert(TXID, txid);
+    }
+    reply.apply(&ended.overrides);
+    reply
 }
 
 /// Looks names up. One that is not in the catalogue is looked up again in a new one, so that a table
@@ -306,37 +535,43 @@ struct Exchange<'a> {
     service: &'a Rows,
     request: Request,
     context: Context,
+    once: Option<Once>,
 }
 
 impl Exchange<'_> {
     /// Runs the request, and once more when it failed for a reason that is gone: a table that was
     /// changed between the catalogue and the statement, or a time zone that nobody knows. Nothing
     /// is committed when it is run again.
-    async fn answer(&mut self, body: &[u8]) -> Result<Response, Problem> {
+    async fn answer(&mut self, body: &[u8]) -> Result<Reply, Problem> {
         let mut healed = false;
         loop {
-            let look = |catalog: &catalog::Catalog| prepared(&self.request, catalog, body);
-            let ready = looked_up(self.service, look).await?;
-            let table = Arc::clone(ready.table());
-            let error = match self.run(&ready).await {
-                Ok(response) => return Ok(response),
+            let most = self.service.max_rows;
+            let look = |catalog: &catalog::Catalog| Job::of(&self.request, catalog, body, most);
+            let job = looked_up(self.service, look).await?;
+            let error = match self.run(&job).await {
+                Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
             if error.is_about_time_zone() && self.forget_time_zone() {
                 continue;
             }
-            if healed || !self.has_changed(&table, &error).await {
+            if healed || !self.has_changed(job.plan.table(), &error).await {
                 return Err(problem(&error));
             }
             healed = true;
         }
     }
 
-    async fn run(&self, ready: &Prepared) -> Result<Response, Error> {
-        match ready {
-            Prepared::Read(read) => self.show(read).await,
-            Prepared::Write(plan, statement) => self.change(plan, statement.as_ref()).await,
-        }
+    async fn run(&self, job: &Job) -> Result<Reply, Error> {
+        let answered = match &job.operation {
+            Operation::Read(reading) => self.show(job, reading).await,
+            Operation::Write(writing) if writing.statement.is_none() => {
+                writing.check.holds(0)?;
+                job.reply(Done::Written(Written::default()), self.end())
+            }
+            _ => self.change(job).await,
+        };
+        answered.map_err(|error| strictly(&self.request.preferences, error))
     }
 
     /// Leaves a preference for an unknown time zone out, once.
@@ -362,178 +597,49 @@ impl Exchange<'_> {
         drift == Drift::Plan || now.is_none_or(|now| **now != *table)
     }
 
-    async fn show(&self, read: &Read) -> Result<Response, Error> {
-        let service = self.service;
-        let mut read = read.clone();
-        read.range = read.range.at_most(service.max_rows);
-        let select = statement::select_rows(&read, Key::Without);
-        let counting = counting(&read, service.max_rows);
-        let terms = Terms::read(&self.context, service.statement_timeout);
-        let page = execute::read(&service.pool, terms, &select, counting.as_ref()).await;
-        let Page {
-            rows,
-            total,
-            overrides,
-        } = page.map_err(|error| self.strictly(error))?;
-        let offset = read.range.offset;
-        // A guess may be too low, and then there are rows all the same.
-        if let Some(total) = total.filter(|total| offset > *total && rows.count == 0) {
-            return Err(Error::PastEnd { offset, total });
-        }
-        if self.request.shape == Some(Shape::Object) && rows.count != 1 {
-            return Err(Error::NotSingle { rows: rows.count });
-        }
-        let count = rows.count;
-        let mut response = json(&self.request, rows.json);
-        if total.is_some_and(|total| count < total) {
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        }
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_RANGE, content_range(offset, count, total));
-        self.applied(headers, None, Check::default());
-        apply(&mut response, &overrides);
-        Ok(response)
-    }
-
-    async fn change(&self, plan: &Plan, statement: Option<&Statement>) -> Result<Response, Error> {
-        let preferences = &self.request.preferences;
-        let strict = preferences.strict == Some(true);
-        let limited = matches!(self.request.verb, Verb::Update | Verb::Delete);
-        let check = Check {
-            single: self.request.shape == Some(Shape::Object),
-            keyed: self.request.verb == Verb::Replace,
-            most: preferences.max_affected.filter(|_| strict && limited),
-        };
-        let terms = Terms {
-            end: self.service.end(preferences).0,
-            ..Terms::write(&self.context, self.service.statement_timeout)
-        };
-        let returning = matches!(plan.returning(), Some(Returning::Rows { .. }));
-        let written = if let Some(statement) = statement {
-            execute::write(&self.service.pool, terms, statement, returning, check)
-                .await
-                .map_err(|error| self.strictly(error))?
-        } else {
-            check.holds(0)?;
-            Written::default()
-        };
-        Ok(self.receipt(plan, written, check))
-    }
-
-    /// With `handling=strict`, a time zone that nobody knows is an unknown preference.
-    fn strictly(&self, error: Error) -> Error {
-        let preferences = &self.request.preferences;
-        match &preferences.timezone {
-            Some(zone) if preferences.strict == Some(true) && error.is_about_time_zone() => {
-                Error::Preferences(vec![format!("timezone={zone}")])
+    async fn show(&self, job: &Job, reading: &Reading) -> Result<Reply, Error> {
+        let terms = Terms::read(&self.context, self.service.statement_timeout);
+        let (found, overrides) = execute::read(&self.service.pool, terms, reading).await?;
+        let mut reply = job.reply(Done::Found(found), None)?;
+        reply.apply(&overrides);
+        let known = match (&self.request.preconditions.differs, &reply.body) {
+            (Some(tags), Some(row)) if job.is_single() => {
+                tags.matches_weakly(&crate::etag::of(row))
             }
-            _ => error,
+            _ => false,
+        };
+        if known && reply.status == StatusCode::OK {
+            reply.status = StatusCode::NOT_MODIFIED;
+            reply.hush();
         }
+        Ok(reply)
     }
 
-    /// The response to a write that was committed.
-    fn receipt(&self, plan: &Plan, written: Written, check: Check) -> Response {
-        let request = &self.request;
-        let returning = request.preferences.returning == Some(Return::Representation);
-        let mut response = if returning {
-            json(request, written.rows.json)
-        } else {
-            Response::new(body::empty())
-        };
-        *response.status_mut() = match request.verb {
-            Verb::Insert if written.inserted > 0 => StatusCode::CREATED,
-            Verb::Replace if returning && written.inserted > 0 => StatusCode::CREATED,
-            Verb::Insert => StatusCode::OK,
-            _ if returning => StatusCode::OK,
-            _ => StatusCode::NO_CONTENT,
-        };
-        let total = request.preferences.count.map(|_| written.affected);
-        let shown = match request.verb {
-            Verb::Update => written.affected,
-            _ => 0,
-        };
-        let status = response.status();
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_RANGE, content_range(0, shown, total));
-        if !returning && status != StatusCode::NO_CONTENT {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
-        }
-        if let Some(txid) = written.txid.as_deref()
-            && let Ok(value) = HeaderValue::from_str(txid)
-        {
-            headers.insert(TXID, value);
-        }
-        if let Some(key) = &written.key {
-            headers.insert(LOCATION, location(plan.table(), key));
-        }
-        self.applied(headers, Some(plan), check);
-        apply(&mut response, &written.overrides);
-        response
-    }
-
-    /// Echoes the preferences that were honoured, in the order that the dialect has them.
-    fn applied(&self, headers: &mut HeaderMap, write: Option<&Plan>, check: Check) {
+    async fn change(&self, job: &Job) -> Result<Reply, Error> {
         let preferences = &self.request.preferences;
-        let conflict = match write {
-            Some(Plan::Insert(insert)) if insert.key.is_empty() => insert.conflict.as_ref(),
-            _ => None,
-        };
-        let takes_rows = !matches!(write, None | Some(Plan::Read(_) | Plan::Delete(_)));
-        let honoured = [
-            conflict.map(|conflict| match conflict.resolution {
-                Resolution::Merge => "resolution=merge-duplicates".to_owned(),
-                Resolution::Ignore => "resolution=ignore-duplicates".to_owned(),
-            }),
-            preferences
-                .missing_default
-                .filter(|_| takes_rows)
-                .map(|default| {
-                    if default {
-                        "missing=default"
-                    } else {
-                        "missing=null"
-                    }
-                    .to_owned()
-                }),
-            preferences
-                .returning
-                .filter(|_| write.is_some())
-                .map(|back| {
-                    match back {
-                        Return::Minimal => "return=minimal",
-                        Return::HeadersOnly => "return=headers-only",
-                        Return::Representation => "return=representation",
-                    }
-                    .to_owned()
-                }),
-            preferences.count.map(|count| {
-                match count {
-                    Count::Exact => "count=exact",
-                    Count::Planned => "count=planned",
-                    Count::Estimated => "count=estimated",
-                }
-                .to_owned()
-            }),
-            write.and_then(|_| self.service.end(preferences).1.map(str::to_owned)),
-            preferences.strict.map(|strict| {
-                if strict {
-                    "handling=strict"
-                } else {
-                    "handling=lenient"
-                }
-                .to_owned()
-            }),
-            preferences
-                .timezone
-                .as_ref()
-                .map(|zone| format!("timezone={zone}")),
-            check.most.map(|most| format!("max-affected={most}")),
-        ];
-        let honoured: Vec<String> = honoured.into_iter().flatten().collect();
-        if !honoured.is_empty() {
-            let value = HeaderValue::from_str(&honoured.join(", "));
-            headers.insert(PREFERENCE_APPLIED, value.expect("ours are plain ASCII"));
+        let terms = terms(self.service, &self.context, preferences);
+        let answered = execute::write(
+            &self.service.pool,
+            terms,
+            &job.operation,
+            self.once.as_ref(),
+            |done, end| Ok(ended(job.reply(done, self.end())?, &end)),
+        );
+        answered.await.map(Reply::from)
+    }
+
+    fn end(&self) -> Option<&'static str> {
+        self.service.end(&self.request.preferences).1
+    }
+}
+
+/// With `handling=strict`, a time zone that nobody knows is an unknown preference.
+pub(super) fn strictly(preferences: &Preferences, error: Error) -> Error {
+    match &preferences.timezone {
+        Some(zone) if preferences.strict == Some(true) && error.is_about_time_zone() => {
+            Error::Preferences(vec![format!("timezone={zone}")])
         }
+        _ => error,
     }
 }
 
@@ -594,48 +700,6 @@ fn percent(text: &str) -> String {
         .remove(b'.')
         .remove(b'~');
     utf8_percent_encode(text, &PLAIN).to_string()
-}
-
-/// Lets a function in the database have its way with the response.
-pub fn apply(response: &mut Response, overrides: &Overrides) {
-    if let Some(status) = overrides.status {
-        *response.status_mut() = StatusCode::from_u16(status).expect("checked to be one");
-        let bodiless = [
-            StatusCode::NO_CONTENT,
-            StatusCode::RESET_CONTENT,
-            StatusCode::NOT_MODIFIED,
-        ];
-        if bodiless.contains(&response.status()) {
-            *response.body_mut() = body::empty();
-            response.headers_mut().remove(CONTENT_LENGTH);
-            response.headers_mut().remove(CONTENT_TYPE);
-        }
-    }
-    let headers = response.headers_mut();
-    let named = overrides.headers.iter().map(|(name, value)| {
-        (
-            HeaderName::from_bytes(name.as_bytes()).expect("checked to be a name"),
-            HeaderValue::from_str(value).expect("checked to be a value"),
-        )
-    });
-    let named: Vec<(HeaderName, HeaderValue)> = named.collect();
-    for (name, _) in &named {
-        headers.remove(name);
-    }
-    for (name, value) in named {
-        headers.append(name, value);
-    }
-}
-
-/// Rows with what goes around them.
-fn json(request: &Request, rows: String) -> Response {
-    let (text, media) = match request.shape {
-        Some(Shape::Object) => (rows, OBJECT),
-        _ => (format!("[{rows}]"), JSON),
-    };
-    let mut response = Response::new(body::full(text));
-    response.headers_mut().insert(CONTENT_TYPE, media);
-    response
 }
 
 /// `0-14/*`, or `*/*` without rows.

@@ -78,6 +78,11 @@ impl Api for Echo {
         text("root")
     }
 
+    async fn batch(&self, parts: &Parts, body: Bytes) -> Response {
+        self.note("batch", parts, "");
+        text(body)
+    }
+
     async fn watch(&self, parts: &Parts, table: &str) -> Response {
         self.note("watch", parts, table);
         match table {
@@ -134,6 +139,10 @@ impl Api for Echo {
     async fn tickets(&self, parts: &Parts, body: Bytes) -> Response {
         self.note("tickets", parts, "");
         text(body)
+    }
+
+    async fn sign_in(&self, _parts: &Parts, _body: Bytes) -> Option<Response> {
+        None
     }
 }
 
@@ -281,6 +290,8 @@ async fn each_route_reaches_its_room() {
     let relay = start(limits(), &[]);
     let events = "Accept: text/event-stream\r\n";
     relay.ask("GET /rest/v1/", "").await;
+    let posted = relay.ask("POST /rest/v1/", "Content-Length: 0\r\n").await;
+    assert_eq!(status(&posted), "200");
     relay.ask("GET /rest/v1/tasks", events).await;
     relay.ask("DELETE /rest/v1/tasks", events).await;
     relay.ask("GET /channels/lobby", "").await;
@@ -292,6 +303,7 @@ async fn each_route_reaches_its_room() {
         relay.asked(),
         [
             "root GET ",
+            "batch POST ",
             "watch GET tasks",
             "rows DELETE tasks",
             "subscribe GET lobby",
@@ -461,7 +473,7 @@ async fn a_method_that_a_path_does_not_have_is_405() {
     for line in [
         "POST /livez",
         "DELETE /channels/lobby",
-        "POST /rest/v1/",
+        "PUT /rest/v1/",
         "TRACE /rest/v1/tasks",
         "POST /board.js",
         "BREW /rest/v1/tasks",

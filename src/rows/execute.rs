@@ -1,18 +1,22 @@
-//! Runs a statement and collects what it answers.
+//! Runs planned operations and collects what they answer.
 //!
 //! Promises that an error means nothing was committed, unless it says that nobody knows, and that
-//! an answer is bounded. The only file of this room that takes a connection.
+//! an answer is bounded. An operation runs alike alone and among others. The only file of this room
+//! that takes a connection.
 
 use std::pin::pin;
 
 use futures::TryStreamExt;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, RowStream};
 
 use super::Error;
 use super::call::Call;
+use super::once::{Answered, Once, Record, Recorded};
 use super::response::Overrides;
 use super::statement::Statement;
+use crate::etag;
 use crate::postgres::pool::{Lease, Pool};
 use crate::postgres::transaction::{self, End, Terms};
 use crate::postgres::untyped::untyped;
@@ -30,15 +34,119 @@ pub struct Rows {
     pub count: u64,
 }
 
+/// One planned operation, ready to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Shows rows.
+    Read(Reading),
+    /// Changes rows.
+    Write(Writing),
+    /// Calls a function.
+    Call(Box<Calling>),
+}
+
+/// A read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// A statement of `select_rows`.
+    pub select: Statement,
+    /// How all rows that match are counted as well.
+    pub counting: Option<Counting>,
+}
+
+/// A write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Writing {
+    /// A statement of `write_rows`; without one there is nothing to do.
+    pub statement: Option<Statement>,
+    /// The plan wants rows back.
+    pub returning: bool,
+    /// What must hold for it to be committed.
+    pub check: Check,
+    /// It depends on the row as it is.
+    pub guard: Option<Guarded>,
+}
+
+/// What is asked besides when a write depends on the row as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guarded {
+    /// Counts the rows in reach, no further than two.
+    pub reach: Statement,
+    /// The row in reach, as its version is made of it.
+    pub current: Statement,
+    /// The versions it may have; `None` when any will do.
+    pub versions: Option<Vec<String>>,
+    /// There must be none.
+    pub absent: bool,
+    /// The payload names the row's key itself, and another one is the client's mistake.
+    pub keyed: bool,
+}
+
+/// A call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calling {
+    /// Of what, and how.
+    pub call: Call,
+    /// What must hold for it to be committed.
+    pub check: Check,
+}
+
+/// What an operation did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    /// Of a read.
+    Found(Found),
+    /// Of a write.
+    Written(Written),
+    /// Of a call.
+    Called(Called),
+}
+
+impl Done {
+    /// Rows that were changed, or shown.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        match self {
+            Self::Found(found) => found.rows.count,
+            Self::Written(written) => written.affected,
+            Self::Called(called) => called.rows.count,
+        }
+    }
+
+    /// Whether a stream may tell something of it.
+    fn may_be_seen(&self) -> bool {
+        match self {
+            Self::Found(_) => false,
+            Self::Written(written) => written.affected > 0,
+            Self::Called(_) => true,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Found(Found { rows, .. })
+            | Self::Written(Written { rows, .. })
+            | Self::Called(Called { rows, .. }) => rows.json.len(),
+        }
+    }
+}
+
+/// What is known of a transaction when all of its operations are done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ended {
+    /// Its id, when it got one and will hold.
+    pub txid: Option<String>,
+    /// What functions want of the response.
+    pub overrides: Overrides,
+}
+
 /// What a read found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
+pub struct Found {
     /// The rows.
     pub rows: Rows,
     /// All rows that match, when they were counted or guessed.
     pub total: Option<u64>,
-    /// What functions want of the response.
-    pub overrides: Overrides,
 }
 
 /// How all rows that match are counted.
@@ -70,10 +178,6 @@ pub struct Written {
     pub inserted: u64,
     /// The primary key of the row, when it was asked for and the row is the only one.
     pub key: Option<Vec<Option<String>>>,
-    /// The transaction's id, when it got one and holds.
-    pub txid: Option<String>,
-    /// What functions want of the response.
-    pub overrides: Overrides,
 }
 
 /// What a call gave.
@@ -83,10 +187,6 @@ pub struct Called {
     pub rows: Rows,
     /// All of a set that match, when they were counted.
     pub total: Option<u64>,
-    /// The transaction's id, when it got one.
-    pub txid: Option<String>,
-    /// What the function wants of the response.
-    pub overrides: Overrides,
 }
 
 /// What must hold for a write to be committed.
@@ -133,7 +233,7 @@ impl Rows {
     }
 }
 
-/// Runs a statement of `select_rows` and perhaps counts, all in one snapshot.
+/// Runs a read alone, in one snapshot.
 ///
 /// # Errors
 /// [`Error::Pool`], [`Error::Database`], [`Error::Transaction`], [`Error::TooLarge`], and those of
@@ -141,92 +241,227 @@ impl Rows {
 pub async fn read(
     pool: &Pool,
     terms: Terms<'_>,
-    select: &Statement,
-    counting: Option<&Counting>,
-) -> Result<Page, Error> {
+    reading: &Reading,
+) -> Result<(Found, Overrides), Error> {
     let lease = Lease::take(pool).await?;
     transaction::run(lease, terms, async |client: &Client| {
-        let (rows, total, last) =
-            futures::join!(rows(client, select), total(client, counting), last(client));
-        // The first error first: the others only say that it happened.
-        let (rows, total, last) = (rows?, total?, last?);
-        Ok(Page {
-            rows,
-            total,
-            overrides: last.overrides()?,
-        })
+        let (found, last) = futures::join!(found(client, reading), last(client));
+        // The read's own error first: the other only says that it happened.
+        Ok((found?, last?.overrides()?))
     })
     .await
 }
 
-/// Runs a statement of `write_rows` and commits it if `check` holds. `returning` says whether the
-/// plan wants rows back.
-///
-/// # Errors
-/// [`Error::Pool`], [`Error::Database`], [`Error::Transaction`], [`Error::TooLarge`], and those
-/// of [`Check::holds`] and [`Overrides::parse`].
-pub async fn write(
-    pool: &Pool,
-    terms: Terms<'_>,
-    statement: &Statement,
-    returning: bool,
-    check: Check,
-) -> Result<Written, Error> {
-    let lease = Lease::take(pool).await?;
-    transaction::run(lease, terms, async |client: &Client| {
-        let (written, checked, last) = futures::join!(
-            written(client, statement, returning),
-            check_constraints(client, terms.end),
-            last(client)
-        );
-        // The write's own error first: the others only say that it failed.
-        let mut written = written?;
-        checked?;
-        let last = last?;
-        check.holds(written.affected)?;
-        written.overrides = last.overrides()?;
-        // Nothing of what is rolled back will arrive in a stream.
-        written.txid = last.txid.filter(|_| terms.end == End::Commit);
-        Ok(written)
-    })
-    .await
-}
-
-/// Calls a function and commits what it did if `check` holds and it left no other role behind than
-/// it found.
+/// Runs one operation and commits it if all that must hold does and `answer` can be made of it.
+/// With `once`, the answer is kept, or the one that was kept is given and nothing is done.
 ///
 /// # Errors
 /// [`Error::Pool`], [`Error::Database`], [`Error::Transaction`], [`Error::TooLarge`],
-/// [`Error::RoleChanged`], and those of [`Check::holds`] and [`Overrides::parse`].
-pub async fn call(
+/// [`Error::RoleChanged`], [`Error::SeveralInReach`], [`Error::Precondition`],
+/// [`Error::KeyReused`], [`Error::KeyBusy`], those of [`Check::holds`] and [`Overrides::parse`], and
+/// that of `answer`.
+pub async fn write<A: Recorded>(
     pool: &Pool,
     terms: Terms<'_>,
-    call: &Call,
-    check: Check,
-) -> Result<Called, Error> {
-    let statement = call.statement();
+    operation: &Operation,
+    once: Option<&Once>,
+    answer: impl FnOnce(Done, Ended) -> Result<A, Error>,
+) -> Result<Answered<A>, Error> {
     let lease = Lease::take(pool).await?;
     transaction::run(lease, terms, async |client: &Client| {
-        let (before, called, after, checked, last) = futures::join!(
-            current_role(client),
-            called(client, &statement, call),
-            current_role(client),
-            check_constraints(client, terms.end),
-            last(client),
-        );
-        // The call's own error first: the later ones only say that it failed.
-        let mut called = called?;
-        if before? != after? {
-            return Err(Error::RoleChanged(call.function.qualified()));
+        if let Some(record) = known(client, once).await? {
+            return Ok(Answered::Before(record));
         }
+        let (done, checked, last) = futures::join!(
+            operate(client, operation),
+            check_constraints(client, terms.end),
+            last(client)
+        );
+        // The operation's own error first: the others only say that it failed.
+        let done = done?;
         checked?;
-        let last = last?;
-        check.holds(called.rows.count)?;
-        called.overrides = last.overrides()?;
-        called.txid = last.txid.filter(|_| terms.end == End::Commit);
-        Ok(called)
+        let ended = last?.ended(terms.end, once.is_none() || done.may_be_seen())?;
+        let answer = answer(done, ended)?;
+        keep(client, once, &answer).await?;
+        Ok(Answered::Now(answer))
     })
     .await
+}
+
+/// One of several operations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What is done.
+    pub operation: Operation,
+    /// How many rows it must change, or show.
+    pub expect: Option<u64>,
+}
+
+/// Runs several operations in their order, and commits all of them or none. Otherwise as [`write`].
+///
+/// # Errors
+/// Those of [`write`], of an operation inside of [`Error::Operation`]; [`Error::Unexpected`].
+pub async fn write_all<A: Recorded>(
+    pool: &Pool,
+    terms: Terms<'_>,
+    steps: &[Step],
+    once: Option<&Once>,
+    answer: impl FnOnce(Vec<Done>, Ended) -> Result<A, Error>,
+) -> Result<Answered<A>, Error> {
+    let lease = Lease::take(pool).await?;
+    transaction::run(lease, terms, async |client: &Client| {
+        if let Some(record) = known(client, once).await? {
+            return Ok(Answered::Before(record));
+        }
+        let done = in_order(client, steps).await?;
+        let (checked, last) = futures::join!(check_constraints(client, terms.end), last(client));
+        checked?;
+        let seen = once.is_none() || done.iter().any(Done::may_be_seen);
+        let answer = answer(done, last?.ended(terms.end, seen)?)?;
+        keep(client, once, &answer).await?;
+        Ok(Answered::Now(answer))
+    })
+    .await
+}
+
+async fn in_order(client: &Client, steps: &[Step]) -> Result<Vec<Done>, Error> {
+    let mut all = Vec::with_capacity(steps.len());
+    let mut bytes = 0;
+    for (index, step) in steps.iter().enumerate() {
+        let at = |source| Error::Operation {
+            index,
+            source: Box::new(source),
+        };
+        let done = operate(client, &step.operation).await.map_err(at)?;
+        let rows = done.rows();
+        if let Some(expected) = step.expect.filter(|expected| *expected != rows) {
+            return Err(at(Error::Unexpected { expected, rows }));
+        }
+        bytes += done.bytes();
+        if bytes > LARGEST {
+            return Err(at(Error::TooLarge { limit: LARGEST }));
+        }
+        all.push(done);
+    }
+    Ok(all)
+}
+
+/// The answer that was given before under this key; nothing when the key is ours now.
+async fn known(client: &Client, once: Option<&Once>) -> Result<Option<Record>, Error> {
+    let Some(once) = once else {
+        return Ok(None);
+    };
+    let claimed = async {
+        let mut stream = pin!(run(client, &once.begin()).await?);
+        let mut claimed = None;
+        while let Some(row) = stream.try_next().await? {
+            claimed = Some(row);
+        }
+        Ok(claimed)
+    };
+    let claimed = claimed.await.map_err(|error: tokio_postgres::Error| {
+        // The first one holds the key until it ends, and we wait no longer than for a lock.
+        match error.code() {
+            Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => Error::KeyBusy,
+            _ => Error::Database(error),
+        }
+    })?;
+    let Some(row) = claimed.filter(|row| row.get(0)) else {
+        return Ok(None);
+    };
+    if !row.try_get(1)? {
+        return Err(Error::KeyReused);
+    }
+    let headers: &str = row.try_get(3)?;
+    Ok(Some(Record {
+        status: u16::try_from(row.try_get::<_, i32>(2)?).unwrap_or(200),
+        headers: serde_json::from_str(headers).unwrap_or_default(),
+        body: row.try_get(4)?,
+        omitted: row.try_get(5)?,
+    }))
+}
+
+async fn keep<A: Recorded>(client: &Client, once: Option<&Once>, answer: &A) -> Result<(), Error> {
+    if let Some(once) = once {
+        let mut stream = pin!(run(client, &once.end(&answer.record())).await?);
+        while stream.try_next().await?.is_some() {}
+    }
+    Ok(())
+}
+
+/// Runs one operation inside an open transaction. It sends all it can when it is first polled.
+async fn operate(client: &Client, operation: &Operation) -> Result<Done, Error> {
+    Ok(match operation {
+        Operation::Read(reading) => Done::Found(found(client, reading).await?),
+        Operation::Write(writing) => Done::Written(change(client, writing).await?),
+        Operation::Call(calling) => Done::Called(result(client, calling).await?),
+    })
+}
+
+async fn found(client: &Client, reading: &Reading) -> Result<Found, Error> {
+    let counting = reading.counting.as_ref();
+    let (rows, total) = futures::join!(rows(client, &reading.select), total(client, counting));
+    Ok(Found {
+        rows: rows?,
+        total: total?,
+    })
+}
+
+async fn change(client: &Client, writing: &Writing) -> Result<Written, Error> {
+    let written = match (&writing.statement, &writing.guard) {
+        (None, _) => Written::default(),
+        (Some(statement), None) => written(client, statement, writing.returning).await?,
+        (Some(statement), Some(guard)) => {
+            let (reach, written) = futures::join!(
+                counted(client, &guard.reach),
+                written(client, statement, writing.returning)
+            );
+            if reach?.is_some_and(|rows| rows > 1) {
+                return Err(Error::SeveralInReach);
+            }
+            let written = written?;
+            if written.affected == 0 {
+                return Err(unmet(guard, rows(client, &guard.current).await?));
+            }
+            written
+        }
+    };
+    writing.check.holds(written.affected)?;
+    Ok(written)
+}
+
+/// Why a guarded write changed nothing, by the row as it is now.
+fn unmet(guard: &Guarded, current: Rows) -> Error {
+    let current = (current.count > 0).then_some(current.json);
+    let holds = match &current {
+        None => guard.absent,
+        Some(_) if guard.absent => false,
+        Some(row) => guard
+            .versions
+            .as_ref()
+            .is_none_or(|versions| versions.contains(&etag::of(row))),
+    };
+    if holds && guard.keyed {
+        return Error::OtherKey;
+    }
+    Error::Precondition { current, holds }
+}
+
+async fn result(client: &Client, calling: &Calling) -> Result<Called, Error> {
+    let Calling { call, check } = calling;
+    let statement = call.statement();
+    let (before, called, after) = futures::join!(
+        current_role(client),
+        called(client, &statement, call),
+        current_role(client),
+    );
+    // The call's own error first: the later ones only say that it failed.
+    let called = called?;
+    if before? != after? {
+        return Err(Error::RoleChanged(call.function.qualified()));
+    }
+    check.holds(called.rows.count)?;
+    Ok(called)
 }
 
 async fn called(client: &Client, statement: &Statement, call: &Call) -> Result<Called, Error> {
@@ -348,6 +583,15 @@ struct Last {
 }
 
 impl Last {
+    /// Nothing of what is rolled back, and nothing of a transaction that wrote only for itself,
+    /// will arrive in a stream.
+    fn ended(self, end: End, seen: bool) -> Result<Ended, Error> {
+        Ok(Ended {
+            overrides: self.overrides()?,
+            txid: self.txid.filter(|_| end == End::Commit && seen),
+        })
+    }
+
     fn overrides(&self) -> Result<Overrides, Error> {
         Overrides::parse(self.status.as_deref(), self.headers.as_deref())
     }

@@ -1,12 +1,15 @@
 //! Reads and writes of rows in the PostgREST dialect.
 //!
 //! `request` reads the URL, `plan` looks its names up in the catalogue, `body` and `statement` make
-//! SQL of it, `call` does both for functions, and only `execute` takes a connection. Rows are PostgreSQL's own JSON text from
+//! SQL of it, `call` does both for functions, `batch` reads several
+//! requests as one, `once` answers a repeated one as before, and only `execute` takes a connection. Rows are PostgreSQL's own JSON text from
 //! end to end. Nothing here publishes a change, and no error knows an HTTP status.
 
+pub mod batch;
 pub mod body;
 pub mod call;
 pub mod execute;
+pub mod once;
 pub mod plan;
 pub mod request;
 pub mod response;
@@ -145,6 +148,48 @@ pub enum Error {
         /// The largest answer, in bytes.
         limit: usize,
     },
+    /// `If-Match` or `If-None-Match` cannot be read, or cannot be honoured by such a request.
+    #[error("the precondition cannot be used: {0}")]
+    Condition(String),
+    /// `If-Match` guards one row, and the filters reach more.
+    #[error("If-Match guards one row, and the filters reach several")]
+    SeveralInReach,
+    /// The row is not as the precondition wants it.
+    #[error("the row is not in the version that the request expects")]
+    Precondition {
+        /// The row as it is now, as JSON text; `None` when there is none.
+        current: Option<String>,
+        /// It has that version now, and was not written all the same.
+        holds: bool,
+    },
+    /// `Idempotency-Key` cannot be read.
+    #[error("the Idempotency-Key cannot be used: {0}")]
+    Key(&'static str),
+    /// The key was used before, for another request.
+    #[error("the Idempotency-Key was used for another request")]
+    KeyReused,
+    /// The first request with this key has not ended.
+    #[error("another request with this Idempotency-Key is still under way")]
+    KeyBusy,
+    /// The body is not a list of operations.
+    #[error("the operations cannot be read: {0}")]
+    Operations(String),
+    /// An operation of several affected another number of rows than it said.
+    #[error("the operation was to affect {expected} rows")]
+    Unexpected {
+        /// How many it was to affect.
+        expected: u64,
+        /// How many it affected.
+        rows: u64,
+    },
+    /// An operation of several failed, and with it all of them.
+    #[error("an operation failed")]
+    Operation {
+        /// Its place in the list, from 0.
+        index: usize,
+        /// Why.
+        source: Box<Error>,
+    },
     /// No connection.
     #[error("no connection to the database")]
     Pool(#[from] PoolError),
@@ -160,6 +205,9 @@ impl Error {
     /// A catalogue that was read a moment later might answer otherwise.
     #[must_use]
     pub fn is_about_catalog(&self) -> bool {
+        if let Self::Operation { source, .. } = self {
+            return source.is_about_catalog();
+        }
         matches!(
             self,
             Self::UnknownTable { .. }
@@ -172,6 +220,7 @@ impl Error {
     /// What PostgreSQL said, when it refused and nothing was committed.
     fn refusal(&self) -> Option<&DbError> {
         match self {
+            Self::Operation { source, .. } => source.refusal(),
             Self::Database(error) | Self::Transaction(TransactionError::Failed(error)) => {
                 error.as_db_error()
             }

@@ -132,6 +132,15 @@ pub struct Conflict {
     pub resolution: Resolution,
 }
 
+/// The version that the one row in reach of a write must still have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    /// What of the row the version is of.
+    pub select: Selection,
+    /// The versions it may have; `None`: any, as long as there is a row.
+    pub versions: Option<Vec<String>>,
+}
+
 /// New values for rows that match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Update {
@@ -143,6 +152,10 @@ pub struct Update {
     pub missing_default: bool,
     /// All must hold. None: every row.
     pub conditions: Vec<Filter>,
+    /// For PUT: the primary key that the URL names and the payload must have. Otherwise empty.
+    pub key: Vec<Condition>,
+    /// `If-Match`
+    pub guard: Option<Guard>,
     /// What to send back.
     pub returning: Option<Returning>,
 }
@@ -154,6 +167,8 @@ pub struct Delete {
     pub table: Arc<Table>,
     /// All must hold. None: every row.
     pub conditions: Vec<Filter>,
+    /// `If-Match`
+    pub guard: Option<Guard>,
     /// What to send back.
     pub returning: Option<Returning>,
 }
@@ -171,6 +186,7 @@ impl Plan {
         let table = writable(request, catalog)?;
         let returning = returning(request, &table)?;
         let missing_default = request.preferences.missing_default == Some(true);
+        let guard = guard(request, &table)?;
         Ok(match request.verb {
             Verb::Read | Verb::Insert => Self::Insert(Insert {
                 columns: payload_columns(request, &table)?,
@@ -180,12 +196,26 @@ impl Plan {
                 returning,
                 table,
             }),
+            // A row that must be there is not inserted: an update tests its version in one step.
+            Verb::Replace if guard.is_some() => Self::Update(Update {
+                columns: payload_columns(request, &table)?,
+                missing_default,
+                conditions: request.conditions.clone(),
+                key: whole_key(request, &table)?,
+                guard,
+                returning,
+                table,
+            }),
             Verb::Replace => Self::Insert(Insert {
                 columns: payload_columns(request, &table)?,
                 missing_default,
                 conflict: Some(Conflict {
                     target: table.key.clone(),
-                    resolution: Resolution::Merge,
+                    resolution: if request.preconditions.absent {
+                        Resolution::Ignore
+                    } else {
+                        Resolution::Merge
+                    },
                 }),
                 key: whole_key(request, &table)?,
                 returning,
@@ -195,11 +225,14 @@ impl Plan {
                 columns: payload_columns(request, &table)?,
                 missing_default,
                 conditions: conditions(request, &table)?,
+                key: Vec::new(),
+                guard,
                 returning,
                 table,
             }),
             Verb::Delete => Self::Delete(Delete {
                 conditions: conditions(request, &table)?,
+                guard,
                 returning,
                 table,
             }),
@@ -217,6 +250,16 @@ impl Plan {
         }
     }
 
+    /// `If-Match` of a write.
+    #[must_use]
+    pub fn guard(&self) -> Option<&Guard> {
+        match self {
+            Self::Read(_) | Self::Insert(_) => None,
+            Self::Update(update) => update.guard.as_ref(),
+            Self::Delete(delete) => delete.guard.as_ref(),
+        }
+    }
+
     /// What a write sends back.
     #[must_use]
     pub fn returning(&self) -> Option<&Returning> {
@@ -230,6 +273,21 @@ impl Plan {
 }
 
 impl Read {
+    /// The rows in reach of a write, shown as `request` selects them; at most `most`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownColumn`].
+    pub fn in_reach(request: &Request, table: &Arc<Table>, most: u64) -> Result<Self, Error> {
+        Ok(Self {
+            select: selection(request, table)?,
+            conditions: conditions(request, table)?,
+            order: Vec::new(),
+            range: Range::ALL.at_most(most),
+            count: None,
+            table: Arc::clone(table),
+        })
+    }
+
     /// The plan for a read, whatever the verb of `request`.
     ///
     /// # Errors
@@ -496,6 +554,16 @@ fn returning(request: &Request, table: &Table) -> Result<Option<Returning>, Erro
         Some(Return::HeadersOnly) if creates => Some(Returning::Key),
         _ => None,
     })
+}
+
+fn guard(request: &Request, table: &Table) -> Result<Option<Guard>, Error> {
+    let Some(tags) = &request.preconditions.matches else {
+        return Ok(None);
+    };
+    Ok(Some(Guard {
+        select: selection(request, table)?,
+        versions: tags.strong(),
+    }))
 }
 
 fn payload_columns(request: &Request, table: &Table) -> Result<Option<Vec<String>>, Error> {

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use percent_encoding::percent_decode_str;
 
 use super::Error;
+use crate::etag::Tags;
 use crate::filter::scanner::{Mistake, Scanner};
 use crate::filter::{Condition, Filter, Path};
 
@@ -49,6 +50,8 @@ pub struct Request {
     pub on_conflict: Option<Vec<String>>,
     /// The `Prefer` header.
     pub preferences: Preferences,
+    /// `If-Match` and `If-None-Match`
+    pub preconditions: Preconditions,
     /// What `Accept` wants most among the shapes we have; nothing when it wants none of them.
     pub shape: Option<Shape>,
 }
@@ -195,13 +198,24 @@ pub struct Preferences {
     pub timezone: Option<String>,
 }
 
+/// What must hold of the row before anything is done (RFC 9110 §13.1).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Preconditions {
+    /// `If-Match` of a write: the versions that the row may have.
+    pub matches: Option<Tags>,
+    /// `If-None-Match` of a read: the versions that the reader has.
+    pub differs: Option<Tags>,
+    /// `If-None-Match: *` of a PUT: the row must be a new one.
+    pub absent: bool,
+}
+
 impl Request {
     /// Reads a request for `table`. `query` is the URL's query without `?`, still encoded.
     /// `header` returns a header by its lower-case name, several of one name joined by commas.
     ///
     /// # Errors
     /// [`Error::Syntax`], [`Error::Filter`], [`Error::Unsupported`], [`Error::Range`],
-    /// [`Error::Preferences`].
+    /// [`Error::Preferences`], [`Error::Condition`].
     pub fn parse(
         verb: Verb,
         table: &str,
@@ -219,6 +233,7 @@ impl Request {
             columns: None,
             on_conflict: None,
             preferences: Preferences::parse(&header("prefer").unwrap_or_default())?,
+            preconditions: Preconditions::parse(verb, &header)?,
             shape: shape(header("accept").as_deref())?,
         };
         let mut seen = HashSet::new();
@@ -289,8 +304,45 @@ const RESERVED: [&str; 6] = [
     "on_conflict",
 ];
 
+impl Preconditions {
+    /// A guard that a write would not honour is refused: somebody relies on it. A read whose own
+    /// copy cannot be named is answered in full.
+    fn parse(verb: Verb, header: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let tags = |name: &str| header(name).map(|value| Tags::parse(&value)).transpose();
+        if verb == Verb::Read {
+            return Ok(Self {
+                differs: tags("if-none-match").unwrap_or_default(),
+                ..Self::default()
+            });
+        }
+        let wrong = |error: crate::etag::NotTags| Error::Condition(error.to_string());
+        let matches = tags("if-match").map_err(wrong)?;
+        let absent = match tags("if-none-match").map_err(wrong)? {
+            None => false,
+            Some(Tags::Any) if verb == Verb::Replace && matches.is_none() => true,
+            Some(_) => {
+                let reason = "a write takes If-None-Match only as * on a PUT without If-Match";
+                return Err(Error::Condition(reason.to_owned()));
+            }
+        };
+        if verb == Verb::Insert && matches.is_some() {
+            let reason = "a POST makes new rows, which have no version that could match";
+            return Err(Error::Condition(reason.to_owned()));
+        }
+        Ok(Self {
+            matches,
+            differs: None,
+            absent,
+        })
+    }
+}
+
 impl Preferences {
-    fn parse(header: &str) -> Result<Self, Error> {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// [`Error::Preferences`].
+    pub fn parse(header: &str) -> Result<Self, Error> {
         let mut read = Self::default();
         let mut unknown = Vec::new();
         for preference in header.split(',').map(str::trim).filter(|p| !p.is_empty()) {

@@ -50,6 +50,22 @@ const FOLDINGS: &[(&str, &str)] = &[
         " J ",
     ),
     (" pg_catalog . row_to_json ( t . * ) :: text as N ", " J "),
+    (
+        " pg_catalog . convert_to ( pg_catalog . row_to_json ( t . * ) :: text , ' UTF8 ' ) ",
+        " V ",
+    ),
+    (
+        " pg_catalog . convert_to ( ( select pg_catalog . row_to_json ( s . * ) from ( select I ) s ) :: text , ' UTF8 ' ) ",
+        " V ",
+    ),
+    (
+        " pg_catalog . convert_to ( ( select pg_catalog . row_to_json ( s . * ) from ( select ) s ) :: text , ' UTF8 ' ) ",
+        " V ",
+    ),
+    (
+        " pg_catalog . left ( pg_catalog . encode ( pg_catalog . sha256 ( V ) , ' hex ' ) , 32 ) ~ any ( $ ) ",
+        " C ",
+    ),
     (" J , I ", " J "),
     (" J , J ", " J "),
     (" order by F ", " order by O "),

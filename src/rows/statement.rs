@@ -13,9 +13,11 @@ use std::fmt::Write;
 use super::Error;
 use super::body::{Payload, Row};
 use super::plan::{
-    Conflict, Delete, Insert, Output, Plan, Read, Returning, Selection, Update, known_in_payload,
+    Conflict, Delete, Guard, Insert, Output, Plan, Read, Returning, Selection, Update,
+    known_in_payload,
 };
 use super::request::{Cast, Range, Resolution, Term};
+use crate::etag::DIGITS;
 use crate::filter::{Condition, Filter, Group, Joint, Path, Step, Test, Words};
 use crate::postgres::quote::{identifier, qualified};
 use crate::schema::catalog::{Column, Table};
@@ -320,10 +322,26 @@ impl Statement {
         }
     }
 
+    /// ` and` the row `t` is still in one of these versions. The test is part of the statement, so
+    /// that PostgreSQL makes it again of the row as a concurrent writer has left it.
+    fn version(&mut self, table: &Table, guard: &Guard, joint: &str) {
+        let Some(versions) = &guard.versions else {
+            return;
+        };
+        self.push(joint);
+        self.push("pg_catalog.left(pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(");
+        self.json(table, &guard.select);
+        self.push(&format!(", 'UTF8')), 'hex'), {DIGITS}) = any("));
+        self.bind(array(versions));
+        self.push(")");
+    }
+
     /// ` where` the payload's row has the key of a PUT's URL.
-    fn key(&mut self, key: &[Condition]) {
-        for (place, condition) in key.iter().enumerate() {
-            self.push(if place == 0 { " where i." } else { " and i." });
+    fn key(&mut self, key: &[Condition], mut joint: &'static str) {
+        for condition in key {
+            self.push(joint);
+            self.push("i.");
+            joint = " and ";
             self.push(&identifier(&condition.column));
             self.test(&condition.test);
         }
@@ -478,7 +496,8 @@ pub fn write_rows(plan: &Plan, body: &[u8]) -> Result<Option<Statement>, Error> 
 fn insert_rows(insert: &Insert, payload: &Payload<'_>) -> Result<Option<Statement>, Error> {
     let groups = groups(insert, payload)?;
     if !insert.key.is_empty() {
-        one_row_of_that_key(insert, payload, &groups)?;
+        let columns = groups.first().map(|group| group.columns.as_slice());
+        one_row_of_that_key(&insert.table, payload, columns.unwrap_or_default())?;
     }
     let merged = match &insert.columns {
         Some(names) if insert.missing_default => {
@@ -517,17 +536,17 @@ fn insert_rows(insert: &Insert, payload: &Payload<'_>) -> Result<Option<Statemen
 /// Whether the body of a PUT is one row that has all columns of the key. Whether it has their values
 /// too, only PostgreSQL can say, which knows that `01` is `1`.
 fn one_row_of_that_key(
-    insert: &Insert,
+    table: &Table,
     payload: &Payload<'_>,
-    groups: &[Alike<'_>],
+    columns: &[&Column],
 ) -> Result<(), Error> {
-    let ([row], [group]) = (payload.rows.as_slice(), groups) else {
+    let [row] = payload.rows.as_slice() else {
         return Err(Error::Body("PUT takes one object"));
     };
     let has = |name: &String| {
-        row.keys.contains(name) && group.columns.iter().any(|column| column.name == *name)
+        row.keys.contains(name) && columns.iter().any(|column| column.name == *name)
     };
-    if insert.table.key.iter().all(has) {
+    if table.key.iter().all(has) {
         Ok(())
     } else {
         Err(Error::OtherKey)
@@ -616,7 +635,7 @@ fn insert_group(
         });
         sql.push(" from ");
         sql.payload(&group.rows, &group.columns);
-        sql.key(&insert.key);
+        sql.key(&insert.key, " where ");
     }
     let mut fresh = "true".to_owned();
     if let Some(conflict) = &insert.conflict {
@@ -628,6 +647,15 @@ fn insert_group(
     sql.returning(&insert.table, insert.returning.as_ref(), &fresh);
 }
 
+/// The joint after the conditions of a statement.
+fn next_joint(conditions: &[Filter]) -> &'static str {
+    if conditions.is_empty() {
+        " where "
+    } else {
+        " and "
+    }
+}
+
 fn update_rows(update: &Update, payload: &Payload<'_>) -> Result<Option<Statement>, Error> {
     let [row] = payload.rows.as_slice() else {
         return Err(Error::Body("an update takes one object"));
@@ -637,6 +665,9 @@ fn update_rows(update: &Update, payload: &Payload<'_>) -> Result<Option<Statemen
         None => row.keys.clone(),
     };
     let columns = columns(&update.table, &names)?;
+    if !update.key.is_empty() {
+        one_row_of_that_key(&update.table, payload, &columns)?;
+    }
     if columns.is_empty() {
         return Ok(None);
     }
@@ -660,6 +691,11 @@ fn update_rows(update: &Update, payload: &Payload<'_>) -> Result<Option<Statemen
         sql.payload(&[row], &given);
     }
     sql.conditions(&update.table, &update.conditions);
+    sql.key(&update.key, " and ");
+    if let Some(guard) = &update.guard {
+        let joint = next_joint(&update.conditions);
+        sql.version(&update.table, guard, joint);
+    }
     sql.returning(&update.table, update.returning.as_ref(), "false");
     sql.push(")");
     sql.outcome(update.returning.as_ref());
@@ -671,6 +707,10 @@ fn delete_rows(delete: &Delete) -> Statement {
     sql.push("with w as (delete from ");
     sql.push(&relation(&delete.table));
     sql.conditions(&delete.table, &delete.conditions);
+    if let Some(guard) = &delete.guard {
+        let joint = next_joint(&delete.conditions);
+        sql.version(&delete.table, guard, joint);
+    }
     sql.returning(&delete.table, delete.returning.as_ref(), "false");
     sql.push(")");
     sql.outcome(delete.returning.as_ref());

@@ -13,21 +13,23 @@ use tokio_postgres::error::SqlState;
 use crate::cursor::Name;
 
 /// History; a file's place in the list plus one is its version.
-const HISTORY: [&str; 3] = [
+const HISTORY: [&str; 4] = [
     include_str!("../../sql/0001_schema.sql"),
     include_str!("../../sql/0002_access.sql"),
     include_str!("../../sql/0003_views.sql"),
+    include_str!("../../sql/0004_idempotency.sql"),
 ];
 
 const BELL: &str = include_str!("../../triggers/10_bell.sql");
 const BELL_OFF: &str = include_str!("../../triggers/11_bell_off.sql");
-const FUNCTIONS: [&str; 6] = [
+const FUNCTIONS: [&str; 7] = [
     include_str!("../../triggers/20_capture.sql"),
     include_str!("../../triggers/30_message.sql"),
     include_str!("../../triggers/40_watch.sql"),
     include_str!("../../triggers/45_expose.sql"),
     include_str!("../../triggers/50_log.sql"),
     include_str!("../../triggers/60_views.sql"),
+    include_str!("../../triggers/70_idempotency.sql"),
 ];
 
 const DDL: &str = include_str!("../../triggers/60_ddl.sql");

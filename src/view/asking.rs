@@ -421,3 +421,152 @@ fn hash(value: Option<&Arc<str>>) -> u64 {
     value.hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cursor::Cursor;
+    use crate::event::{Change, Delta};
+    use crate::filter::{Condition, Kind};
+    use crate::view::Check;
+
+    const TASKS: u32 = 1;
+    const MEMBERS: u32 = 2;
+
+    /// Asks for rows with `board` 7, under policies that read the members.
+    fn asking() -> Asking {
+        let condition = Condition::parse("board", "eq.7").unwrap();
+        let values = ["7".to_owned()];
+        Asking {
+            select: Statement::default(),
+            key: vec!["id".to_owned()],
+            keys: Keys::Plain,
+            may_match: Matcher::new([(&condition, Kind::Int, &values[..])]).unwrap(),
+            policies: Some(Policies {
+                depends: vec![MEMBERS],
+                compared: false,
+            }),
+            moving: false,
+        }
+    }
+
+    fn on_board(board: u32) -> State {
+        State::Row(format!(r#"{{"id":1,"board":{board}}}"#).into())
+    }
+
+    fn transaction(xid: Xid, table: u32, scope: Scope, changes: &[(State, State)]) -> Transaction {
+        let at = Timestamp::from_second(i64::try_from(xid).unwrap()).unwrap();
+        let changes = changes.iter().map(|(before, after)| Change {
+            key: "1".into(),
+            before: before.clone(),
+            after: after.clone(),
+            at,
+        });
+        Transaction {
+            xid,
+            at,
+            deltas: vec![Delta {
+                table,
+                scope,
+                changes: changes.collect(),
+            }],
+            messages: Vec::new(),
+            reset_all: false,
+        }
+    }
+
+    fn collected(transactions: &[Transaction]) -> Pending {
+        let mut pending = Pending::default();
+        pending.collect(TASKS, &asking(), transactions);
+        pending
+    }
+
+    #[test]
+    fn only_rows_that_may_be_in_the_view_are_asked_for() {
+        let moved =
+            |from, to| transaction(5, TASKS, Scope::Keys, &[(on_board(from), on_board(to))]);
+        assert!(collected(&[moved(1, 2)]).is_empty());
+        for concerns in [moved(7, 7), moved(1, 7), moved(7, 1)] {
+            assert!(!collected(&[concerns]).is_empty());
+        }
+        let unknown = State::Unknown("{}".into());
+        let unknown = transaction(5, TASKS, Scope::Keys, &[(unknown, on_board(1))]);
+        assert!(!collected(&[unknown]).is_empty());
+    }
+
+    #[test]
+    fn a_row_that_was_in_the_view_only_between_two_transactions_is_asked_for() {
+        // Somebody's snapshot may be from in between.
+        let there = transaction(5, TASKS, Scope::Keys, &[(on_board(1), on_board(7))]);
+        let back = transaction(6, TASKS, Scope::Keys, &[(on_board(7), on_board(1))]);
+        let pending = collected(&[there, back]);
+        assert!(pending.keys.contains_key("1"));
+        assert_eq!(pending.at().unwrap().as_second(), 6);
+    }
+
+    #[test]
+    fn what_policies_read_makes_every_row_be_looked_at() {
+        let joined = [(State::Absent, on_board(1))];
+        let pending = collected(&[transaction(5, MEMBERS, Scope::Keys, &joined)]);
+        assert!(pending.is_whole() && !pending.is_reset());
+        // Its definition changed: it may not be watched any more, or read differently.
+        let pending = collected(&[transaction(5, MEMBERS, Scope::Unknown, &[])]);
+        assert!(pending.is_reset());
+        let pending = collected(&[transaction(5, TASKS, Scope::Truncated, &[])]);
+        assert!(pending.is_reset());
+        assert!(collected(&[transaction(5, 3, Scope::Unknown, &[])]).is_empty());
+    }
+
+    #[test]
+    fn what_was_asked_in_vain_is_asked_again_with_what_came_since() {
+        let insert = [(State::Absent, on_board(7))];
+        let earlier = collected(&[transaction(5, TASKS, Scope::Keys, &insert)]);
+        let update = [(on_board(7), on_board(7))];
+        let mut later = collected(&[transaction(6, TASKS, Scope::Keys, &update)]);
+        later.put_back(earlier);
+        let touch = later.keys["1"];
+        // For a screen it is still a row that it has not seen.
+        assert!(touch.inserted && touch.xid == 6);
+        let mut nothing = Pending::default();
+        nothing.put_back(later);
+        assert!(!nothing.is_empty());
+    }
+
+    #[test]
+    fn a_comparison_holds_for_states_from_before_it_or_equal_to_it() {
+        let digest = |rows: &[(&str, &str)]| {
+            let mut digest = Digest::default();
+            for (key, value) in rows {
+                digest.add(&(*key).into(), Some(&(*value).into()));
+            }
+            digest
+        };
+        let now = digest(&[("1", "a"), ("2", "b")]);
+        assert_eq!(now, digest(&[("2", "b"), ("1", "a")]));
+        let check = |since| Check {
+            cursor: Cursor::new(20, []).into(),
+            since,
+            digest: now,
+        };
+        let compared = check(Some(Cursor::new(10, []).into()));
+        assert!(compared.holds_for(&Cursor::new(10, []), None));
+        // Read after the state that was compared with: it may have shown something else in between.
+        assert!(!compared.holds_for(&Cursor::new(11, []), None));
+        assert!(!compared.holds_for(&Cursor::new(11, []), Some(digest(&[("1", "a")]))));
+        assert!(compared.holds_for(&Cursor::new(11, []), Some(now)));
+        assert!(!check(None).holds_for(&Cursor::new(1, []), None));
+    }
+
+    #[test]
+    fn keys_are_looked_for_as_they_were_written() {
+        let mut asking = asking();
+        let lookup = asking.lookup(["7", "a\"b"].into_iter()).unwrap();
+        assert_eq!(lookup, r#"[{"id":"7"},{"id":"a\"b"}]"#);
+        asking.key.push("part".to_owned());
+        let image = Image::parse(r#"{"part":"x/y\"","id":7}"#).unwrap();
+        let key = image.key(&asking.key).unwrap();
+        let lookup = asking.lookup([key.as_str()].into_iter()).unwrap();
+        assert_eq!(lookup, r#"[{"id":"7","part":"x/y\""}]"#);
+        assert_eq!(asking.lookup(["7"].into_iter()), None);
+    }
+}

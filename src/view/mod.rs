@@ -252,6 +252,13 @@ impl View {
         &self.definition.columns
     }
 
+    /// Whether the other one was made when its table and its policies were the same.
+    #[must_use]
+    pub fn is_defined_like(&self, other: &Self) -> bool {
+        let policies = |view: &Self| view.asking().and_then(|asking| asking.policies.clone());
+        self.table() == other.table() && policies(self) == policies(other)
+    }
+
     /// How it knows what a change means for it.
     #[must_use]
     pub fn sight(&self) -> &Sight {

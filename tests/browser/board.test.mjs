@@ -12,12 +12,14 @@ const options = { timeout: 120_000 }
 let browser, a, b
 const mistakes = []
 
-/** A window with storage of its own, on the board and live. */
-async function open() {
+/** A window with storage of its own, on the board and live: somebody's, or a visitor's. */
+async function open(name) {
   const context = await browser.newContext({ viewport: { width: 1400, height: 900 }, reducedMotion: 'reduce' })
+  await context.addInitScript(name => localStorage.setItem('rowcast.board.me', name), name)
   const page = await context.newPage()
   page.setDefaultTimeout(20_000)
   page.on('pageerror', error => mistakes.push(String(error)))
+  page.on('console', message => mistakes.push(message.text()))
   await page.goto(url)
   await page.evaluate(() => {
     globalThis.neverReloaded = true
@@ -49,7 +51,7 @@ async function middle(locator) {
 
 before(async () => {
   browser = await launch()
-  ;[a, b] = [await open(), await open()]
+  ;[a, b] = [await open('Mia'), await open('')]
 })
 after(() => browser?.close())
 

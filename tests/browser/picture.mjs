@@ -3,7 +3,8 @@
 //     node picture.mjs http://127.0.0.1:3000/ [../../docs/board.png]
 //
 // Needs a Chromium (CHROMIUM, else /usr/bin/chromium) and a demo board with its first cards. It
-// moves a card and moves it back; the diary keeps the two lines.
+// moves a card and moves it back; the diary keeps the two lines. One of the two has reminders for
+// the time being.
 import { fileURLToPath } from 'node:url'
 import { chromium } from 'playwright-core'
 
@@ -22,9 +23,11 @@ const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? 
 async function sit(name, width, colorScheme) {
   const context = await browser.newContext({ viewport: { width, height }, colorScheme, deviceScaleFactor: scale })
   await context.addInitScript(name => localStorage.setItem('rowcast.board.me', name), name)
+  await context.addInitScript(() => localStorage.setItem('rowcast.board.reminders', 'open'))
   const page = await context.newPage()
   await page.goto(url)
   await page.waitForSelector('[data-status=live] [data-card]')
+  await page.waitForSelector('#reminders-toggle:not([hidden])')
   return page
 }
 
@@ -44,11 +47,18 @@ try {
   const jonas = await sit('Jonas', 1340, 'dark')
   const [, from, to] = await mia.locator('[data-list]').evaluateAll(lists => lists.map(list => list.dataset.list))
   const card = await mia.locator(`[data-list="${from}"] [data-card]`).first().getAttribute('data-card')
+  for (const text of ['Ask Aiko for her old tablet', 'Book the room for Thursday']) {
+    await jonas.fill('#reminder-form input', text)
+    await jonas.keyboard.press('Enter')
+    await jonas.locator('[data-reminder]:not([data-reminder^=new])').filter({ hasText: text }).waitFor()
+  }
+  await jonas.evaluate(() => document.activeElement.blur())
   await drag(mia, card, to)
   await jonas.waitForSelector(`[data-list="${to}"] [data-card="${card}"][data-glow]:not([data-flying])`)
   await mia.mouse.move(500, 690)
   await jonas.waitForTimeout(200) // the glow is at its warmest, the diary has its line
   const shots = await Promise.all([jonas, mia].map(page => page.screenshot()))
+  while (await jonas.locator('[data-reminder]').count()) await jonas.locator('.reminder-drop').first().click()
   await drag(mia, card, from)
   await jonas.waitForSelector(`[data-list="${from}"] [data-card="${card}"]`)
 

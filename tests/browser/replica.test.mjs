@@ -108,6 +108,17 @@ test('a row that is too large keeps its old value and is marked until it is know
   assert.equal(replica.outdated.size, 0)
 })
 
+test('a row has the version of its last event, and none once it is unknown or gone', () => {
+  const replica = new Replica()
+  replica.apply([control('snapshot-start'), row('1', 'a', 'insert', { etag: 'v1' }), row('2', 'b', 'insert', { etag: 'w1' }), control('snapshot-end')], 'e.v.a')
+  assert.deepEqual(Object.fromEntries(replica.etags), { 1: 'v1', 2: 'w1' })
+  const [change] = replica.apply([row('1', 'A', 'update', { etag: 'v2' })], 'e.v.b')
+  assert.equal(change.etag, 'v2')
+  assert.equal(replica.etags.get('1'), 'v2')
+  replica.apply([row('1', undefined, 'update', { too_large: true }), row('2', undefined, 'delete')], 'e.v.c')
+  assert.equal(replica.etags.size, 0)
+})
+
 test('a message of a channel is passed on and not kept', () => {
   const replica = new Replica()
   const changes = replica.apply([{ type: 'lobby', value: { a: 1 }, headers: { operation: 'message', txid: '9' } }], 'e.v.b')

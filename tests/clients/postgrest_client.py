@@ -84,7 +84,7 @@ class Ring0(unittest.TestCase):
             (read("things").contained_by("tags", ["a"]), [1]),
             (read("things").overlaps("tags", ["a", "z"]), [1, 2]),
             (read("things").range_lt("span", [7, 9]), [1]),
-            (read("things").range_adjacent("span", [5, 10]), [1, 2]),
+            (read("things").range_adjacent("span", [4, 10]), [1, 2]),
             (read("things").filter("detail->size", "gt", "1"), [2]),
             (read("things").fts("words", "cat & fat"), [1]),
             (read("things").plfts("words", "cat dog"), [2]),

@@ -66,6 +66,15 @@ async fn the_client_module_keeps_the_replica_that_events_describe() {
 
 #[tokio::test]
 async fn two_windows_show_the_same_board() {
+    on_the_board("board.test.mjs").await;
+}
+
+#[tokio::test]
+async fn people_sign_in_keep_reminders_and_meet_at_a_card() {
+    on_the_board("people.test.mjs").await;
+}
+
+async fn on_the_board(script: &str) {
     if !ready() {
         return;
     }
@@ -74,8 +83,7 @@ async fn two_windows_show_the_same_board() {
         .tempdir_in("/tmp")
         .unwrap();
     let (relay, database) = Relay::demo(&directory.path().join("d")).await;
-    let script = folder("browser").join("board.test.mjs");
-    node(&script, &relay.url, &database).await;
+    node(&folder("browser").join(script), &relay.url, &database).await;
     // Its private PostgreSQL ends with it.
     relay.end().await;
 }

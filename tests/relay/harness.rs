@@ -208,10 +208,16 @@ impl Relay {
 
     /// Starts it with a private PostgreSQL and the demo board. Tells the database's address too.
     pub async fn demo(data_dir: &Path) -> (Self, String) {
+        Self::demo_with(data_dir, &[]).await
+    }
+
+    /// The same with more arguments.
+    pub async fn demo_with(data_dir: &Path, arguments: &[&str]) -> (Self, String) {
         let mut command = command();
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data_dir);
+            .arg(data_dir)
+            .args(arguments);
         let (relay, psql) = Self::spawn(command).await;
         let database = psql
             .strip_prefix("psql -d ")

@@ -3,9 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod harness;
-
 mod agree;
+mod batch;
 mod browser;
 mod calls;
 mod canary;
@@ -15,11 +14,17 @@ mod clients;
 mod codes;
 mod contamination;
 mod crash;
+mod demo;
 mod dialect;
+mod docs;
+mod guard;
+mod harness;
 mod heal;
 mod history;
 mod hostile;
+mod idempotency;
 mod live;
+mod logins;
 mod openapi;
 mod policies;
 mod poll;

@@ -1035,7 +1035,13 @@ async fn random_requests_make_statements_of_few_shapes_and_no_server_errors() {
             .join("\n")
     };
     assert!(log.phrases.len() < PHRASES, "{}", all());
-    assert!(new.len() * 20 < log.phrases.len(), "{new:#?} in\n{}", all());
+    // Rare ones turn up late in a short run; a long one has seen them all.
+    let share = if requests < 50_000 { 10 } else { 50 };
+    assert!(
+        new.len() * share < log.phrases.len(),
+        "{new:#?} in\n{}",
+        all()
+    );
 }
 
 /// Opens it as a stream, and leaves.

@@ -25,7 +25,7 @@ async fn token(arguments: &[&str]) -> String {
 #[tokio::test]
 async fn a_token_from_the_command_line_is_good_for_a_ticket() {
     let database = database().await;
-    let relay = Relay::start(&database, &["--jwt-secret", SECRET]).await;
+    let relay = Relay::start(&database, &["--jwt-secret", SECRET, "--roles", "web_user"]).await;
     let header = format!(
         "Bearer {}",
         token(&["--claim", "sub=ann", "--expires", "5m"]).await

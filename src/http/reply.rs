@@ -1,0 +1,189 @@
+//! An answer about rows before it is sent: its body is text, so that it can be kept, and put among
+//! others.
+//!
+//! It does not know what was asked.
+
+use hyper::StatusCode;
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+
+use super::{Response, body};
+use crate::rows::once::{self, Answered, Record, Recorded};
+use crate::rows::response::Overrides;
+
+/// Says that an answer was given before: `true`, or `true; body=omitted` when its body was too large
+/// to be kept.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers, without those that only sending it shows.
+    pub headers: HeaderMap,
+    /// Its text; `None` where there is nothing to say.
+    pub body: Option<String>,
+}
+
+impl Reply {
+    /// Nothing to say.
+    #[must_use]
+    pub fn empty(status: StatusCode) -> Self {
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body: None,
+        }
+    }
+
+    /// JSON text.
+    #[must_use]
+    pub fn json(text: String, media: HeaderValue) -> Self {
+        let mut reply = Self::empty(StatusCode::OK);
+        reply.headers.insert(CONTENT_TYPE, media);
+        reply.body = Some(text);
+        reply
+    }
+
+    /// The same without what was to be said.
+    pub fn hush(&mut self) {
+        self.body = None;
+        self.headers.remove(CONTENT_TYPE);
+    }
+
+    /// Lets a function in the database have its way with the answer.
+    ///
+    /// # Panics
+    /// Never: `Overrides` are checked to be a status and headers.
+    pub fn apply(&mut self, overrides: &Overrides) {
+        if let Some(status) = overrides.status {
+            self.status = StatusCode::from_u16(status).expect("checked to be one");
+            if is_bodiless(self.status) {
+                self.hush();
+            }
+        }
+        let named = overrides.headers.iter().map(|(name, value)| {
+            (
+                HeaderName::from_bytes(name.as_bytes()).expect("checked to be a name"),
+                HeaderValue::from_str(value).expect("checked to be a value"),
+            )
+        });
+        let named: Vec<(HeaderName, HeaderValue)> = named.collect();
+        for (name, _) in &named {
+            self.headers.remove(name);
+        }
+        for (name, value) in named {
+            self.headers.append(name, value);
+        }
+    }
+
+    /// As it is sent.
+    #[must_use]
+    pub fn into_response(self) -> Response {
+        let silent = self.body.is_none();
+        let mut response = Response::new(self.body.map_or_else(body::empty, body::full));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        if silent && !is_bodiless(self.status) {
+            let none = HeaderValue::from(0);
+            response.headers_mut().insert(CONTENT_LENGTH, none);
+        }
+        response
+    }
+}
+
+impl Recorded for Reply {
+    fn record(&self) -> Record {
+        let body = self.body.as_deref().unwrap_or_default();
+        let omitted = body.len() > once::LARGEST;
+        let headers = self.headers.iter().filter_map(|(name, value)| {
+            let value = value.to_str().ok()?;
+            let kept = !(omitted && name == CONTENT_TYPE);
+            kept.then(|| (name.as_str().to_owned(), value.to_owned()))
+        });
+        Record {
+            status: self.status.as_u16(),
+            headers: headers.collect(),
+            body: if omitted {
+                String::new()
+            } else {
+                body.to_owned()
+            },
+            omitted,
+        }
+    }
+}
+
+/// An answer that was given before.
+impl From<Record> for Reply {
+    fn from(record: Record) -> Self {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &record.headers {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
+                headers.append(name, value);
+            }
+        }
+        let replayed = if record.omitted {
+            "true; body=omitted"
+        } else {
+            "true"
+        };
+        headers.insert(REPLAYED, HeaderValue::from_static(replayed));
+        Self {
+            status: StatusCode::from_u16(record.status).unwrap_or(StatusCode::OK),
+            headers,
+            body: Some(record.body).filter(|body| !body.is_empty()),
+        }
+    }
+}
+
+impl From<Answered<Self>> for Reply {
+    fn from(answered: Answered<Self>) -> Self {
+        match answered {
+            Answered::Now(reply) => reply,
+            Answered::Before(record) => record.into(),
+        }
+    }
+}
+
+/// These never have a body.
+fn is_bodiless(status: StatusCode) -> bool {
+    [
+        StatusCode::NO_CONTENT,
+        StatusCode::RESET_CONTENT,
+        StatusCode::NOT_MODIFIED,
+    ]
+    .contains(&status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::problem::JSON;
+
+    #[test]
+    fn an_answer_that_is_kept_comes_back_as_it_was_and_says_so() {
+        let mut reply = Reply::json("[{\"n\":1e999}]".to_owned(), JSON);
+        reply.status = StatusCode::CREATED;
+        let value = HeaderValue::from_static("/rest/v1/tasks?id=eq.1");
+        reply.headers.insert("location", value);
+        let again = Reply::from(reply.record());
+        assert_eq!(again.status, 201);
+        assert_eq!(again.body, reply.body);
+        assert_eq!(again.headers["location"], "/rest/v1/tasks?id=eq.1");
+        assert_eq!(again.headers[CONTENT_TYPE], JSON);
+        assert_eq!(again.headers[REPLAYED], "true");
+    }
+
+    #[test]
+    fn a_body_that_is_too_large_to_be_kept_is_missed_aloud() {
+        let reply = Reply::json("x".repeat(once::LARGEST + 1), JSON);
+        let record = reply.record();
+        assert!(record.body.is_empty());
+        let again = Reply::from(record);
+        assert_eq!(again.headers[REPLAYED], "true; body=omitted");
+        assert!(!again.headers.contains_key(CONTENT_TYPE));
+        assert_eq!(again.into_response().headers()[CONTENT_LENGTH], "0");
+    }
+}

@@ -1,0 +1,165 @@
+//! The two logins of `sql/roles.sql` are enough, and neither can do more than it must.
+
+use crate::harness::{Database, Relay, Screen, Server, Stream, command};
+use crate::policies::{SECRET, token};
+
+const WORLD: &str = "
+create role visitor nologin;
+create role member nologin;
+grant visitor, member to rowcast_api;
+create table notes (id int primary key, who text not null, body text);
+alter table notes enable row level security;
+create policy theirs on notes to member
+  using (who = current_setting('request.jwt.claims', true)::json ->> 'sub');
+grant select, insert, update, delete on notes to member;
+insert into notes values (1, 'ann', 'mine'), (2, 'bob', 'not mine');
+create table files (like notes including all);
+alter table files enable row level security;
+create policy theirs on files to member
+  using (who = current_setting('request.jwt.claims', true)::json ->> 'sub');
+grant select on files to member, rowcast_listen;
+create table posts (id int primary key, body text);
+grant select on posts to visitor;
+select rowcast.watch('notes'), rowcast.watch('files'), rowcast.watch('posts'), rowcast.allow_channel('lobby');
+";
+
+/// A database with Rowcast and its logins, installed by an administrator; and a relay that has these
+/// logins and nothing else.
+async fn world(server: &Server) -> (Database, Relay) {
+    let database = server.database().await;
+    let sql = command().arg("sql").output().await.unwrap();
+    database.sql(&String::from_utf8(sql.stdout).unwrap()).await;
+    database.sql(include_str!("../../sql/roles.sql")).await;
+    database.sql(WORLD).await;
+    let login = |name: &str| {
+        database
+            .url
+            .replace("user=postgres", &format!("user={name}"))
+    };
+    let listening = Database {
+        url: login("rowcast_listen"),
+    };
+    let api = login("rowcast_api");
+    let arguments = [
+        "--api-url",
+        &api,
+        "--jwt-secret",
+        SECRET,
+        "--anon-role",
+        "visitor",
+    ];
+    let relay = Relay::start(&listening, &arguments).await;
+    (database, relay)
+}
+
+fn shown(screen: &Screen, id: i64) -> bool {
+    screen.rows.values().any(|row| row["id"] == id)
+}
+
+#[tokio::test]
+async fn two_plain_logins_serve_reads_writes_and_streams_under_row_level_security() {
+    let server = Server::start(&[]).await;
+    let (database, relay) = world(&server).await;
+    let ann = format!("Bearer {}", token("member", &["sub=ann"]).await);
+    let headers = [
+        ("authorization", ann.as_str()),
+        ("content-type", "application/json"),
+    ];
+    let ask = async |method: &str, path: &str, body: &str| {
+        let method = method.parse().unwrap();
+        relay.request(method, path, &headers, body).await
+    };
+    let read = ask("GET", "/rest/v1/notes?select=id", "").await;
+    assert_eq!(
+        (read.status.as_u16(), read.body.as_str()),
+        (200, r#"[{"id":1}]"#)
+    );
+
+    let url = format!("{}/rest/v1/notes", relay.url);
+    let mut stream = Stream::with(&url, None, &headers[..1]).await;
+    let mut screen = Screen::default();
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 1)
+        .await;
+
+    let written = ask(
+        "POST",
+        "/rest/v1/notes",
+        r#"{"id":3,"who":"ann","body":"new"}"#,
+    )
+    .await;
+    assert_eq!(written.status, 201, "{}", written.body);
+    screen.reach(&mut stream, written.txid()).await;
+    assert_eq!(screen.rows.len(), 2);
+    let refused = ask("POST", "/rest/v1/notes", r#"{"id":4,"who":"bob"}"#).await;
+    assert_eq!(refused.status, 403, "{}", refused.body);
+
+    // Rows that the log has by their key alone are asked for like all others.
+    let txid = database
+        .commit("insert into notes select 5, 'ann', string_agg(md5(n::text), '') from generate_series(1, 20000) n")
+        .await;
+    screen.reach(&mut stream, &txid).await;
+    assert!(shown(&screen, 5), "{:?}", screen.rows.keys());
+    // Also where the listening login may read the table: policies must not hide them from it.
+    let url = format!("{}/rest/v1/files", relay.url);
+    let mut files = Stream::with(&url, None, &headers[..1]).await;
+    let mut folder = Screen::default();
+    folder.follow(&mut files, |_| true).await;
+    let txid = database
+        .commit("insert into files select 6, 'ann', string_agg(md5(n::text), '') from generate_series(1, 20000) n")
+        .await;
+    folder.reach(&mut files, &txid).await;
+    assert!(shown(&folder, 6), "{:?}", folder.rows.keys());
+
+    // Without row-level security the log alone decides.
+    let mut posts = relay.stream("/rest/v1/posts").await;
+    let mut page = Screen::default();
+    page.follow(&mut posts, |_| true).await;
+    let txid = database
+        .commit("insert into posts values (1, 'hello')")
+        .await;
+    page.reach(&mut posts, &txid).await;
+    assert_eq!(page.rows.len(), 1);
+
+    let mut lobby = relay.stream("/channels/lobby").await;
+    lobby.until(|event| event.name == "control").await;
+    let told = ask("POST", "/channels/lobby", r#"{"n":1}"#).await;
+    assert_eq!(told.status, 201, "{}", told.body);
+    assert!(lobby.data().await.has_txid(told.txid()));
+
+    // A policy that changes is seen within seconds.
+    database
+        .sql("drop policy theirs on notes; create policy all_of_it on notes to member using (true)")
+        .await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 4)
+        .await;
+}
+
+#[tokio::test]
+async fn neither_login_may_do_more_than_it_must() {
+    let server = Server::start(&[]).await;
+    let (database, _relay) = world(&server).await;
+    for (login, statement) in [
+        ("rowcast_api", "select from rowcast.log"),
+        ("rowcast_api", "select from rowcast.secret"),
+        ("rowcast_api", "select from notes"),
+        ("rowcast_api", "select rowcast.reset()"),
+        ("rowcast_api", "set role rowcast_owner"),
+        ("rowcast_listen", "select from notes"),
+        ("rowcast_listen", "set role member"),
+    ] {
+        let url = database
+            .url
+            .replace("user=postgres", &format!("user={login}"));
+        let refused = crate::harness::connect(&url)
+            .await
+            .batch_execute(statement)
+            .await;
+        let code = refused
+            .unwrap_err()
+            .code()
+            .map(|code| code.code().to_owned());
+        assert_eq!(code.as_deref(), Some("42501"), "{login}: {statement}");
+    }
+}
