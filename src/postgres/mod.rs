@@ -2,6 +2,8 @@
 
 pub mod connect;
 pub mod conninfo;
+#[cfg(test)]
+mod contamination;
 pub mod embedded;
 pub mod pool;
 pub mod quote;

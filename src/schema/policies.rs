@@ -100,6 +100,11 @@ from reached r join pg_policy p on p.oid = r.id
 where r.class = 'pg_policy'::regclass
   and (p.polqual::text like '%:relid ' || r.rel || ' %')
 union
+-- the same through a view or a function, which PostgreSQL permits: reached by more than its own policies
+select r.rel, r.rel, true
+from reached r join edge e on e.from_class = r.class and e.from_id = r.id
+where e.to_class = 'pg_class'::regclass and e.to_id = r.rel
+union
 -- functions whose body is text that PostgreSQL did not look into
 select r.rel, null, true
 from reached r join pg_proc f on f.oid = r.id

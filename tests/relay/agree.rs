@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::harness::{Relay, Screen, Stream, database};
 
 /// A column, its type, and literals of it.
-const COLUMNS: [(&str, &str, &[&str]); 20] = [
+pub const COLUMNS: [(&str, &str, &[&str]); 20] = [
     ("i", "int", &["0", "-1", "7", "2147483647", "-2147483648"]),
     (
         "b",
@@ -132,7 +132,7 @@ const COLUMNS: [(&str, &str, &[&str]); 20] = [
     ("k", "short", &["a", "b", "zz"]),
 ];
 
-fn literal(random: &mut Rng, values: &[&str]) -> String {
+pub fn literal(random: &mut Rng, values: &[&str]) -> String {
     if random.u8(0..6) == 0 {
         "null".into()
     } else {
@@ -146,7 +146,7 @@ fn operand(random: &mut Rng, values: &[&str]) -> String {
 }
 
 /// A condition of the URL dialect on this column.
-fn condition(random: &mut Rng, column: &str, values: &[&str], operator: &str) -> String {
+pub fn condition(random: &mut Rng, column: &str, values: &[&str], operator: &str) -> String {
     let not = if random.u8(0..5) == 0 { "not." } else { "" };
     let operand = match operator {
         "is" => (if random.bool() { "null" } else { "not_null" }).to_owned(),

@@ -368,3 +368,32 @@ async fn functions_decide_who_may_use_a_channel() {
     assert_eq!(publish(&ann).await.status, 403);
     drop(again);
 }
+
+#[tokio::test]
+async fn a_policy_may_look_at_its_own_table_through_a_view() {
+    let (database, relay) = world().await;
+    database
+        .sql(
+            "create table folders (id int primary key, parent int, open boolean, body text);
+             create view parents as select id, open from folders;
+             alter table folders enable row level security;
+             create policy below on folders for select using (
+               open or exists (select from parents p where p.id = folders.parent and p.open));
+             grant select on folders, parents to member;
+             insert into folders values (1, null, false, 'top'), (2, 1, false, 'below');
+             select rowcast.watch('folders')",
+        )
+        .await;
+    let ann = token("member", &["sub=ann"]).await;
+    let mut screen = Watcher::of(&relay, "/rest/v1/folders", &ann, None).await;
+    screen.shows("nothing", &BTreeMap::new()).await;
+    for (step, open) in [("true", true), ("false", false)] {
+        // The other row is not touched.
+        let sql = format!("update folders set open = {step} where id = 1");
+        let txid = database.commit(&sql).await;
+        screen.screen.reach(&mut screen.stream, &txid).await;
+        let shown: Vec<_> = screen.shown().into_keys().collect();
+        let wanted: &[&str] = if open { &["1", "2"] } else { &[] };
+        assert_eq!(shown, wanted, "open is {step}");
+    }
+}
