@@ -13,17 +13,18 @@ use super::problem::{JSON, Problem};
 use super::reply::Reply;
 use super::route::wants_events;
 use super::rows::{
-    OBJECT, Rows, applied, content_range, ended, joined, looked_up, problem, rows_body, terms,
+    OBJECT, Rows, applied, content_range, ended, joined, looked_up, problem, rows_body, strictly,
+    terms,
 };
 use super::{Response, once, profile};
 use crate::auth::Identity;
 use crate::postgres::transaction::{Access, Context};
-use crate::rows::Error;
 use crate::rows::call::{Ask, Call};
 use crate::rows::execute::{self, Called, Calling, Check, Done, Operation};
 use crate::rows::once::Once;
 use crate::rows::request::Shape;
-use crate::schema::catalog::{self, Returns};
+use crate::rows::{Drift, Error};
+use crate::schema::catalog::{self, Function, Returns};
 
 /// Answers a call of `function`, which is decoded. `body` is empty for reads.
 pub async fn respond(
@@ -76,15 +77,41 @@ async fn answer(
     } else {
         None
     };
+    let mut healed = false;
     loop {
         let preferences = &job.call().request.preferences;
         let context = service.context(identity, schema.as_deref(), parts, preferences);
-        match show(service, &job, &context, once.as_ref()).await {
-            // A time zone that nobody knows is a preference that is not honoured.
-            Err(error) if error.is_about_time_zone() && job.forget_time_zone() => {}
-            answer => return answer.map(Reply::into_response).map_err(|e| problem(&e)),
+        let error = match show(service, &job, &context, once.as_ref()).await {
+            Ok(reply) => return Ok(reply.into_response()),
+            Err(error) => strictly(preferences, error),
+        };
+        // A time zone that nobody knows is a preference that is not honoured.
+        if error.is_about_time_zone() && job.forget_time_zone() {
+            continue;
         }
+        // Nothing is committed when it is called again.
+        if healed || !has_changed(service, &job.call().function, &error).await {
+            return Err(problem(&error));
+        }
+        healed = true;
+        job = looked_up(service, |catalog| Job::of(ask, catalog, service.max_rows)).await?;
     }
+}
+
+/// Whether the function is another one than it was when the statement was made, or will plan anew
+/// what a table's change has spoilt.
+async fn has_changed(service: &Rows, function: &Function, error: &Error) -> bool {
+    let Some(drift) = error.drift() else {
+        return false;
+    };
+    if drift == Drift::Plan {
+        return true;
+    }
+    let Ok(catalog) = service.catalog.reload().await else {
+        return false;
+    };
+    let now = catalog.functions(&function.schema, &function.name);
+    now.iter().all(|now| **now != *function)
 }
 
 async fn show(

@@ -6,7 +6,6 @@ use hyper::http::request::Parts;
 use super::problem::Problem;
 use super::rows::{joined, problem};
 use crate::auth::Identity;
-use crate::rows::Error;
 use crate::rows::once::Once;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -28,9 +27,6 @@ const MEANING: [&str; 6] = [
 /// A [`Problem`] with the key.
 pub fn of(identity: &Identity, parts: &Parts, body: &[u8]) -> Result<Option<Once>, Problem> {
     let Some(key) = joined(&parts.headers, KEY.as_str()) else {
-        if parts.headers.contains_key(KEY) {
-            return Err(problem(&Error::Key("it is not visible ASCII")));
-        }
         return Ok(None);
     };
     let headers: Vec<String> = MEANING

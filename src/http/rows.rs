@@ -307,7 +307,8 @@ pub fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     let values: Vec<_> = headers
         .get_all(name)
         .iter()
-        .filter_map(|value| value.to_str().ok())
+        // Not left out where it is no text: a guard that nobody can read must not be ignored.
+        .map(|value| String::from_utf8_lossy(value.as_bytes()))
         .collect();
     (!values.is_empty()).then(|| values.join(","))
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use tokio_postgres::{Client, Error};
 
-use super::pool::Lease;
+use super::pool::{Lease, PINS};
 use super::quote::literal;
 use super::untyped::untyped;
 
@@ -222,13 +222,24 @@ where
                     return Err(error);
                 }
             };
+            // A function may have set something for the session, `response.headers` for one, and the
+            // next request on this connection is somebody else's.
+            let clean = format!("reset all; reset role; {PINS}");
             // Deferred constraints and triggers run here, so COMMIT gets the whole time again.
-            match tokio::time::timeout(deadline, client.batch_execute(terms.end.sql())).await {
-                Ok(Ok(())) => lease.give_back(),
-                Ok(Err(error)) if error.as_db_error().is_some_and(refused) => {
+            let all = async {
+                futures::join!(
+                    client.batch_execute(terms.end.sql()),
+                    client.batch_execute(&clean)
+                )
+            };
+            match tokio::time::timeout(deadline, all).await {
+                Ok((Ok(()), Ok(()))) => lease.give_back(),
+                // Committed, but what was left behind is not known to be gone.
+                Ok((Ok(()), Err(_not_clean))) => {}
+                Ok((Err(error), _)) if error.as_db_error().is_some_and(refused) => {
                     return Err(TransactionError::Failed(error).into());
                 }
-                Ok(Err(error)) => return Err(TransactionError::InDoubt(Some(error)).into()),
+                Ok((Err(error), _)) => return Err(TransactionError::InDoubt(Some(error)).into()),
                 Err(_elapsed) => return Err(TransactionError::InDoubt(None).into()),
             }
             Ok(value)

@@ -420,6 +420,10 @@ async fn change(client: &Client, writing: &Writing) -> Result<Written, Error> {
                 return Err(Error::SeveralInReach);
             }
             let written = written?;
+            // Between the two another one may have come into reach.
+            if written.affected > 1 {
+                return Err(Error::SeveralInReach);
+            }
             if written.affected == 0 {
                 return Err(unmet(guard, rows(client, &guard.current).await?));
             }

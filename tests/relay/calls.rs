@@ -570,3 +570,58 @@ async fn the_event_triggers_harm_no_definition_and_go_with_the_rest() {
     assert!(uninstall.status().await.unwrap().success());
     assert_eq!(database.one(triggers).await, "");
 }
+
+#[tokio::test]
+async fn what_a_function_sets_for_the_session_meets_nobody_else() {
+    let (database, relay) = world(&["--pool", "1"]).await;
+    database
+        .sql(
+            "create function careless() returns void language plpgsql as $$
+               begin
+                 perform set_config('response.headers', '[{\"x-secret\":\"mine\"}]', false),
+                         set_config('request.own', 'mine', false),
+                         set_config('datestyle', 'German', false);
+               end $$;
+             create function shown() returns text language sql volatile as
+               $$ select coalesce(current_setting('request.own', true), '') || date '2026-01-31' $$;
+             select rowcast.expose_function('careless()'), rowcast.expose_function('shown()')",
+        )
+        .await;
+    let own = call(&relay, "careless", "").await;
+    assert_eq!(own.header("x-secret"), "mine");
+    for _ in 0..5 {
+        let other = call(&relay, "shown", "").await;
+        assert_eq!(other.body, "\"2026-01-31\"");
+        assert!(!other.headers.contains_key("x-secret"));
+    }
+}
+
+#[tokio::test]
+async fn a_plan_from_before_a_change_is_healed_and_an_unknown_time_zone_is_told() {
+    let (database, relay) = world(&[]).await;
+    database
+        .sql(
+            "create sequence tries;
+             create function planned() returns int language plpgsql as $$
+               begin
+                 if nextval('tries') % 2 = 1 then
+                   raise 'cached plan must not change result type' using errcode = '0A000';
+                 end if;
+                 return 7;
+               end $$;
+             select rowcast.expose_function('planned()')",
+        )
+        .await;
+    assert_eq!(call(&relay, "planned", "").await.body, "7");
+    let prefer = ("prefer", "handling=strict, timezone=Mars/Base");
+    let path = "/rest/v1/rpc/add";
+    let strict = relay
+        .request(
+            Method::POST,
+            path,
+            &[("content-type", "application/json"), prefer],
+            r#"{"a":1,"b":2}"#,
+        )
+        .await;
+    assert_eq!(code(&strict), (400, json!("PGRST122")));
+}

@@ -298,6 +298,13 @@ async fn a_guard_that_cannot_be_kept_is_refused_and_nothing_is_changed() {
             400,
             "RCR21",
         ),
+        (
+            "PATCH cards?id=eq.2",
+            ("if-match", "\"\u{e9}\""),
+            412,
+            "RCR20",
+        ),
+        ("PATCH cards?id=eq.2", ("if-match", "\u{e9}"), 400, "RCR21"),
         ("PATCH cards?id=eq.2", ("if-none-match", "*"), 400, "RCR21"),
         ("PUT cards?id=eq.2", ("if-none-match", &tag), 400, "RCR21"),
         ("POST cards", ("if-match", &tag), 400, "RCR21"),
