@@ -131,9 +131,10 @@ async function change(id, fields, what) {
 /** Writes what was edited in a card, unless it is another version by then (RowcastError, 412). */
 const save = (id, fields, etag) => pending.update('cards', id, signed(fields), { changed_at: now() }, etag)
 
+/** Makes a deleted card anew, in its list or, if that is gone too, in the first one. */
 function restore({ id, list_id, title, note, assignee, position, created_at }) {
   const list = lists.lists.has(list_id) ? list_id : lists.inOrder()[0]?.id
-  return attempt(`“${title}” was not put back`, pending.insert('cards', signed({ id, list_id: list, title, note, assignee, position, created_at }), { changed_at: now() }))
+  return pending.insert('cards', signed({ id, list_id: list, title, note, assignee, position, created_at }), { changed_at: now() })
 }
 
 async function remove(id) {
@@ -141,7 +142,7 @@ async function remove(id) {
   if (!row) return
   const doing = pending.delete('cards', id, isMember() ? undefined : { changed_by: me() })
   announce(`${row.title}, deleted.`)
-  toast(`Deleted “${row.title}”`, { action: 'Undo', act: () => doing.then(() => restore(row)) })
+  toast(`Deleted “${row.title}”`, { action: 'Undo', act: () => doing.then(() => attempt(`“${row.title}” was not put back`, restore(row))) })
   await attempt(`“${row.title}” was not deleted`, doing)
 }
 

@@ -34,7 +34,7 @@ const editors = new Set()
  * @param {import('./lists.js').Lists} lists
  * @param {any} id
  * @param {{
- *   save: (id: any, fields: any, etag?: string) => Promise<any>, restore: (row: any) => void,
+ *   save: (id: any, fields: any, etag?: string) => Promise<any>, restore: (row: any) => Promise<any>,
  *   remove: (id: any) => void, redraw: () => void, remind: (id: any) => void,
  *   etag: (id: any) => string | undefined,
  * }} act
@@ -179,15 +179,14 @@ class Editor {
   async #send(edits) {
     let etag = this.etag
     for (let tries = 0; ; tries++) {
-      if (!this.lists.cards.has(this.id)) return void this.act.restore({ ...this.row, ...this.base, ...edits })
+      if (!this.lists.cards.has(this.id)) return this.#putBack(edits)
       try {
         const row = await this.act.save(this.id, edits, etag)
-        if (!row) this.act.restore({ ...this.row, ...this.base, ...edits })
-        return null
+        return row ? null : this.#putBack(edits)
       } catch (error) {
         if (error.status !== 412) throw error
         const { current } = error
-        if (!current) return void this.act.restore({ ...this.row, ...this.base, ...edits })
+        if (!current) return this.#putBack(edits)
         etag = error.etag
         const clashes = Object.keys(edits).some(name => current[name] !== this.base[name] && current[name] !== edits[name])
         if (clashes) return { row: current, etag }
@@ -195,6 +194,12 @@ class Editor {
         if (tries === TRIES) throw error
       }
     }
+  }
+
+  /** Makes the card anew that somebody has deleted. Until that is done, the text stays in the editor. */
+  async #putBack(edits) {
+    await this.act.restore({ ...this.row, ...this.base, ...edits })
+    return null
   }
 
   #clash({ row, etag }) {

@@ -150,6 +150,9 @@ class Source {
   #timer = 0
   /** The latest attempt to connect; an earlier one that still waits for a ticket gives up. */
   #turn
+  /** The token that this connection was opened with, and the last one whose time was over. */
+  #used
+  #over
   /** Who waits for a token of the pages. @type {Set<(answer: {token?: string, refused?: string}) => void>} */
   #hopes = new Set()
   #events
@@ -255,13 +258,16 @@ class Source {
   /** The token of any page that looks: all of them are this person. */
   async #token(refused) {
     for (const port of this.ports.keys()) port.postMessage({ version: VERSION, ask: { refused } })
-    let hope
+    let hope, timer
     const late = { error: { message: 'no page has a token' } }
     const answer = new Promise(resolve => {
       this.#hopes.add((hope = resolve))
-      setTimeout(resolve, 10_000, late)
+      timer = setTimeout(resolve, 10_000, late)
     })
-    const { is, error } = await answer.finally(() => this.#hopes.delete(hope))
+    const { is, error } = await answer.finally(() => {
+      clearTimeout(timer)
+      this.#hopes.delete(hope)
+    })
     if (error) throw new RowcastError(error)
     return is
   }
@@ -269,10 +275,11 @@ class Source {
   async #ticket() {
     const [, relay, path] = /^(.*?)(\/(?:rest\/v1|channels)\/[^?]*)/.exec(this.url)
     const ask = token => fetch(relay + '/tickets', { method: 'POST', headers: { 'content-type': 'application/json', ...bearer(token) }, body: JSON.stringify({ paths: [path] }) })
-    const token = await this.#token()
-    let answer = await ask(token)
+    // One whose time is over may still buy a ticket, for a stream that ends as it begins.
+    this.#used = await this.#token(this.#over)
+    let answer = await ask(this.#used)
     // The page may hold a token that was made for another relay or another secret.
-    if (answer.status === 401) answer = await ask(await this.#token(token))
+    if (answer.status === 401) answer = await ask((this.#used = await this.#token(this.#used)))
     if (!answer.ok) throw new RowcastError(await reason(answer))
     return (await answer.json()).ticket
   }
@@ -355,7 +362,10 @@ class Source {
     // The token's time is over and not the relay's: with the next one it goes on from here.
     if (this.who && error?.code === 'PGRST303') {
       this.replica.apply([], lastEventId)
-      return this.#again(true)
+      // A page that has no better token than the one before is not asked in a circle.
+      const anew = this.#over !== this.#used
+      this.#over = this.#used
+      return this.#again(anew)
     }
     if (upToDate !== undefined) {
       this.#told = true

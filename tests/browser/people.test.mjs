@@ -246,6 +246,27 @@ test('what cannot be saved stays in the editor', options, async () => {
   assert.equal(await stored(id), 'Typed in a tunnel')
 })
 
+test('what was typed into a card that is gone stays until the card is back', options, async () => {
+  const mia = await open(await seat('Mia'))
+  await signedIn(mia)
+  const id = await newCard('To be deleted')
+  await mia.locator(`[data-card="${id}"]`).waitFor()
+  await edit(mia, id)
+  await titleField(mia, id).fill('Typed all the same')
+  await sql(`delete from cards where id = ${id}`)
+  await mia.locator(`[data-card="${id}"][data-gone]`).waitFor()
+  await mia.route('**/rest/v1/cards', route => route.abort())
+  mistakes.push = () => 0 // the browser itself tells of each request that failed
+  await mia.keyboard.press('Enter')
+  await mia.locator('.toast[data-tone=trouble]').waitFor()
+  assert.equal(await titleField(mia, id).inputValue(), 'Typed all the same')
+  await mia.unroute('**/rest/v1/cards')
+  delete mistakes.push
+  await titleField(mia, id).press('Enter')
+  await editor(mia, id).waitFor({ state: 'detached' })
+  assert.equal(await stored(id), 'Typed all the same')
+})
+
 /** The sign-in of the relay, with tokens that live for so many seconds. */
 async function shortLived(context, seconds) {
   const [, directory] = /host=(.*)\/run/.exec(process.env.ROWCAST_DATABASE)

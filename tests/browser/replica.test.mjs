@@ -1,7 +1,7 @@
 // The client's replica and token arithmetic, without a browser: node --test tests/browser/
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Replica, covers } from '../../static/rowcast.js'
+import { Replica, covers, view } from '../../static/rowcast.js'
 
 const row = (key, value, operation = 'insert', more) => ({ type: 'public.t', key, value, headers: { operation, ...more } })
 const control = name => ({ headers: { control: name } })
@@ -154,4 +154,29 @@ test('no token covers nothing', () => {
   assert.equal(covers('0', '1'), false)
   assert.equal(covers('', '1'), false)
   assert.equal(covers(undefined, '1'), false)
+})
+
+test('a token whose time is over is not used again and again', async () => {
+  const person = globalThis.btoa(JSON.stringify({ sub: 'ann' }))
+  const asked = []
+  let connections = 0
+  globalThis.EventSource = class extends EventTarget {
+    readyState = 1
+    constructor() {
+      super()
+      connections++
+      setTimeout(() => this.dispatchEvent(Object.assign(new Event('control'), { data: JSON.stringify({ upToDate: false, error: { code: 'PGRST303' } }), lastEventId: '0' })))
+    }
+    close() {
+      this.readyState = 2
+    }
+  }
+  globalThis.fetch = async () => Response.json({ ticket: 't' })
+  const token = async refused => asked.push(refused) && `a.${person}.b`
+  const cards = view('http://relay.example/rest/v1/cards', { token })
+  const stop = cards.on('status', () => {})
+  await new Promise(done => setTimeout(done, 600))
+  stop()
+  assert.ok(connections >= 2 && connections < 6, `${connections} connections`)
+  assert.ok(asked.includes(`a.${person}.b`), 'the page was told which token is over')
 })
