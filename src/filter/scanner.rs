@@ -149,14 +149,7 @@ impl<'a> Scanner<'a> {
         } else {
             self.bare(",:().!\"")
         };
-        if name.is_empty() {
-            return Err(Mistake::new("a name is missing"));
-        }
-        if name.contains('\0') || name.len() > LONGEST_NAME {
-            return Err(Mistake::new(
-                "a name is longer than 63 bytes or holds a zero byte",
-            ));
-        }
+        possible(&name)?;
         Ok(name)
     }
 
@@ -212,6 +205,22 @@ impl<'a> Scanner<'a> {
             _ => Ok(Step::Key(text)),
         }
     }
+}
+
+/// Refuses a name that PostgreSQL cannot have.
+///
+/// # Errors
+/// When it is empty, longer than PostgreSQL keeps, or holds a zero byte.
+pub fn possible(name: &str) -> Result<(), Mistake> {
+    if name.is_empty() {
+        return Err(Mistake::new("a name is missing"));
+    }
+    if name.contains('\0') || name.len() > LONGEST_NAME {
+        return Err(Mistake::new(
+            "a name is longer than 63 bytes or holds a zero byte",
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

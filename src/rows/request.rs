@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 
 use super::Error;
 use crate::etag::Tags;
-use crate::filter::scanner::{Mistake, Scanner};
+use crate::filter::scanner::{self, Mistake, Scanner};
 use crate::filter::{Condition, Filter, Path};
 
 /// What is to be done.
@@ -640,7 +640,13 @@ impl<'a> Reader<'a> {
         }
         let output = match (alias, path.last_key()) {
             (Some(alias), _) => alias,
-            (None, Some(key)) => key.to_owned(),
+            (None, Some(key)) => {
+                // A key of JSON may be any text, and is a name in the answer here.
+                scanner::possible(key).map_err(|_| {
+                    self.wrong("a key that is empty, long or holds a zero byte needs an alias")
+                })?;
+                key.to_owned()
+            }
             (None, None) => column.clone(),
         };
         Ok(Item::Column {
@@ -891,6 +897,16 @@ mod tests {
                 read(wrong)
             );
         }
+    }
+
+    #[test]
+    fn a_key_that_can_be_no_name_needs_an_alias() {
+        let long = format!("select=d->{}", "k".repeat(64));
+        for wrong in ["select=d->>%22%22", "select=d->a->%22b%00%22", &long] {
+            assert!(matches!(read(wrong), Err(Error::Syntax { .. })), "{wrong}");
+        }
+        assert_eq!(read("select=x:d->>%22%22").unwrap().select.len(), 1);
+        assert_eq!(read("d->>%22%22=eq.1").unwrap().conditions.len(), 1);
     }
 
     #[test]
