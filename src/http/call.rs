@@ -9,12 +9,11 @@ use hyper::header::{ALLOW, CONTENT_RANGE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
-use super::problem::{JSON, Problem};
+use super::headers::joined;
+use super::headers::wants_events;
+use super::problem::{JSON, Problem, logged};
 use super::reply::Reply;
-use super::route::wants_events;
-use super::rows::{
-    OBJECT, Rows, applied, content_range, ended, joined, looked_up, problem, rows_body, terms,
-};
+use super::rows::{OBJECT, Rows, applied, content_range, ended, looked_up, rows_body, terms};
 use super::{Response, once, profile};
 use crate::auth::Identity;
 use crate::postgres::transaction::{Access, Context};
@@ -82,7 +81,7 @@ async fn answer(
         match show(service, &job, &context, once.as_ref()).await {
             // A time zone that nobody knows is a preference that is not honoured.
             Err(error) if error.is_about_time_zone() && job.forget_time_zone() => {}
-            answer => return answer.map(Reply::into_response).map_err(|e| problem(&e)),
+            answer => return answer.map(Reply::into_response).map_err(|e| logged(&e)),
         }
     }
 }

@@ -3,8 +3,8 @@
 use hyper::header::HeaderName;
 use hyper::http::request::Parts;
 
-use super::problem::Problem;
-use super::rows::{joined, problem};
+use super::headers::joined;
+use super::problem::{Problem, logged};
 use crate::auth::Identity;
 use crate::rows::Error;
 use crate::rows::once::Once;
@@ -29,7 +29,7 @@ const MEANING: [&str; 6] = [
 pub fn of(identity: &Identity, parts: &Parts, body: &[u8]) -> Result<Option<Once>, Problem> {
     let Some(key) = joined(&parts.headers, KEY.as_str()) else {
         if parts.headers.contains_key(KEY) {
-            return Err(problem(&Error::Key("it is not visible ASCII")));
+            return Err(logged(&Error::Key("it is not visible ASCII")));
         }
         return Ok(None);
     };
@@ -46,5 +46,5 @@ pub fn of(identity: &Identity, parts: &Parts, body: &[u8]) -> Result<Option<Once
     request.push(body);
     let caller = identity.context_claims();
     let once = Once::of(&caller, &key, &request);
-    once.map(Some).map_err(|error| problem(&error))
+    once.map(Some).map_err(|error| logged(&error))
 }
