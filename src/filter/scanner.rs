@@ -193,13 +193,20 @@ impl<'a> Scanner<'a> {
 
     fn step(&mut self) -> Result<Step, Mistake> {
         self.spaces();
-        if self.take('"') {
+        let quoted = self.take('"');
+        let text = if quoted {
             let key = self.quoted()?;
             self.spaces();
-            return Ok(Step::Key(key));
+            key
+        } else {
+            self.bare(",:().\"")
+        };
+        // The last one may name a member of the answer, and no text of PostgreSQL's holds one.
+        if text.contains('\0') {
+            return Err(Mistake::new("a JSON path holds a zero byte"));
         }
-        let text = self.bare(",:().\"");
         match text.parse() {
+            _ if quoted => Ok(Step::Key(text)),
             _ if text.is_empty() => Err(Mistake::new("a JSON path ends in an arrow")),
             Ok(index) if !text.starts_with('+') => Ok(Step::Index(index)),
             _ => Ok(Step::Key(text)),
@@ -233,6 +240,13 @@ mod tests {
 
     fn key(text: &str) -> Step {
         Step::Key(text.to_owned())
+    }
+
+    #[test]
+    fn no_key_of_a_path_holds_a_zero_byte() {
+        for wrong in ["->a\0", "->0->>\"a\0b\"", "->\0"] {
+            assert!(path(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -10,12 +10,11 @@ use std::fmt::Write;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use hyper::http::request::Parts;
 
-use super::problem::{JSON, Problem};
+use super::headers::joined;
+use super::problem::{JSON, Problem, logged};
 use super::reply::Reply;
 use super::route::Route;
-use super::rows::{
-    self, Rows, ended, joined, json_body, looked_up, preferences, problem, strictly, terms,
-};
+use super::rows::{self, Rows, ended, json_body, looked_up, preferences, strictly, terms};
 use super::{Response, call, once, profile};
 use crate::auth::Identity;
 use crate::postgres::transaction::Context;
@@ -45,7 +44,7 @@ async fn answer(
     let schema = profile::wanted(parts, service.catalog.schemas())?;
     let header = joined(&parts.headers, "prefer").unwrap_or_default();
     let preferences = preferences(&header)?;
-    let asked = batch::parse(body).map_err(|error| problem(&error))?;
+    let asked = batch::parse(body).map_err(|error| logged(&error))?;
     let once = once::of(identity, parts, body)?;
     if asked.is_empty() {
         return Ok(Reply::json("[]".to_owned(), JSON));
@@ -108,7 +107,7 @@ impl Whole<'_> {
             }
             let drifted = !healed && error.drift().is_some();
             if !drifted || self.service.catalog.reload().await.is_err() {
-                return Err(problem(&strictly(&self.preferences, error)));
+                return Err(logged(&strictly(&self.preferences, error)));
             }
             healed = true;
         }

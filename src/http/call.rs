@@ -9,12 +9,12 @@ use hyper::header::{ALLOW, CONTENT_RANGE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
-use super::problem::{JSON, Problem};
+use super::headers::joined;
+use super::headers::wants_events;
+use super::problem::{JSON, Problem, logged};
 use super::reply::Reply;
-use super::route::wants_events;
 use super::rows::{
-    OBJECT, Rows, applied, content_range, ended, joined, looked_up, problem, rows_body, strictly,
-    terms,
+    OBJECT, Rows, applied, content_range, ended, looked_up, rows_body, strictly, terms,
 };
 use super::{Response, once, profile};
 use crate::auth::Identity;
@@ -91,7 +91,7 @@ async fn answer(
         }
         // Nothing is committed when it is called again.
         if healed || !has_changed(service, &job.call().function, &error).await {
-            return Err(problem(&error));
+            return Err(logged(&error));
         }
         healed = true;
         job = looked_up(service, |catalog| Job::of(ask, catalog, service.max_rows)).await?;

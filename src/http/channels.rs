@@ -8,8 +8,8 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts as Head;
 use tokio::sync::watch;
 
-use super::problem::{JSON, Problem};
-use super::rows::{Rows, TXID, json_body, problem};
+use super::problem::{JSON, Problem, logged};
+use super::rows::{Rows, TXID, json_body};
 use super::stream::{closed, stream, token};
 use super::{Response, body, context};
 use tokio_postgres::types::{ToSql, Type};
@@ -74,7 +74,7 @@ pub async fn publish(
         let text = std::str::from_utf8(body)
             .ok()
             .filter(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
-            .ok_or_else(|| problem(&Error::Body("a message is one JSON value")))?;
+            .ok_or_else(|| logged(&Error::Body("a message is one JSON value")))?;
         if !may(rows, &context, "publish", channel).await? {
             return Err(forbidden(rows, &context, channel).await);
         }
@@ -137,7 +137,7 @@ async fn ask(
         })
         .await
     };
-    asked.await.map_err(|error: Error| problem(&error))
+    asked.await.map_err(|error: Error| logged(&error))
 }
 
 /// Why not: because nobody may, or because this role may not.

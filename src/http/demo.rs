@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::cors::{Origin, Origins};
-use super::problem::{JSON, Problem};
-use super::rows::{Rows, json_body, problem};
+use super::problem::{JSON, Problem, logged};
+use super::rows::{Rows, json_body};
 use super::{Response, body};
 use crate::auth::{Secret, token};
 use crate::postgres::pool::Lease;
@@ -52,7 +52,7 @@ struct Person {
 pub async fn respond(sign_in: &SignIn, rows: &Rows, head: &Parts, body: &[u8]) -> Response {
     let answered = async {
         let name = name(head, body)?;
-        let person = known(rows, &name).await.map_err(|error| problem(&error))?;
+        let person = known(rows, &name).await.map_err(|error| logged(&error))?;
         let token = made(sign_in, &person, SystemTime::now())?;
         Ok::<_, Problem>(welcome(&token, &person.name))
     };

@@ -14,8 +14,8 @@ use hyper::http::uri::{PathAndQuery, Uri};
 use hyper::{Method, StatusCode};
 
 use super::cors::{Origin, Origins};
+use super::headers::wants_events;
 use super::problem::Problem;
-use super::route::wants_events;
 use crate::auth::tickets::has_form;
 use crate::auth::{Authenticator, Identity, TokenError};
 

@@ -15,6 +15,7 @@ pub mod cors;
 pub mod deadline;
 pub mod demo;
 pub mod exchange;
+pub mod headers;
 pub mod identify;
 #[cfg(test)]
 mod live;

@@ -3,8 +3,8 @@
 use hyper::header::HeaderName;
 use hyper::http::request::Parts;
 
-use super::problem::Problem;
-use super::rows::{joined, problem};
+use super::headers::joined;
+use super::problem::{Problem, logged};
 use crate::auth::Identity;
 use crate::rows::once::Once;
 
@@ -42,5 +42,5 @@ pub fn of(identity: &Identity, parts: &Parts, body: &[u8]) -> Result<Option<Once
     request.push(body);
     let caller = identity.context_claims();
     let once = Once::of(&caller, &key, &request);
-    once.map(Some).map_err(|error| problem(&error))
+    once.map(Some).map_err(|error| logged(&error))
 }

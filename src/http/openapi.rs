@@ -12,8 +12,8 @@ use hyper::http::request::Parts;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
+use super::headers::joined;
 use super::problem::Problem;
-use super::rows::joined;
 use super::{Response, body};
 use crate::schema::catalog::{
     Argument, Catalog, Column, ColumnNotes, Function, Notes, Returns, Table, Writes,

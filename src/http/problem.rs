@@ -18,6 +18,7 @@ use tokio_postgres::error::{DbError, SqlState};
 
 use super::{Response, body};
 use crate::auth::Identity;
+use crate::causes::Causes;
 use crate::filter::{ConditionError, Refusal};
 use crate::postgres::transaction::TransactionError;
 use crate::rows::Error;
@@ -632,6 +633,20 @@ impl Problem {
 pub fn etag(row: &str) -> HeaderValue {
     let tag = format!("\"{}\"", crate::etag::of(row));
     HeaderValue::from_str(&tag).expect("digits and quotes are a header's")
+}
+
+/// What the outside hears of an error; the log hears its causes when the fault is ours.
+#[must_use]
+pub fn logged(error: &Error) -> Problem {
+    let problem = Problem::of_rows(error, Caller::Anonymous);
+    if problem.status.is_server_error() {
+        tracing::warn!(
+            code = &*problem.code,
+            error = %Causes(error),
+            "a request for rows failed"
+        );
+    }
+    problem
 }
 
 /// Explains the relay's own trouble to a stream.

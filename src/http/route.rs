@@ -13,13 +13,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, HeaderMap, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use super::assets::{self, Assets, File};
 use super::cors::{self, Origin, Origins};
+use super::headers::wants_events;
 use super::refusal::{Refusal, Shape};
 use super::{Request, Response, body, exchange, identify, ops};
 use crate::health::Health;
@@ -161,31 +162,6 @@ fn is_encoded_well(segment: &str) -> bool {
         let digits = after.as_bytes();
         digits.len() >= 2 && digits[..2].iter().all(u8::is_ascii_hexdigit)
     })
-}
-
-/// Whether a reader wants events: `text/event-stream` is asked for by name and nothing is preferred
-/// to it. Among equals the first counts. A wildcard is not a wish: `curl` wants the rows once.
-#[must_use]
-pub fn wants_events(headers: &HeaderMap) -> bool {
-    let mut best: Option<(f32, bool)> = None;
-    for range in headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-    {
-        let mut parameters = range.split(';').map(str::trim);
-        let events = parameters
-            .next()
-            .is_some_and(|kind| kind.eq_ignore_ascii_case("text/event-stream"));
-        let quality = parameters
-            .find_map(|parameter| parameter.strip_prefix("q="))
-            .map_or(1.0, |quality| quality.parse().unwrap_or(0.0));
-        if quality > best.map_or(0.0, |(best, _)| best) {
-            best = Some((quality, events));
-        }
-    }
-    best.is_some_and(|(_, events)| events)
 }
 
 /// What answers the API's own paths. The origin has been judged, the method is one of the route's,
@@ -546,31 +522,6 @@ mod tests {
     fn a_path_that_is_nearly_the_apis_is_refused_in_its_shape() {
         assert_eq!(Route::of("/rest/v1/a/b"), Route::NotFound(Shape::Api));
         assert_eq!(Route::of("/nothing"), Route::NotFound(Shape::Problem));
-    }
-
-    fn accepts(accept: &[&'static str]) -> bool {
-        let mut headers = HeaderMap::new();
-        for value in accept {
-            headers.append(ACCEPT, HeaderValue::from_static(value));
-        }
-        wants_events(&headers)
-    }
-
-    #[test]
-    fn events_are_for_those_who_ask_for_them_first() {
-        assert!(accepts(&["text/event-stream"]));
-        assert!(accepts(&["Text/Event-Stream"]));
-        assert!(accepts(&["text/event-stream, application/json"]));
-        assert!(accepts(&["text/event-stream;q=0.9, */*;q=0.1"]));
-        assert!(accepts(&["application/json;q=0.5", "text/event-stream"]));
-        assert!(!accepts(&[]));
-        assert!(!accepts(&["*/*"]));
-        assert!(!accepts(&["text/*"]));
-        assert!(!accepts(&["application/json"]));
-        assert!(!accepts(&["application/json, text/event-stream"]));
-        assert!(!accepts(&["text/event-stream;q=0"]));
-        assert!(!accepts(&["text/event-stream;q=x"]));
-        assert!(!accepts(&["text/event-streams"]));
     }
 
     proptest::proptest! {

@@ -18,7 +18,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::problem::{Caller, JSON, Problem, etag};
+use super::headers::joined;
+use super::problem::{JSON, Problem, etag, logged};
 use super::reply::Reply;
 use super::{Response, context, once, profile};
 use crate::auth::Identity;
@@ -152,7 +153,7 @@ impl Rows {
         };
         asked
             .await
-            .map_err(|error: Error| problem(&error).seen_by(identity))
+            .map_err(|error: Error| logged(&error).seen_by(identity))
     }
 
     /// What PostgreSQL would set for the role at a login, and the longest time for a statement.
@@ -237,13 +238,13 @@ pub fn request(service: &Rows, parts: &Parts, table: &str) -> Result<Request, Pr
     let request = Request::parse(verb, table, query, |name| joined(&parts.headers, name));
     Ok(Request {
         schema: profile::wanted(parts, service.catalog.schemas())?,
-        ..request.map_err(|error| problem(&error))?
+        ..request.map_err(|error| logged(&error))?
     })
 }
 
 /// What the `Prefer` header of several operations says of all of them.
 pub(super) fn preferences(header: &str) -> Result<Preferences, Problem> {
-    Preferences::parse(header).map_err(|error| problem(&error))
+    Preferences::parse(header).map_err(|error| logged(&error))
 }
 
 fn verb(method: &Method) -> Result<Verb, Problem> {
@@ -267,7 +268,7 @@ pub(super) fn rows_body<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Cow<'
                 let problem = Problem::media_type();
                 return Err(problem.details("a page may send a form only with Authorization"));
             }
-            let json = payload::from_form(body).map_err(|error| problem(&error))?;
+            let json = payload::from_form(body).map_err(|error| logged(&error))?;
             Ok(Cow::Owned(json))
         }
         Some("text/csv") => Err(Problem::unsupported("CSV bodies")),
@@ -299,18 +300,6 @@ pub fn json_body(headers: &HeaderMap) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::media_type())
-}
-
-/// All headers of a name as one, as RFC 9110 permits for lists.
-#[must_use]
-pub fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
-    let values: Vec<_> = headers
-        .get_all(name)
-        .iter()
-        // Not left out where it is no text: a guard that nobody can read must not be ignored.
-        .map(|value| String::from_utf8_lossy(value.as_bytes()))
-        .collect();
-    (!values.is_empty()).then(|| values.join(","))
 }
 
 /// A request that is planned: what to run, and how its answer reads.
@@ -569,9 +558,9 @@ pub async fn looked_up<T>(
                 tracing::warn!(error = %Causes(&error), "the catalogue could not be read");
                 Problem::of_catalog(&error)
             })?;
-            look(&catalog).map_err(|error| problem(&error))
+            look(&catalog).map_err(|error| logged(&error))
         }
-        other => other.map_err(|error| problem(&error)),
+        other => other.map_err(|error| logged(&error)),
     }
 }
 
@@ -601,7 +590,7 @@ impl Exchange<'_> {
                 continue;
             }
             if healed || !self.has_changed(job.plan.table(), &error).await {
-                return Err(problem(&error));
+                return Err(logged(&error));
             }
             healed = true;
         }
@@ -774,17 +763,4 @@ pub fn applied<const N: usize>(headers: &mut HeaderMap, preferences: [(&str, boo
         let value = HeaderValue::from_str(&honoured.join(", "));
         headers.insert(PREFERENCE_APPLIED, value.expect("ours are plain ASCII"));
     }
-}
-
-/// What the outside hears of an error; the log hears its causes when the fault is ours.
-pub fn problem(error: &Error) -> Problem {
-    let problem = Problem::of_rows(error, Caller::Anonymous);
-    if problem.status.is_server_error() {
-        tracing::warn!(
-            code = &*problem.code,
-            error = %Causes(error),
-            "a request for rows failed"
-        );
-    }
-    problem
 }

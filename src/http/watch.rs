@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::context;
-use super::problem::Problem;
+use super::problem::{Problem, logged};
 use super::rows::{self, Rows};
 use crate::auth::Identity;
 use crate::cursor::Name;
@@ -329,7 +329,7 @@ async fn sensible(rows: &Rows, view: &View, identity: &Identity) -> Result<(), C
 /// A value that is none of its type never will be; a database that is away comes back, and so may a
 /// permission.
 fn cannot(error: &Error, identity: &Identity) -> Cannot {
-    let problem = rows::problem(error).seen_by(identity);
+    let problem = logged(error).seen_by(identity);
     let permission = matches!(
         problem.status,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN

@@ -423,7 +423,11 @@ impl Catalog {
         catalog.notes = notes;
         catalog.roles = roles?;
         catalog.key_secret = KeySecret(secret?.get(0));
-        catalog.policies = policies::resolved(policies?, &catalog);
+        let watched = |oid| {
+            let table = catalog.table_by_oid(oid)?;
+            table.watched.then_some(table.oid)
+        };
+        catalog.policies = policies::resolved(policies?, watched);
         Ok(catalog)
     }
 }

@@ -8,8 +8,6 @@ use std::collections::{BTreeSet, HashMap};
 
 use tokio_postgres::GenericClient;
 
-use super::catalog::Catalog;
-
 /// What the policies of one table depend on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policies {
@@ -35,16 +33,16 @@ pub(super) async fn load(client: &impl GenericClient) -> Result<Loaded, tokio_po
     Ok(loaded)
 }
 
-/// The same by the tables of the catalogue.
-pub(super) fn resolved(loaded: Loaded, catalog: &Catalog) -> HashMap<u32, Policies> {
+/// The same by watched tables: `watched` tells the root of a watched table or partition.
+pub(super) fn resolved(
+    loaded: Loaded,
+    watched: impl Fn(u32) -> Option<u32>,
+) -> HashMap<u32, Policies> {
     let one = |on: BTreeSet<Option<u32>>| {
         let mut policies = Policies::default();
         for on in on {
-            let table = on.and_then(|on| catalog.table_by_oid(on));
-            match table.filter(|table| table.watched) {
-                Some(table) if !policies.depends.contains(&table.oid) => {
-                    policies.depends.push(table.oid);
-                }
+            match on.and_then(&watched) {
+                Some(root) if !policies.depends.contains(&root) => policies.depends.push(root),
                 Some(_) => {}
                 None => policies.compared = true,
             }

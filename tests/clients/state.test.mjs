@@ -18,7 +18,10 @@ const valid = (() => {
 
 function materialize() {
   for (const element of stream.elements().slice(applied)) {
-    assert.ok(valid(element), `${JSON.stringify(element)}: ${JSON.stringify(valid.errors)}`)
+    // The version of a row is ours: the protocol's schema knows no such header, its client ignores it.
+    const { etag, ...headers } = element.headers
+    if (element.value) assert.match(etag, /^[0-9a-f]{32}$/)
+    assert.ok(valid({ ...element, headers }), `${JSON.stringify(element)}: ${JSON.stringify(valid.errors)}`)
     assert.notEqual(isChangeEvent(element), isControlEvent(element))
     if (isChangeEvent(element)) state.apply(element)
     else if (element.headers.control === 'reset') state.clear()

@@ -58,7 +58,7 @@ async fn whole(relay: &Relay) -> Value {
     eventually("everything is known", async || {
         let document = document(relay).await;
         let paths = document["paths"].as_object().unwrap();
-        (paths.len() == 13).then_some(document)
+        (paths.len() == 14).then_some(document)
     })
     .await
 }
