@@ -39,8 +39,10 @@ from rowcast.state s left join rowcast.epoch e on true cross join rowcast.gap g"
 /// Opens the transaction of a poll. The planner gets nothing to choose: it takes a third of a log
 /// that was never analyzed to lie beyond any cursor, and would read all of it every time
 /// (measured). What it then thinks of the cost must not start the compiler either. A policy that
-/// applies to this login is an error: a row that it hides must not be taken for one that is gone.
+/// applies to this login is an error: a row that it hides must not be taken for one that is gone. And
+/// no function of a table's owner may be taken for one of PostgreSQL's: it would run as this login.
 pub const BEGIN: &str = "begin isolation level repeatable read, read only; \
+                         set local search_path = pg_catalog, pg_temp; \
                          set local enable_seqscan = off; set local jit = off; \
                          set local row_security = off; \
                          set local lock_timeout = '300ms'";
@@ -93,6 +95,13 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Whether entries after `from` may have been deleted before they were read.
+    #[must_use]
+    pub fn is_trimmed_after(&self, from: &Cursor) -> bool {
+        let horizon = self.horizon.as_ref();
+        horizon.is_some_and(|horizon| !from.covers(horizon))
+    }
+
     /// Whether definitions have changed that a catalogue does not show which was read after `known`,
     /// the end of an earlier batch: between the two there may have been more changes.
     #[must_use]

@@ -698,10 +698,7 @@ impl Subscription {
             client.batch_execute("rollback").await.ok()?;
             batch = read(&catalog).await.ok()?;
         }
-        let trimmed = batch
-            .horizon
-            .as_ref()
-            .is_some_and(|horizon| !from.cursor.covers(horizon));
+        let trimmed = batch.is_trimmed_after(&from.cursor);
         let future = !batch.end.covers(&from.cursor);
         let here = batch.epoch == Some(joined.epoch);
         (here && !trimmed && !future).then_some(batch)

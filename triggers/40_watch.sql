@@ -97,9 +97,11 @@ as $$
     (select string_agg(m.roleid || ' ' || m.member, ',' order by m.roleid, m.member)
      from pg_auth_members m),
     (select string_agg(o.oid::text, ',' order by o.oid) from pg_roles o where o.rolsuper or o.rolbypassrls),
+    (select string_agg(o.oid::text, ',' order by o.oid) from pg_roles o where not o.rolinherit),
     (select coalesce(n.nspacl::text, '') from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = rel),
     -- a policy is also what the functions say that it calls
-    (select string_agg(distinct md5(concat_ws(' ', f.prosrc, f.provolatile, f.proowner, f.prosecdef)), ',')
+    (select string_agg(distinct md5(concat_ws(' ', f.prosrc, f.prosqlbody::text, f.proconfig::text, f.proacl::text,
+                                               f.provolatile, f.proowner, f.prosecdef)), ',')
      from pg_policy p
      join pg_depend d on d.classid = 'pg_policy'::regclass and d.objid = p.oid and d.refclassid = 'pg_proc'::regclass
      join pg_proc f on f.oid = d.refobjid

@@ -137,7 +137,11 @@ impl Feed {
             epoch: at.epoch,
             cursor: Arc::clone(&at.cursor),
         };
-        if state.at.as_ref().is_none_or(|at| at.epoch != here.epoch) {
+        if state.at.as_ref().is_some_and(|at| at.epoch != here.epoch) {
+            // No round has seen the new epoch yet, and none will find it new once this one is here.
+            self.reset_asked(state, "epoch", None);
+        }
+        if state.at.is_none() {
             state.at = Some(here.clone());
         }
         let told = state.at.as_ref().map_or(&here.cursor, |at| &at.cursor);
@@ -247,6 +251,13 @@ impl Feed {
         let (epoch, end) = (here.epoch, Arc::new(batch.end.clone()));
         if batch.epoch != Some(epoch) {
             return Err(FeedError::EpochEnded);
+        }
+        if batch.is_trimmed_after(&from) {
+            let ended = client.batch_execute("rollback").await;
+            ended.map_err(LogError::from)?;
+            let mut state = self.asked.lock();
+            self.reset_asked(&mut state, "log", None);
+            return Ok(());
         }
         let questions = self.questions(&batch, epoch, &end);
         self.put(questions, &snapshot, epoch, &end).await;

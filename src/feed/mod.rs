@@ -335,6 +335,11 @@ impl Feed {
             if self.lock().at.as_ref().is_some_and(|at| at.cursor != from) {
                 continue;
             }
+            if batch.is_trimmed_after(&from) {
+                warn!("the log was trimmed before it was read; every screen reads its state anew");
+                self.skip(&batch);
+                continue;
+            }
             let busy = !batch.transactions.is_empty();
             let settled = gap.look(&client, &batch).await?;
             self.publish(&batch, &from);
@@ -400,6 +405,19 @@ impl Feed {
             cursor,
         });
         self.reset_all(&mut live, "epoch", None);
+    }
+
+    /// Moves on to the end of a batch that does not hold everything. Everybody starts over.
+    fn skip(&self, batch: &Batch) {
+        let mut live = self.lock();
+        let end = Arc::new(batch.end.clone());
+        let Some(at) = &mut live.at else { return };
+        let epoch = at.epoch;
+        at.ring = Ring::new(Arc::clone(&end));
+        at.cursor = Arc::clone(&end);
+        self.reset_all(&mut live, "log", None);
+        self.position
+            .send_replace(Some(Position { epoch, cursor: end }));
     }
 
     fn reset_all(&self, live: &mut Live, reason: &'static str, mark: Option<&Mark>) {

@@ -68,7 +68,8 @@ fn setting(name: &'static str, value: &str) -> (Cow<'static, str>, String) {
 fn headers(headers: &HeaderMap) -> String {
     let mut members = serde_json::Map::new();
     for name in headers.keys() {
-        if *name == AUTHORIZATION || *name == COOKIE {
+        // Clients of Supabase send their token as the key of the API too.
+        if *name == AUTHORIZATION || *name == COOKIE || name == "apikey" {
             continue;
         }
         let values = headers.get_all(name).iter();
@@ -108,6 +109,7 @@ mod tests {
             .uri("/rest/v1/tasks?id=eq.7")
             .header("X-Seen", "yes")
             .header("Authorization", "Bearer secret-token")
+            .header("apikey", "secret-token")
             .header("Cookie", "theme=dark; __Host-rowcast=secret-token")
             .body(())
             .unwrap()

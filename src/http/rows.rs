@@ -157,7 +157,10 @@ impl Rows {
     }
 
     /// What PostgreSQL would set for the role at a login, and the longest time for a statement.
-    fn role_settings(&self, identity: &Identity) -> (Vec<(Cow<'static, str>, String)>, Duration) {
+    pub(super) fn role_settings(
+        &self,
+        identity: &Identity,
+    ) -> (Vec<(Cow<'static, str>, String)>, Duration) {
         let catalog = self.catalog.current();
         let role = identity.role.as_deref().and_then(|name| catalog.role(name));
         let Some(role) = role else {

@@ -81,16 +81,27 @@ pub(super) async fn make(
     let from_images =
         all_decided && matcher.is_some() && !seen.row_security && seen.sees_whole(&read);
     let catalog = rows.catalog.current();
-    let mut context = context::of_view(identity, &read.table.schema, seen.row_security);
-    context.before.clone_from(&rows.pre_request);
+    let context = watcher(rows, identity, &read.table.schema, seen.row_security);
     if from_images && let Some(matcher) = matcher {
         return Ok(by_images(read, context, matcher));
     }
-    // What cannot be decided from images leaves nothing out.
-    let may_match = matcher.unwrap_or_default();
+    // What cannot be decided from images leaves nothing out. Nor does a filter under row-level
+    // security: whether a row that is not seen is told as gone would tell what is in it.
+    let may_match = matcher.filter(|_| !seen.row_security).unwrap_or_default();
     let view = by_asking(&read, context, may_match, seen.row_security, &catalog)?;
     sensible(rows, &view, identity).await?;
     Ok(view)
+}
+
+/// As whom a view is read. What a login of the role would set holds here as it does for reads, and a
+/// function that is called before each request may look at any claim.
+fn watcher(rows: &Rows, identity: &Identity, schema: &str, row_security: bool) -> Context {
+    let claims = row_security || rows.pre_request.is_some();
+    let mut context = context::of_view(identity, schema, claims);
+    let (settings, _timeout) = rows.role_settings(identity);
+    context.settings.splice(0..0, settings);
+    context.before.clone_from(&rows.pre_request);
+    context
 }
 
 /// A condition that row images decide, if its values are what they seem.
@@ -428,8 +439,7 @@ async fn look(
     }
     let sql = format!("select array[{}]::text[]", casts.join(", "));
     let oid = read.table.oid;
-    let mut context = context::of_view(identity, &read.table.schema, true);
-    context.before.clone_from(&rows.pre_request);
+    let context = watcher(rows, identity, &read.table.schema, true);
     let looked = async {
         let lease = Lease::take(&rows.pool).await?;
         let terms = Terms::read(&context, rows.statement_timeout);

@@ -630,8 +630,9 @@ pub struct Handle {
     reads: Mutex<Reads>,
 }
 
-/// Definitions are read while others change them, and nobody waits for whom.
-const NO_WAITING: &str = "set lock_timeout = '100ms'";
+/// Definitions are read while others change them, and nobody waits for whom. No function that somebody
+/// made may be taken for one of PostgreSQL's: it would run as this login.
+const NO_WAITING: &str = "set lock_timeout = '100ms'; set search_path = pg_catalog, pg_temp";
 
 /// Reads by number.
 #[derive(Debug, Default)]

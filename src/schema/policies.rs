@@ -78,19 +78,29 @@ with recursive secured as (
              and d.refobjid = (select p.polrelid from pg_policy p where p.oid = d.objid))
     and not (d.classid = 'pg_rewrite'::regclass and d.refobjid = (select r.ev_class from pg_rewrite r where r.oid = d.objid))
 ), reached (rel, class, id) as (
-  select s.oid, 'pg_class'::regclass::oid, s.oid from secured s
+  -- from its policies, so that the table itself is reached only where something reads it
+  select s.oid, e.to_class, e.to_id
+  from secured s join edge e on e.from_class = 'pg_class'::regclass and e.from_id = s.oid
   -- what somebody has declared stands for everything else
   where not exists (select from rowcast.dependency y where y.rel = s.oid)
   union
   select r.rel, e.to_class, e.to_id
   from reached r join edge e on e.from_class = r.class and e.from_id = r.id
+), moving (pattern) as (
+  -- CURRENT_TIMESTAMP and its like come first in the list of such words, before the names of users
+  select '\{SQLVALUEFUNCTION :op [0-8] |:funcid (' || string_agg(f.oid::text, '|') || ') '
+  from pg_proc f
+  where f.pronamespace = 'pg_catalog'::regnamespace
+    and (f.proname in ('now', 'transaction_timestamp', 'statement_timestamp', 'clock_timestamp', 'timeofday',
+                       'random', 'gen_random_uuid', 'pg_current_xact_id', 'txid_current')
+         or f.proname = 'age' and f.pronargs = 1)
 )
 select s.oid, null::oid, false from secured s
 union
 -- tables that hold rows; a view is only on the way
 select r.rel, r.id, true
 from reached r join pg_class c on c.oid = r.id
-where r.class = 'pg_class'::regclass and r.id <> r.rel and c.relkind in ('r', 'p', 'f', 'm')
+where r.class = 'pg_class'::regclass and c.relkind in ('r', 'p', 'f', 'm')
 union
 -- a policy that looks at other rows of its own table; its text has the range table of the query
 select r.rel, r.rel, true
@@ -108,6 +118,20 @@ select r.rel, null, true
 from reached r join pg_proc f on f.oid = r.id
 where r.class = 'pg_proc'::regclass and f.prosqlbody is null and f.provolatile <> 'i'
   and f.pronamespace <> 'pg_catalog'::regnamespace
+union
+-- expressions that mean something else from one moment to the next: PostgreSQL keeps no dependency on
+-- its own functions, but writes their oids into the tree
+select r.rel, null, true
+from reached r
+cross join moving
+cross join lateral (
+  select p.polqual::text from pg_policy p where r.class = 'pg_policy'::regclass and p.oid = r.id
+  union all
+  select w.ev_action::text from pg_rewrite w where r.class = 'pg_rewrite'::regclass and w.oid = r.id
+  union all
+  select f.prosqlbody::text from pg_proc f where r.class = 'pg_proc'::regclass and f.oid = r.id
+) as e (tree)
+where e.tree ~ moving.pattern
 union
 select y.rel, y.on_rel, true
 from rowcast.dependency y join secured s on s.oid = y.rel

@@ -72,8 +72,11 @@ with setting as (
 select r.rolname::text as name, r.rolsuper as super, r.rolbypassrls as bypass, r.rolcanlogin as login,
   array(select k.name from known k where k.setrole = r.oid and k.name <> 'statement_timeout' order by k.name) as names,
   array(select k.value from known k where k.setrole = r.oid and k.name <> 'statement_timeout' order by k.name) as values,
-  (select case when k.value ~ '^[0-9]+$' then k.value::bigint
-               else (extract(epoch from k.value::interval) * 1000)::bigint end
+  -- as little as possible is converted: anybody may set anything for his own role, and an error here
+  -- would leave everybody without a catalogue
+  (select case when k.value ~ '^[0-9]{1,10}$' then k.value::bigint
+               when k.value ~ '^[0-9]{1,10} ?(us|ms|s|min|h|d)$'
+                 then (extract(epoch from k.value::interval) * 1000)::bigint end
    from known k where k.setrole = r.oid and k.name = 'statement_timeout') as timeout
 from pg_roles r
 where r.rolname !~ '^pg_'

@@ -397,3 +397,181 @@ async fn a_policy_may_look_at_its_own_table_through_a_view() {
         assert_eq!(shown, wanted, "open is {step}");
     }
 }
+
+#[tokio::test]
+async fn a_row_that_time_takes_away_leaves_the_screen() {
+    let (database, relay) = world().await;
+    database
+        .sql(
+            "drop policy theirs on notes; alter table notes add until timestamptz; \
+             create policy lasting on notes for select to member using (until > now()); \
+             update notes set until = now() + '9 seconds' where id = 1",
+        )
+        .await;
+    let ann = token("member", &["sub=ann"]).await;
+    let mut screen = Watcher::of(&relay, PATH, &ann, None).await;
+    let there = truth(&database, "ann").await;
+    assert_eq!(there.len(), 1);
+    screen.shows("still there", &there).await;
+    for _ in 0..9 {
+        let e = screen.stream.next().await;
+        eprintln!("{e:?}");
+    }
+    screen.shows("gone", &BTreeMap::new()).await;
+}
+
+#[tokio::test]
+async fn a_policy_that_reads_its_own_table_through_a_view_follows_it() {
+    let (database, relay) = world().await;
+    database
+        .sql(
+            "drop policy theirs on notes; \
+             create view switch as select * from notes where id = 30; \
+             grant select on switch to member; \
+             create policy switched on notes for select to member using ( \
+               (select s.body from switch s) = 'on')",
+        )
+        .await;
+    let ann = token("member", &["sub=ann"]).await;
+    let mut screen = Watcher::of(&relay, PATH, &ann, None).await;
+    screen.shows("off", &BTreeMap::new()).await;
+    for state in ["on", "off"] {
+        let step = format!("update notes set body = '{state}' where id = 30");
+        database.sql(&step).await;
+        let wanted = truth(&database, "ann").await;
+        assert_eq!(wanted.len(), if state == "on" { 30 } else { 0 });
+        screen.shows(&step, &wanted).await;
+    }
+}
+
+#[tokio::test]
+async fn settings_of_a_role_hold_on_its_streams() {
+    let (database, relay) = world().await;
+    database
+        .sql(
+            "do $$ begin execute format('alter role member in database %I set app.tenant = 2', current_database()); end $$; \
+             drop policy theirs on notes; \
+             create policy set_by_role on notes for select to member using (tenant = current_setting('app.tenant')::int)",
+        )
+        .await;
+    let ann = token("member", &["sub=ann"]).await;
+    let bearer = format!("Bearer {ann}");
+    let headers = [("authorization", bearer.as_str())];
+    // PostgreSQL tells nobody of a role's settings: they are read with the rest of the catalogue.
+    let read = crate::harness::eventually("the setting", async || {
+        database.sql("notify pgrst").await;
+        let read = relay.request(hyper::Method::GET, PATH, &headers, "").await;
+        (read.status == 200).then_some(read)
+    });
+    let read = read.await;
+    let mut screen = Watcher::of(&relay, PATH, &ann, None).await;
+    let rows = read.json();
+    let rows = rows.as_array().unwrap().iter();
+    let wanted = rows
+        .map(|row| (row["id"].to_string(), row.clone()))
+        .collect();
+    screen.shows("as read", &wanted).await;
+}
+
+#[tokio::test]
+async fn a_function_before_each_request_sees_the_claims_of_a_stream() {
+    let database = database().await;
+    database.sql(ROLES).await;
+    database
+        .sql(
+            "create table plain (id int primary key); grant select on plain to member; insert into plain values (1); \
+             create function known() returns void language plpgsql as $$ begin \
+               if current_setting('request.jwt.claims')::json ->> 'sub' is null then raise 'nobody'; end if; end $$",
+        )
+        .await;
+    let api = database.url.replace("user=postgres", "user=api_login");
+    let arguments = [
+        "--api-url",
+        &api,
+        "--jwt-secret",
+        SECRET,
+        "--pre-request",
+        "known",
+    ];
+    let relay = Relay::start(&database, &arguments).await;
+    database.sql("select rowcast.watch('plain')").await;
+    let ann = token("member", &["sub=ann"]).await;
+    let mut screen = Watcher::of(&relay, "/rest/v1/plain", &ann, None).await;
+    let wanted = BTreeMap::from([("1".to_owned(), serde_json::json!({"id": 1}))]);
+    screen.shows("the state", &wanted).await;
+}
+
+#[tokio::test]
+async fn nothing_that_a_user_makes_keeps_the_catalogue_from_being_read() {
+    let database = database().await;
+    database.sql(ROLES).await;
+    database
+        .sql(
+            "do $$ begin execute format('alter role reader in database %I set statement_timeout = ''0x64''', current_database()); end $$; \
+             create function public.format_type(oid, text) returns text language plpgsql as $$ begin raise 'taken for the other'; end $$",
+        )
+        .await;
+    let client = database.client().await;
+    let taken = client.query("select format_type(23::oid, null)", &[]).await;
+    assert!(taken.is_err(), "this is how it would be taken");
+    let relay = relay(&database).await;
+    database.sql(NOTES).await;
+    let ann = token("member", &["sub=ann"]).await;
+    let mut screen = Watcher::of(&relay, PATH, &ann, None).await;
+    screen
+        .shows("the state", &truth(&database, "ann").await)
+        .await;
+}
+
+#[tokio::test]
+async fn a_relay_that_slept_while_the_log_was_trimmed_shows_the_state() {
+    let (database, relay) = world().await;
+    database
+        .sql("create table open_to_all (id int primary key); grant select on open_to_all to member; select rowcast.watch('open_to_all')")
+        .await;
+    let ann = token("member", &["sub=ann"]).await;
+    let mut asked = Watcher::of(&relay, PATH, &ann, None).await;
+    asked
+        .shows("the state", &truth(&database, "ann").await)
+        .await;
+    let mut plain = Watcher::of(&relay, "/rest/v1/open_to_all", &ann, None).await;
+    plain.shows("nothing", &BTreeMap::new()).await;
+    relay.signal("STOP").await;
+    database
+        .sql("insert into open_to_all values (1); update notes set body = 'canary-1 meanwhile' where tenant = 1")
+        .await;
+    for _ in 0..3 {
+        database
+            .sql("insert into rowcast.tick default values on conflict do nothing")
+            .await;
+        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        database.sql("select rowcast.trim('0 s', 100000)").await;
+    }
+    assert_eq!(
+        database.one("select count(*)::text from rowcast.log").await,
+        "0"
+    );
+    relay.signal("CONT").await;
+    asked.shows("asked", &truth(&database, "ann").await).await;
+    let wanted = BTreeMap::from([("1".to_owned(), serde_json::json!({"id": 1}))]);
+    plain.shows("from images", &wanted).await;
+}
+
+#[tokio::test]
+async fn a_filter_tells_nothing_of_rows_that_may_not_be_seen() {
+    let (database, relay) = world().await;
+    let bob = token("member", &["sub=bob"]).await;
+    let right = format!("{PATH}&body=eq.canary-1");
+    let wrong = format!("{PATH}&body=eq.other");
+    let mut right = Watcher::of(&relay, &right, &bob, None).await;
+    let mut wrong = Watcher::of(&relay, &wrong, &bob, None).await;
+    let txid = database
+        .commit("update notes set secret = 'x' where id = 1")
+        .await;
+    let _both = (
+        right.screen.reach(&mut right.stream, &txid).await,
+        wrong.screen.reach(&mut wrong.stream, &txid).await,
+    );
+    let told = |watcher: &Watcher| watcher.text().contains("\"delete\"");
+    assert_eq!(told(&right), told(&wrong));
+}
