@@ -358,7 +358,7 @@ impl Subscription {
                     }
                     Delivery::Check(check) => {
                         let (read, digest) = &live.read;
-                        if live.sent.covers(&check.cursor) || check.holds_for(read, *digest) {
+                        if check.mark.is_in(&live.sent) || check.holds_for(read, *digest) {
                             continue;
                         }
                         debug!("the state was read between two comparisons, and is read again");

@@ -420,12 +420,13 @@ impl Feed {
                         view.told_until().until
                     };
                     let check = Check {
-                        cursor: Arc::clone(end),
+                        mark: Mark::Comparison(Arc::clone(end)),
                         since: last.filter(|_| question.shown.is_some()),
                         digest: Digest::of(shown),
                     };
                     view.topic().publish(Delivery::Check(Arc::new(check)), 0);
                 }
+                let compared = whole.is_some();
                 entry.shown = whole.or(question.shown.take());
                 if !elements.is_empty() {
                     let token = Token {
@@ -435,7 +436,11 @@ impl Feed {
                     };
                     let at = question.pending.at().unwrap_or_else(jiff::Timestamp::now);
                     let body = view.encode(&elements);
-                    let mark = Mark::Batch(Arc::clone(end));
+                    let mark = if compared {
+                        Mark::Comparison(Arc::clone(end))
+                    } else {
+                        Mark::Batch(Arc::clone(end))
+                    };
                     let event = Event::new(mark, at, &token, Arc::clone(end), &body);
                     let weight = event.frame.len();
                     view.topic()

@@ -428,7 +428,7 @@ mod tests {
     use crate::cursor::Cursor;
     use crate::event::{Change, Delta};
     use crate::filter::{Condition, Kind};
-    use crate::view::Check;
+    use crate::view::{Check, Mark};
 
     const TASKS: u32 = 1;
     const MEMBERS: u32 = 2;
@@ -544,7 +544,7 @@ mod tests {
         let now = digest(&[("1", "a"), ("2", "b")]);
         assert_eq!(now, digest(&[("2", "b"), ("1", "a")]));
         let check = |since| Check {
-            cursor: Cursor::new(20, []).into(),
+            mark: Mark::Comparison(Cursor::new(20, []).into()),
             since,
             digest: now,
         };
@@ -555,6 +555,13 @@ mod tests {
         assert!(!compared.holds_for(&Cursor::new(11, []), Some(digest(&[("1", "a")]))));
         assert!(compared.holds_for(&Cursor::new(11, []), Some(now)));
         assert!(!check(None).holds_for(&Cursor::new(1, []), None));
+        // Nothing but time may lie between two states of one snapshot.
+        assert!(!now_and_here().is_in(&Cursor::new(20, [])));
+        assert!(now_and_here().is_in(&Cursor::new(21, [])));
+    }
+
+    fn now_and_here() -> Mark {
+        Mark::Comparison(Cursor::new(20, []).into())
     }
 
     #[test]

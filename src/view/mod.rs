@@ -97,6 +97,9 @@ pub enum Mark {
     Transaction(Xid),
     /// Everything up to a snapshot.
     Batch(Arc<Cursor>),
+    /// What a comparison of all rows at a snapshot found. Time may have changed what is seen though
+    /// no transaction has: only a later snapshot has it for certain, and to be told twice does no harm.
+    Comparison(Arc<Cursor>),
 }
 
 impl Mark {
@@ -106,6 +109,7 @@ impl Mark {
         match self {
             Self::Transaction(xid) => cursor.is_done(*xid),
             Self::Batch(batch) => cursor.covers(batch),
+            Self::Comparison(compared) => cursor.covers(compared) && !compared.covers(cursor),
         }
     }
 }
@@ -115,7 +119,7 @@ impl Mark {
 #[derive(Debug)]
 pub struct Check {
     /// Where the rows were read.
-    pub cursor: Arc<Cursor>,
+    pub mark: Mark,
     /// The earlier state that they were compared with; `None` when it was not known.
     pub since: Option<Arc<Cursor>>,
     /// Of all rows, as [`asking::Digest`] makes it.
