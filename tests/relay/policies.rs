@@ -370,25 +370,6 @@ async fn functions_decide_who_may_use_a_channel() {
 }
 
 #[tokio::test]
-async fn a_row_that_time_takes_away_leaves_the_screen() {
-    let (database, relay) = world().await;
-    database
-        .sql(
-            "drop policy theirs on notes; alter table notes add until timestamptz; \
-             create policy lasting on notes for select to member using (until > now()); \
-             update notes set until = now() + '9 seconds' where id = 1",
-        )
-        .await;
-    let ann = token("member", &["sub=ann"]).await;
-    let mut screen = Watcher::of(&relay, PATH, &ann, None).await;
-    let there = truth(&database, "ann").await;
-    assert_eq!(there.len(), 1);
-    screen.shows("still there", &there).await;
-    for _ in 0..9 { let e = screen.stream.next().await; eprintln!("{e:?}"); }
-    screen.shows("gone", &BTreeMap::new()).await;
-}
-
-#[tokio::test]
 async fn a_policy_that_reads_its_own_table_through_a_view_follows_it() {
     let (database, relay) = world().await;
     database
