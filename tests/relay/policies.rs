@@ -413,10 +413,6 @@ async fn a_row_that_time_takes_away_leaves_the_screen() {
     let there = truth(&database, "ann").await;
     assert_eq!(there.len(), 1);
     screen.shows("still there", &there).await;
-    for _ in 0..9 {
-        let e = screen.stream.next().await;
-        eprintln!("{e:?}");
-    }
     screen.shows("gone", &BTreeMap::new()).await;
 }
 
