@@ -138,7 +138,7 @@ async fn tables_views_and_functions_are_told_as_they_are() {
     assert_eq!(columns["mood"]["enum"], json!(["sad", "happy", null]));
     assert_eq!(
         columns["price"],
-        json!({"type":["number","string"],"format":"price"})
+        json!({"type":["number","string"],"format":"public.price"})
     );
     assert_eq!(columns["tags"]["type"], json!(["array", "null"]));
     assert!(schemas["odd.20.22.7btable.7d.2f.c3.a9"]["properties"]["~/%"].is_object());
