@@ -118,8 +118,8 @@ async function attempt(what, doing) {
 
 const end = list => (lists.cardsIn(list).at(-1)?.position ?? 0) + 1
 
-async function add(list, title) {
-  await attempt(`“${title}” was not added`, pending.insert('cards', signed({ list_id: list, title, position: end(list) }), { note: '', assignee: null, changed_at: now() }))
+function add(list, title) {
+  return attempt(`“${title}” was not added`, pending.insert('cards', signed({ list_id: list, title, position: end(list) }), { note: '', assignee: null, changed_at: now() }))
 }
 
 async function change(id, fields, what) {

@@ -290,12 +290,13 @@ export function compose(section, add) {
   const button = foot.querySelector('.add-card')
   const form = clone(composerTemplate)
   const field = form.elements.title
-  const submit = () => {
+  const submit = async () => {
     const title = field.value.trim()
     if (!title) return
-    add(title)
     field.value = ''
     form.scrollIntoView({ block: 'nearest' })
+    // What was not added is there to be sent again, unless something else is written by then.
+    if (!await add(title) && !field.value) field.value = title
   }
   const close = () => {
     form.remove()

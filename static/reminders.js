@@ -106,12 +106,14 @@ export function remember(views, pending, show) {
   }
   document.getElementById('reminders-close').addEventListener('click', close)
   panel.addEventListener('keydown', event => event.key === 'Escape' && close())
-  form.addEventListener('submit', event => {
+  form.addEventListener('submit', async event => {
     event.preventDefault()
-    const text = form.elements.text.value.trim()
+    const field = form.elements.text
+    const text = field.value.trim()
     if (!text) return
-    form.elements.text.value = ''
-    add(text)
+    field.value = ''
+    // What was not kept is there to be sent again, unless something else is written by then.
+    if (!await add(text) && !field.value) field.value = text
   })
   onChange(sit)
   sit()

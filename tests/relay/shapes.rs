@@ -812,12 +812,15 @@ impl Log {
     /// In a record 12 is the SQLSTATE, 13 the message, 19 the statement that failed and 22 the name
     /// of whose it is: only requests and streams depend on what is asked.
     fn record(&mut self, fields: &[String]) {
-        if !matches!(fields[22].as_str(), "rowcast" | "rowcast streams") {
+        if !matches!(
+            fields[22].as_str(),
+            "rowcast" | "rowcast states" | "rowcast asking"
+        ) {
             return;
         }
         let [sqlstate, message] = [12, 13].map(|at| fields[at].as_str());
-        // The one thing in a value that is written in a language whose mistakes have this code.
-        let of_value = message.contains("in tsquery");
+        // Values of full-text search are written in languages whose mistakes have this code too.
+        let of_value = message.contains("in tsquery") || message.contains("in tsvector");
         assert!(sqlstate != "42601" || of_value, "{message}: {}", fields[19]);
         let sent = message.strip_prefix("statement: ").or_else(|| {
             let executed = message.strip_prefix("execute ")?;
