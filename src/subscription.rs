@@ -476,8 +476,9 @@ impl Subscription {
         // Made before the table changed, and so late that nobody will reset it: make it again.
         let current = self.parts.catalog.current();
         let now = current.table_by_oid(view.table().oid);
+        let policies = view.asking().and_then(|asking| asking.policies.as_ref());
         if now.is_some_and(|now| **now != *view.table())
-            || current.policies(view.table().oid) != view.policies()
+            || policies.is_some_and(|known| current.policies(view.table().oid) != Some(known))
         {
             return Ok(None);
         }
@@ -755,8 +756,8 @@ impl Subscription {
     }
 
     fn control(&self, live: &Live, retry: Option<u64>, more: &str) -> Bytes {
-        let fresh = live.shown.told().is_none_or(|told| told.is_fresh());
-        self.control_with(&token(live).to_string(), retry, fresh, more)
+        let failing = live.shown.told().is_some_and(|told| told.failing);
+        self.control_with(&token(live).to_string(), retry, !failing, more)
     }
 
     fn control_at(&self, id: &str, retry: Option<u64>, more: &str) -> Bytes {

@@ -182,7 +182,7 @@ impl Feed {
         if live
             .views
             .get(&view.name())
-            .is_some_and(|known| !known.is_defined_like(&view))
+            .is_some_and(|known| known.table() != view.table())
         {
             // The table changed, and one of the two was made before: who shows the old one asks again.
             if let Some(old) = live.views.remove(&view.name()) {

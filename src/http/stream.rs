@@ -41,9 +41,6 @@ pub async fn respond(
                     // Called when the view has become worthless: the table may have changed.
                     let _old_picture_serves = rows.catalog.reload().await;
                     let (request, identity) = &*asked;
-                    // The role may have got rights meanwhile that no request may have.
-                    let admitted = rows.admit(identity).await;
-                    admitted.map_err(|problem| problem.unavailable())?;
                     let made = watch::make(&rows, request, identity).await;
                     made.map_err(|cannot| watch::told(cannot).unavailable())
                 }

@@ -25,7 +25,6 @@ use crate::rows::plan::{Read, Selection};
 use crate::rows::request::{Range, Request};
 use crate::rows::statement::{self, Key};
 use crate::schema::catalog::{Catalog, Column, Table};
-use crate::schema::policies::Policies;
 use crate::view::asking::Asking;
 use crate::view::image::Images;
 use crate::view::keys::{Hasher, Keys};
@@ -59,9 +58,6 @@ pub(super) async fn make(
         .plain_conditions()
         .map(|condition| Candidate::of(condition?, &read.table))
         .collect();
-    // From before anybody looks: what changes while we look makes the view be made again.
-    let catalog = rows.catalog.current();
-    let policies = catalog.policies(read.table.oid).cloned();
     let seen = look(rows, &read, &candidates, identity).await?;
     permitted(&read, &seen, identity)?;
     let mut values = seen.values.iter();
@@ -84,21 +80,15 @@ pub(super) async fn make(
     let matcher = Matcher::new(conditions);
     let from_images =
         all_decided && matcher.is_some() && !seen.row_security && seen.sees_whole(&read);
+    let catalog = rows.catalog.current();
     let context = watcher(rows, identity, &read.table.schema, seen.row_security);
     if from_images && let Some(matcher) = matcher {
-        return Ok(by_images(read, policies, context, matcher));
+        return Ok(by_images(read, context, matcher));
     }
     // What cannot be decided from images leaves nothing out. Nor does a filter under row-level
     // security: whether a row that is not seen is told as gone would tell what is in it.
     let may_match = matcher.filter(|_| !seen.row_security).unwrap_or_default();
-    let view = by_asking(
-        &read,
-        policies,
-        context,
-        may_match,
-        seen.row_security,
-        &catalog,
-    )?;
+    let view = by_asking(&read, context, may_match, seen.row_security, &catalog)?;
     sensible(rows, &view, identity).await?;
     Ok(view)
 }
@@ -227,7 +217,7 @@ fn permitted(read: &Read, seen: &Seen, identity: &Identity) -> Result<(), Cannot
     ))
 }
 
-fn by_images(read: Read, policies: Option<Policies>, context: Context, matcher: Matcher) -> View {
+fn by_images(read: Read, context: Context, matcher: Matcher) -> View {
     // The state is read as whole rows, as images are, and cut to the columns by the same code.
     let whole = Read {
         select: Selection::All,
@@ -260,7 +250,6 @@ fn by_images(read: Read, policies: Option<Policies>, context: Context, matcher: 
     });
     let definition = Definition {
         table: read.table,
-        policies,
         context,
         columns,
         statement,
@@ -271,7 +260,6 @@ fn by_images(read: Read, policies: Option<Policies>, context: Context, matcher: 
 
 fn by_asking(
     read: &Read,
-    policies: Option<Policies>,
     context: Context,
     may_match: Matcher,
     row_security: bool,
@@ -310,17 +298,17 @@ fn by_asking(
     } else {
         Keys::Plain
     };
+    let policies = catalog.policies(table.oid).filter(|_| row_security);
     let asking = Asking {
         select,
         key: table.key.clone(),
         keys,
         may_match,
-        policies: policies.clone().filter(|_| row_security),
+        policies: policies.cloned(),
         moving: moves(read),
     };
     let definition = Definition {
         table: Arc::clone(table),
-        policies,
         context,
         columns: typed(read),
         statement,

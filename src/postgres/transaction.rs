@@ -185,23 +185,17 @@ where
             futures::join!(client.batch_execute(&opening), terms.context.apply(client));
         opened.and(applied)
     };
-    let clean = clean();
     match terms.access {
         Access::ReadOnly => {
             let all = async {
                 // `futures::join` first polls in this order, and each sends when first polled.
-                futures::join!(
-                    open,
-                    work(client),
-                    client.batch_execute(terms.end.sql()),
-                    client.batch_execute(&clean),
-                )
+                futures::join!(open, work(client), client.batch_execute(terms.end.sql()),)
             };
-            let (opened, done, ended, cleaned) = tokio::time::timeout(deadline, all)
+            let (opened, done, ended) = tokio::time::timeout(deadline, all)
                 .await
                 .map_err(|_elapsed| silent())?;
             // In a failed transaction COMMIT rolls back: when it answers, the connection is idle.
-            if ended.is_ok() && cleaned.is_ok() {
+            if ended.is_ok() {
                 lease.give_back();
             }
             opened.map_err(TransactionError::Failed)?;
@@ -228,6 +222,9 @@ where
                     return Err(error);
                 }
             };
+            // A function may have set something for the session, `response.headers` for one, and the
+            // next request on this connection is somebody else's.
+            let clean = format!("reset all; reset role; {PINS}");
             // Deferred constraints and triggers run here, so COMMIT gets the whole time again.
             let all = async {
                 futures::join!(
@@ -248,12 +245,6 @@ where
             Ok(value)
         }
     }
-}
-
-/// A function may have set something for the session, `response.headers` for one, and the next request
-/// on this connection is somebody else's.
-fn clean() -> String {
-    format!("reset all; reset role; {PINS}")
 }
 
 /// A COMMIT that failed with an ordinary error was rolled back. A session that was ended by an

@@ -11,7 +11,6 @@ pub mod keys;
 pub mod snapshot;
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -22,7 +21,6 @@ use crate::hub::{Bounds, Topic};
 use crate::postgres::transaction::Context;
 use crate::rows::statement::Statement;
 use crate::schema::catalog::Table;
-use crate::schema::policies::Policies;
 use crate::sse;
 use asking::Asking;
 use image::Images;
@@ -38,8 +36,6 @@ const BUFFER: Bounds = Bounds {
 pub struct Definition {
     /// The table, as the catalogue has it now.
     pub table: Arc<Table>,
-    /// Its policies, as the catalogue had them before anybody looked whether they apply.
-    pub policies: Option<Policies>,
     /// As whom its rows are read.
     pub context: Context,
     /// Names and types of the columns it shows.
@@ -72,26 +68,12 @@ pub struct View {
 }
 
 /// How far a view that asks is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Told {
     /// Everything up to here has been published; `None` before the first round.
     pub until: Option<Arc<Cursor>>,
     /// It could not be asked, and is behind.
-    failing: bool,
-    /// When it was last known to be told everything.
-    at: Instant,
-}
-
-/// A view that has not been told for so long is behind, whatever holds it up: a round comes at least
-/// once a second.
-const BEHIND: Duration = Duration::from_secs(4);
-
-impl Told {
-    /// Whether it is up to date, as far as anybody can know.
-    #[must_use]
-    pub fn is_fresh(&self) -> bool {
-        !self.failing && self.at.elapsed() < BEHIND
-    }
+    pub failing: bool,
 }
 
 /// What a topic carries to connections.
@@ -246,11 +228,7 @@ impl View {
             definition,
             topic: Topic::new(BUFFER),
             snapshots: snapshot::Flight::default(),
-            told: Mutex::new(Told {
-                until: None,
-                failing: false,
-                at: Instant::now(),
-            }),
+            told: Mutex::default(),
         }
     }
 
@@ -281,13 +259,8 @@ impl View {
     /// Whether the other one was made when its table and its policies were the same.
     #[must_use]
     pub fn is_defined_like(&self, other: &Self) -> bool {
-        self.table() == other.table() && self.policies() == other.policies()
-    }
-
-    /// Its table's policies when it was made.
-    #[must_use]
-    pub fn policies(&self) -> Option<&Policies> {
-        self.definition.policies.as_ref()
+        let policies = |view: &Self| view.asking().and_then(|asking| asking.policies.clone());
+        self.table() == other.table() && policies(self) == policies(other)
     }
 
     /// How it knows what a change means for it.
@@ -328,7 +301,6 @@ impl View {
         let mut told = self.told();
         told.until = Some(cursor);
         told.failing = false;
-        told.at = Instant::now();
     }
 
     /// It could not be asked.
