@@ -125,10 +125,8 @@ impl Feed {
         let mut state = self.asked.lock();
         let state = &mut *state;
         let known = state.views.get(&view.name());
-        if known.is_some_and(|known| !known.view.is_defined_like(&view))
-            && let Some(old) = state.views.remove(&view.name())
-        {
-            self.reset(old.view.topic(), "table", None);
+        if known.is_some_and(|known| !known.view.is_defined_like(&view)) {
+            self.reset_entry(state, view.name(), None);
         }
         if state.views.len() >= MOST && !state.views.contains_key(&view.name()) {
             return Err(Unjoined::Crowded(MOST));
@@ -139,12 +137,9 @@ impl Feed {
         };
         if state.at.as_ref().is_some_and(|at| at.epoch != here.epoch) {
             // No round has seen the new epoch yet, and none will find it new once this one is here.
-            self.reset_asked(state, "epoch", None);
+            self.reset_asked(state, "epoch");
         }
-        if state.at.is_none() {
-            state.at = Some(here.clone());
-        }
-        let told = state.at.as_ref().map_or(&here.cursor, |at| &at.cursor);
+        let told = &state.at.get_or_insert(here).cursor;
         let entry = state.views.entry(view.name()).or_insert_with(|| {
             view.set_told(Arc::clone(told));
             Entry {
@@ -231,7 +226,7 @@ impl Feed {
                 Some(at) if at.epoch == here.epoch => at.cursor,
                 Some(_) => {
                     // Another life of the transaction counter: nothing that was shown holds.
-                    self.reset_asked(&mut state, "epoch", None);
+                    self.reset_asked(&mut state, "epoch");
                     return Ok(());
                 }
             }
@@ -245,19 +240,12 @@ impl Feed {
         }
         let Some((batch, snapshot)) = self.read(client, place, &from).await? else {
             let mut state = self.asked.lock();
-            self.reset_asked(&mut state, "log", None);
+            self.reset_asked(&mut state, "log");
             return Ok(());
         };
         let (epoch, end) = (here.epoch, Arc::new(batch.end.clone()));
         if batch.epoch != Some(epoch) {
             return Err(FeedError::EpochEnded);
-        }
-        if batch.is_trimmed_after(&from) {
-            let ended = client.batch_execute("rollback").await;
-            ended.map_err(LogError::from)?;
-            let mut state = self.asked.lock();
-            self.reset_asked(&mut state, "log", None);
-            return Ok(());
         }
         let questions = self.questions(&batch, epoch, &end);
         self.put(questions, &snapshot, epoch, &end).await;
@@ -279,7 +267,8 @@ impl Feed {
             .all(|transaction| !state.is_touched(transaction))
     }
 
-    /// The log since `from`, in a transaction that stays open; `None` when it is too much.
+    /// The log since `from`, in a transaction that stays open; `None` when it is too much, or not all
+    /// there any more.
     async fn read(
         &self,
         client: &Client,
@@ -290,21 +279,21 @@ impl Feed {
         let mut known = Cursor::default();
         for _ in 0..DEFINITIONS {
             let batch = match log::open(client, place, from, &catalog, ROUND).await {
-                Err(LogError::TooMuch) => {
-                    let ended = client.batch_execute("rollback").await;
-                    ended.map_err(LogError::from)?;
-                    return Ok(None);
-                }
+                Err(LogError::TooMuch) => break,
                 batch => batch?,
             };
+            if batch.is_trimmed_after(from) {
+                break;
+            }
             if !batch.changed_definitions_after(&known) {
                 return Ok(Some((batch, log::export(client).await?)));
             }
-            let ended = client.batch_execute("rollback").await;
-            ended.map_err(LogError::from)?;
+            rollback(client).await?;
             known = batch.end;
             catalog = self.parts.catalog.reload().await?;
         }
+        // Outside of a transaction, after the last reading, it does nothing.
+        rollback(client).await?;
         Ok(None)
     }
 
@@ -348,10 +337,7 @@ impl Feed {
             }
         }
         for name in ended {
-            if let Some(entry) = state.views.remove(&name) {
-                let mark = Some(Mark::Batch(Arc::clone(end)));
-                self.reset(entry.view.topic(), "table", mark);
-            }
+            self.reset_entry(state, name, Some(Mark::Batch(Arc::clone(end))));
         }
         questions
     }
@@ -471,9 +457,9 @@ impl Feed {
         }
     }
 
-    fn reset_asked(&self, state: &mut State, reason: &'static str, mark: Option<&Mark>) {
+    fn reset_asked(&self, state: &mut State, reason: &'static str) {
         for (_, entry) in state.views.drain() {
-            self.reset(entry.view.topic(), reason, mark.cloned());
+            self.reset(entry.view.topic(), reason, None);
         }
         state.at = None;
     }
@@ -531,6 +517,10 @@ impl State {
         }
         self.at = Some(here.clone());
     }
+}
+
+async fn rollback(client: &Client) -> Result<(), LogError> {
+    Ok(client.batch_execute("rollback").await?)
 }
 
 async fn sleep_until(wake: Option<Instant>) {

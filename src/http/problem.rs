@@ -19,7 +19,7 @@ use tokio_postgres::error::{DbError, SqlState};
 use super::{Response, body};
 use crate::auth::Identity;
 use crate::causes::Causes;
-use crate::filter::{ConditionError, Refusal};
+use crate::filter::ConditionError;
 use crate::postgres::transaction::TransactionError;
 use crate::rows::Error;
 use crate::schema::catalog::CatalogError;
@@ -512,21 +512,6 @@ impl Problem {
             "these schemas are served: {}; without a profile header it is the first",
             served.join(", ")
         ))
-    }
-
-    /// A filter that no stream can follow from row images.
-    #[must_use]
-    pub fn of_refusal(refusal: &Refusal) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "PGRST127",
-            "this filter cannot be live",
-        )
-        .details(format!("a stream cannot {refusal}"))
-        .hint(
-            "read it without text/event-stream, or filter by eq, neq, gt, gte, lt, lte, in and is \
-             on plain columns",
-        )
     }
 
     /// The relay's own trouble with a stream that was well asked for.

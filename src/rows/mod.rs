@@ -13,7 +13,8 @@ pub mod once;
 pub mod plan;
 pub mod request;
 pub mod response;
-pub mod shape;
+#[cfg(test)]
+mod shape;
 pub mod statement;
 
 use tokio_postgres::error::{DbError, SqlState};

@@ -807,6 +807,7 @@ const WORDS: [&str; 22] = [
 ];
 
 /// Whether a word is one of a type's that SQL has.
+#[cfg(test)]
 pub(super) fn is_type(word: &str) -> bool {
     WORDS
         .iter()
