@@ -76,15 +76,6 @@ impl Serialize for Current {
     }
 }
 
-/// Whether the client has said who it is. To one who has not, a missing permission is a 401.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caller {
-    /// No token.
-    Anonymous,
-    /// A valid token.
-    Identified,
-}
-
 /// RFC 9209: who refuses, and the code, for those who look at heads only.
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// Content type of every JSON answer of the API.
@@ -207,11 +198,11 @@ impl Problem {
 
     /// An error of `rows`.
     #[must_use]
-    pub fn of_rows(error: &Error, caller: Caller) -> Self {
+    pub fn of_rows(error: &Error) -> Self {
         match error {
             Error::Pool(error) => Self::of_pool(error),
-            Error::Database(error) => Self::of_database(error, caller),
-            Error::Transaction(error) => Self::of_transaction(error, caller),
+            Error::Database(error) => Self::of_database(error),
+            Error::Transaction(error) => Self::of_transaction(error),
             Error::UnknownTable { .. }
             | Error::UnknownColumn { .. }
             | Error::UnknownPayloadColumn { .. }
@@ -239,7 +230,7 @@ impl Problem {
                 Self::new(StatusCode::CONFLICT, "RCR26", error.to_string())
                     .details(format!("it would affect {rows} rows; nothing was changed"))
             }
-            Error::Operation { index, source } => Self::of_rows(source, caller).at(*index),
+            Error::Operation { index, source } => Self::of_rows(source).at(*index),
             _ => Self::of_request(error),
         }
     }
@@ -415,9 +406,9 @@ impl Problem {
 
     /// An error of a transaction.
     #[must_use]
-    pub fn of_transaction(error: &TransactionError, caller: Caller) -> Self {
+    pub fn of_transaction(error: &TransactionError) -> Self {
         match error {
-            TransactionError::Failed(error) => Self::of_database(error, caller),
+            TransactionError::Failed(error) => Self::of_database(error),
             TransactionError::InDoubt(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "RCR02",
@@ -476,7 +467,7 @@ impl Problem {
 
     /// PostgreSQL refused, or the connection broke.
     #[must_use]
-    pub fn of_database(error: &tokio_postgres::Error, caller: Caller) -> Self {
+    pub fn of_database(error: &tokio_postgres::Error) -> Self {
         let Some(error) = error.as_db_error() else {
             return Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -486,7 +477,7 @@ impl Problem {
             .hint("try again in a moment");
         };
         let problem = Self {
-            status: status(error, caller),
+            status: status(error),
             code: Cow::Owned(error.code().code().to_owned()),
             message: error.message().to_owned(),
             details: error.detail().map(str::to_owned),
@@ -544,8 +535,8 @@ impl Problem {
         let message = snapshot.to_string();
         match &**snapshot {
             SnapshotError::Connect(error) => Self::of_pool(error),
-            SnapshotError::Transaction(error) => Self::of_transaction(error, Caller::Anonymous),
-            SnapshotError::Query(error) => Self::of_database(error, Caller::Anonymous),
+            SnapshotError::Transaction(error) => Self::of_transaction(error),
+            SnapshotError::Query(error) => Self::of_database(error),
             SnapshotError::NoSnapshot | SnapshotError::Changed => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "PGRST001", message)
                     .hint("the stream comes back by itself")
@@ -623,7 +614,7 @@ pub fn etag(row: &str) -> HeaderValue {
 /// What the outside hears of an error; the log hears its causes when the fault is ours.
 #[must_use]
 pub fn logged(error: &Error) -> Problem {
-    let problem = Problem::of_rows(error, Caller::Anonymous);
+    let problem = Problem::of_rows(error);
     if problem.status.is_server_error() {
         tracing::warn!(
             code = &*problem.code,
@@ -641,11 +632,11 @@ pub fn explain(trouble: &Trouble) -> Unavailable {
 }
 
 /// The status of an SQLSTATE.
-fn status(error: &DbError, caller: Caller) -> StatusCode {
-    status_of(error.code().code(), error.message(), caller)
+fn status(error: &DbError) -> StatusCode {
+    status_of(error.code().code(), error.message())
 }
 
-fn status_of(code: &str, message: &str, caller: Caller) -> StatusCode {
+fn status_of(code: &str, message: &str) -> StatusCode {
     // A function may raise `PT` and a status of its own choice.
     if let Some(chosen) = code.strip_prefix("PT") {
         return StatusCode::from_bytes(chosen.as_bytes())
@@ -655,8 +646,9 @@ fn status_of(code: &str, message: &str, caller: Caller) -> StatusCode {
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     }
     match (code, &code[..code.len().min(2)]) {
-        ("42501", _) if caller == Caller::Anonymous => StatusCode::UNAUTHORIZED,
-        ("42501", _) | (_, "0L" | "0P" | "28") => StatusCode::FORBIDDEN,
+        // Until it is known that a token would not help: see `seen_by`.
+        ("42501", _) => StatusCode::UNAUTHORIZED,
+        (_, "0L" | "0P" | "28") => StatusCode::FORBIDDEN,
         ("23503" | "23505", _) => StatusCode::CONFLICT,
         ("25006", _) => StatusCode::METHOD_NOT_ALLOWED,
         ("42883" | "42P01", _) => StatusCode::NOT_FOUND,
@@ -729,14 +721,22 @@ mod tests {
             ("HV000", 500),
             ("F0000", 500),
         ] {
-            let status = status_of(code, "", Caller::Anonymous);
+            let status = status_of(code, "");
             assert_eq!(status.as_u16(), expected, "{code}");
         }
-        assert_eq!(status_of("42501", "", Caller::Identified), 403);
+        let verified = Identity {
+            role: None,
+            claims: "{}".into(),
+            expires: None,
+            verified: true,
+        };
+        let denied = Problem::new(status_of("42501", ""), "42501", "");
+        assert_eq!(denied.status, 401);
+        assert_eq!(denied.seen_by(&verified).status, 403);
         let nobody = "role \"nobody\" does not exist";
-        assert_eq!(status_of("22023", nobody, Caller::Identified), 401);
+        assert_eq!(status_of("22023", nobody), 401);
         let unsafe_ = "DELETE requires a WHERE clause";
-        assert_eq!(status_of("21000", unsafe_, Caller::Identified), 400);
+        assert_eq!(status_of("21000", unsafe_), 400);
     }
 
     #[test]
@@ -843,7 +843,7 @@ mod tests {
                 "PGRST205",
             ),
         ] {
-            let problem = Problem::of_rows(&error, Caller::Anonymous);
+            let problem = Problem::of_rows(&error);
             assert_eq!(problem.code, code, "{error}");
             let response = problem.into_response();
             assert_eq!(response.status(), status, "{error}");
@@ -863,7 +863,7 @@ mod tests {
                 current: current.map(str::to_owned),
                 holds: false,
             };
-            Problem::of_rows(&error, Caller::Anonymous)
+            Problem::of_rows(&error)
         };
         let changed = problem(Some("{\"n\": 1e999}"));
         assert!(changed.body().ends_with(",\"current\":{\"n\": 1e999}}"));
