@@ -582,17 +582,17 @@ async fn what_a_function_sets_for_the_session_meets_nobody_else() {
                          set_config('request.own', 'mine', false),
                          set_config('datestyle', 'German', false);
                end $$;
-             create function careless_reader() returns int language sql stable as
-               $$ select 1 from (select set_config('request.own', 'mine', false),
-                                        set_config('datestyle', 'German', false)) s $$;
+             create view careless_view as
+               select set_config('request.own', 'mine', false) own,
+                      set_config('datestyle', 'German', false) style;
              create function shown() returns text language sql volatile as
                $$ select coalesce(current_setting('request.own', true), '') || date '2026-01-31' $$;
              select rowcast.expose_function('careless()'), rowcast.expose_function('shown()'),
-                    rowcast.expose_function('careless_reader()')",
+                    rowcast.expose('careless_view')",
         )
         .await;
-    let read = relay.get("/rest/v1/rpc/careless_reader").await;
-    assert_eq!(read.body, "1");
+    let read = relay.get("/rest/v1/careless_view").await;
+    assert_eq!(read.json()[0]["own"], "mine");
     let other = call(&relay, "shown", "").await;
     assert_eq!(other.body, "\"2026-01-31\"");
     let own = call(&relay, "careless", "").await;

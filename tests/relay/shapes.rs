@@ -702,6 +702,17 @@ impl Line {
         Self { address, sender }
     }
 
+    /// The last request has not closed it either.
+    async fn still_open(mut self) {
+        let asked = Asked {
+            method: "GET",
+            target: b"/rest/v1/tasks?id=eq.1".to_vec(),
+            headers: Vec::new(),
+            body: String::new(),
+        };
+        assert_eq!(self.ask(&asked).await, Some(200));
+    }
+
     /// The answer's status. The connection must outlive it.
     async fn ask(&mut self, asked: &Asked) -> Option<u16> {
         let uri = Uri::try_from(asked.target.as_slice()).ok()?;
@@ -979,7 +990,6 @@ async fn random_requests_make_statements_of_few_shapes_and_no_server_errors() {
         mild: false,
     };
     let (mut reader, mut writer) = (asker(seed), asker(!seed));
-    let (mut reads, mut writes) = (Line::open(&relay).await, Line::open(&relay).await);
 
     // What the relay does now and then, it does at least once before anything is counted.
     database.sql("notify pgrst").await;
@@ -993,6 +1003,8 @@ async fn random_requests_make_statements_of_few_shapes_and_no_server_errors() {
     while asked < requests {
         // One writer, so that no two writes wait for one another.
         let batch = requests.min(500);
+        // New ones: a connection that waits for long between two requests is closed.
+        let (mut reads, mut writes) = (Line::open(&relay).await, Line::open(&relay).await);
         let mut one = BTreeMap::<u16, u64>::new();
         let mut other = BTreeMap::<u16, u64>::new();
         futures::join!(
@@ -1006,6 +1018,7 @@ async fn random_requests_make_statements_of_few_shapes_and_no_server_errors() {
                         watch(&relay, &asked).await;
                     }
                 }
+                reads.still_open().await;
             },
             async {
                 for _ in 0..batch / 10 * 4 {
@@ -1013,6 +1026,7 @@ async fn random_requests_make_statements_of_few_shapes_and_no_server_errors() {
                         *other.entry(status).or_default() += 1;
                     }
                 }
+                writes.still_open().await;
             }
         );
         for (status, count) in one.into_iter().chain(other) {
