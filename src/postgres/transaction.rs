@@ -19,7 +19,7 @@ use super::untyped::untyped;
 const LOCK: Duration = Duration::from_secs(2);
 /// Longest time the server waits for our next message inside a transaction. We send it at once,
 /// so only a relay that was frozen or cut off gets here.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(5);
 /// How much longer than its statements a transaction may take before we stop listening.
 const GRACE: Duration = Duration::from_secs(3);
 
