@@ -3,7 +3,7 @@
 # Node from tests/setup.sh, where the system's is too old.
 export PATH := $(CURDIR)/tests/.node/node_modules/node/bin:$(PATH)
 
-.PHONY: help run test lint bench
+.PHONY: help run test lint bench histcheck
 
 help: ## tell what there is
 	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-12s%s\n", $$1, $$2 }'
@@ -34,3 +34,7 @@ lint: ## check format, lints, and what the dependencies bring along
 
 bench: ## measure the rooms that need no database
 	cargo bench --bench rooms
+
+histcheck: ## check histories under faults: 20 seeds of 5 minutes, with a report
+	@tests/setup.sh test
+	cargo test --test histcheck -- --seeds 20 --seconds 300 --report target/histcheck
