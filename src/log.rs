@@ -5,24 +5,27 @@
 //! whole, without waiting for any that is still open (proof in `docs/design.md`). Rows that the log
 //! tells only by key are read in the same snapshot, so that a batch never mixes two states.
 //!
-//! It knows neither views nor subscribers.
+//! [`batch`](Gathering) makes transactions of rows and [`fold`](fold()) one change a key of
+//! transactions; both are pure. This file is the queries. It knows neither views nor subscribers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod batch;
+mod fold;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use jiff::Timestamp;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, Kind as TypeKind, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use crate::cursor::{Cursor, Name, Xid};
-use crate::event::{
-    self, Change, Delta, Entry, Image, Message, Operation, Scope, State, TOO_LARGE, Transaction,
-};
+use crate::cursor::{Cursor, Xid};
+use crate::event::{Entry, Image, Operation, State, TOO_LARGE};
 use crate::postgres::quote;
 use crate::schema::catalog::{Catalog, Table};
+pub use batch::{Batch, Bounds, Gathered, Gathering, Head, Net, Place, TooMuch};
+pub use fold::{Folded, fold};
 
 /// The two branches of a poll: what had not begun at the cursor, and what was in progress there.
 /// Each is a condition on the head of the primary key, so that the cost does not depend on the
@@ -47,69 +50,6 @@ pub const BEGIN: &str = "begin isolation level repeatable read, read only; \
                          set local row_security = off; \
                          set local lock_timeout = '300ms'";
 
-/// Sizes above which a transaction is not kept but told as "unknown from here on", which makes the
-/// views it touched read their state anew: bounded memory, whatever a writer does.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Log rows of one transaction.
-    pub rows: usize,
-    /// Bytes of images of one transaction.
-    pub bytes: usize,
-    /// Bytes of images of one batch.
-    pub batch: usize,
-    /// Log rows of one batch, above which it is not read at all: [`LogError::TooMuch`].
-    pub total: u64,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self {
-            rows: 20_000,
-            bytes: 16 << 20,
-            batch: 64 << 20,
-            total: u64::MAX,
-        }
-    }
-}
-
-/// What one poll read.
-#[derive(Debug)]
-pub struct Batch {
-    /// The snapshot it was read in.
-    pub end: Cursor,
-    /// The life of the transaction counter; `None` after a crash that nobody has seen to yet.
-    pub epoch: Option<Name>,
-    /// Transactions done here may have been trimmed.
-    pub horizon: Option<Cursor>,
-    /// The value of `rowcast.gap`.
-    pub gap: i64,
-    /// The value up to which resets were written.
-    pub gap_told: i64,
-    /// Log rows read.
-    pub rows: u64,
-    /// Transactions with resets, or with entries of tables that the catalogue does not have: it must
-    /// be read anew.
-    pub definitions: Vec<Xid>,
-    /// In delivery order: by the highest log id of each, which is an order of dependency.
-    pub transactions: Vec<Arc<Transaction>>,
-}
-
-impl Batch {
-    /// Whether entries after `from` may have been deleted before they were read.
-    #[must_use]
-    pub fn is_trimmed_after(&self, from: &Cursor) -> bool {
-        let horizon = self.horizon.as_ref();
-        horizon.is_some_and(|horizon| !from.covers(horizon))
-    }
-
-    /// Whether definitions have changed that a catalogue does not show which was read after `known`,
-    /// the end of an earlier batch: between the two there may have been more changes.
-    #[must_use]
-    pub fn changed_definitions_after(&self, known: &Cursor) -> bool {
-        self.definitions.iter().any(|xid| !known.is_done(*xid))
-    }
-}
-
 /// A database that is silent for so long is gone. It bounds each step and not the whole read: a huge
 /// transaction takes its time.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -124,18 +64,11 @@ pub enum LogError {
     #[error("the log did not answer within {} seconds", SILENCE.as_secs())]
     Silent,
     /// More than the reader wants to take.
-    #[error("there is more to read than is wanted")]
-    TooMuch,
+    #[error(transparent)]
+    TooMuch(#[from] TooMuch),
     /// An answer that this version does not understand.
     #[error("the log holds something unexpected: {0}")]
     Unexpected(&'static str),
-}
-
-/// What of an epoch does not change while a connection lasts. With the uuid it names the epoch: a
-/// restored dump carries the uuid along, but lives under other oids.
-#[derive(Debug, Clone)]
-pub struct Place {
-    system: String,
 }
 
 impl Place {
@@ -148,15 +81,7 @@ impl Place {
                    (select oid from pg_database where datname = current_database()), \
                    'rowcast.log'::regclass::oid)";
         let row = client.query_one(sql, &[]).await?;
-        Ok(Self {
-            system: row.try_get(0)?,
-        })
-    }
-
-    /// The epoch of that uuid here.
-    #[must_use]
-    pub fn epoch(&self, uuid: &str) -> Name {
-        Name::of([self.system.as_str(), uuid])
+        Ok(Self::new(row.try_get(0)?))
     }
 }
 
@@ -201,57 +126,17 @@ pub async fn open(
     catalog: &Catalog,
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
-    let raw = begin(client, from, bounds).await?;
-    let changed = |pending: &&Pending| pending.definitions_changed(catalog);
-    let changed = raw.transactions.iter().filter(changed);
-    let definitions = changed.map(|pending| pending.xid).collect();
-    let mut transactions = Vec::with_capacity(raw.transactions.len());
-    let mut unknown: BTreeMap<u32, Lookups> = BTreeMap::new();
-    for pending in raw.transactions {
-        transactions.push(pending.net(catalog));
-    }
-    for (at, transaction) in transactions.iter().enumerate() {
-        for (delta, changes) in transaction.deltas.iter().enumerate() {
-            for (change, Change { after, .. }) in changes.changes.iter().enumerate() {
-                if let State::Unknown(lookup) = after {
-                    let lookups = unknown.entry(changes.table).or_default();
-                    lookups.push((Arc::clone(lookup), at, delta, change));
-                }
-            }
-        }
-    }
-    for (oid, lookups) in unknown {
+    let mut net = begin(client, place, from, bounds).await?.net(catalog);
+    for (oid, objects) in net.lookups() {
         let Some(table) = catalog.table_by_oid(oid) else {
             continue;
         };
-        let keys: Vec<&str> = lookups.iter().map(|(key, ..)| &**key).collect();
-        let rows = rows_told(client, table, &keys).await?;
-        for (_, at, delta, change) in lookups {
-            let delta = &mut transactions[at].deltas[delta];
-            match (&rows, delta.changes.get_mut(change)) {
-                (Some(rows), Some(change)) => {
-                    change.after = rows.get(&*change.key).cloned().unwrap_or(State::Absent);
-                }
-                // Somebody holds the table: its views read their state when they can, and the
-                // others do not wait for it.
-                _ => delta.scope = Scope::Unknown,
-            }
-        }
+        let objects: Vec<&str> = objects.iter().map(AsRef::as_ref).collect();
+        let rows = rows_told(client, table, &objects).await?;
+        net.settle(oid, rows.as_ref());
     }
-    Ok(Batch {
-        end: raw.end,
-        epoch: raw.uuid.map(|uuid| place.epoch(&uuid)),
-        horizon: raw.horizon,
-        gap: raw.gap,
-        gap_told: raw.gap_told,
-        rows: raw.rows,
-        definitions,
-        transactions: transactions.into_iter().map(Arc::new).collect(),
-    })
+    Ok(net.finish())
 }
-
-/// Lookup object, and where its answer belongs: transaction, delta, change.
-type Lookups = Vec<(Arc<str>, usize, usize, usize)>;
 
 /// As [`rows_by_key`], but a row that cannot be converted is told without its value: the casts of a
 /// table's owner run here, and an error of theirs must not stop the feed of everybody else. `None`
@@ -351,18 +236,13 @@ async fn rows_by_key(
     Ok(found)
 }
 
-struct Raw {
-    end: Cursor,
-    uuid: Option<String>,
-    horizon: Option<Cursor>,
-    gap: i64,
-    gap_told: i64,
-    rows: u64,
-    transactions: Vec<Pending>,
-}
-
 /// Opens the transaction and reads the entries; leaves it open. Everything is sent at once.
-async fn begin(client: &Client, from: &Cursor, bounds: Bounds) -> Result<Raw, LogError> {
+async fn begin(
+    client: &Client,
+    place: &Place,
+    from: &Cursor,
+    bounds: Bounds,
+) -> Result<Gathered, LogError> {
     let (xmax, xip) = (
         Xid8(from.xmax()),
         from.xip().iter().map(|xid| Xid8(*xid)).collect::<Vec<_>>(),
@@ -392,24 +272,20 @@ async fn begin(client: &Client, from: &Cursor, bounds: Bounds) -> Result<Raw, Lo
     let mut rows = std::pin::pin!(rows?);
     while let Some(row) = in_time(rows.next()).await? {
         let (xid, entry) = entry(&row?)?;
-        batch.add(xid, entry);
-        if batch.rows > bounds.total {
-            return Err(LogError::TooMuch);
-        }
-        if batch.rows.is_multiple_of(1000) {
+        batch.add(xid, entry)?;
+        if batch.rows().is_multiple_of(1000) {
             // Rows that have arrived are taken without waiting; others must have their turn.
             tokio::task::yield_now().await;
         }
     }
-    Ok(Raw {
+    let uuid: Option<&str> = head.try_get(1)?;
+    Ok(batch.finish(Head {
         end: snapshot(head.try_get(0)?)?,
-        uuid: head.try_get(1)?,
+        epoch: uuid.map(|uuid| place.epoch(uuid)),
         horizon: horizon.map(snapshot).transpose()?,
         gap: if is_called { last_value } else { 0 },
         gap_told: head.try_get(5)?,
-        rows: batch.rows,
-        transactions: batch.finish(),
-    })
+    }))
 }
 
 async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, LogError> {
@@ -437,250 +313,6 @@ fn entry(row: &Row) -> Result<(Xid, Entry), LogError> {
         at: row.try_get(2)?,
     };
     Ok((xid, entry))
-}
-
-/// Entries of one transaction as they come in.
-#[derive(Default)]
-struct Pending {
-    xid: Xid,
-    last: i64,
-    at: Timestamp,
-    entries: Vec<Entry>,
-    bytes: usize,
-    /// What it touched, kept when its entries are not.
-    touched: BTreeSet<(u32, Option<String>)>,
-    oversize: bool,
-}
-
-struct Gathering {
-    bounds: Bounds,
-    bytes: usize,
-    rows: u64,
-    pending: HashMap<Xid, Pending>,
-}
-
-impl Gathering {
-    fn new(bounds: Bounds) -> Self {
-        Self {
-            bounds,
-            bytes: 0,
-            rows: 0,
-            pending: HashMap::new(),
-        }
-    }
-
-    fn add(&mut self, xid: Xid, entry: Entry) {
-        self.rows += 1;
-        let pending = self.pending.entry(xid).or_default();
-        pending.xid = xid;
-        if entry.id > pending.last {
-            pending.last = entry.id;
-            pending.at = entry.at;
-        }
-        let touched = (entry.rel, entry.channel.clone());
-        if !pending.touched.contains(&touched) {
-            pending.touched.insert(touched);
-        }
-        if pending.oversize {
-            return;
-        }
-        let bytes =
-            entry.old.as_ref().map_or(0, |t| t.len()) + entry.new.as_ref().map_or(0, |t| t.len());
-        pending.bytes += bytes;
-        self.bytes += bytes;
-        pending.entries.push(entry);
-        if pending.bytes > self.bounds.bytes || pending.entries.len() > self.bounds.rows {
-            self.bytes -= pending.collapse();
-        } else if self.bytes > self.bounds.batch {
-            // All at once: looking for the largest at each further row would cost its square.
-            for pending in self.pending.values_mut() {
-                pending.collapse();
-            }
-            self.bytes = 0;
-        }
-    }
-
-    fn finish(self) -> Vec<Pending> {
-        let mut all: Vec<Pending> = self.pending.into_values().collect();
-        all.sort_by_key(|pending| pending.last);
-        for pending in &mut all {
-            pending.entries.sort_by_key(|entry| entry.id);
-        }
-        all
-    }
-}
-
-impl Pending {
-    /// Forgets the entries and returns the bytes they took.
-    fn collapse(&mut self) -> usize {
-        self.oversize = true;
-        self.entries = Vec::new();
-        std::mem::take(&mut self.bytes)
-    }
-
-    fn definitions_changed(&self, catalog: &Catalog) -> bool {
-        let resets = self
-            .entries
-            .iter()
-            .any(|entry| entry.operation == Operation::Reset);
-        let mut tables = self
-            .touched
-            .iter()
-            .filter(|(rel, channel)| *rel != 0 && channel.is_none());
-        resets || tables.any(|(rel, _)| catalog.table_by_oid(*rel).is_none())
-    }
-
-    fn net(self, catalog: &Catalog) -> Transaction {
-        let mut transaction = Transaction {
-            xid: self.xid,
-            at: self.at,
-            deltas: Vec::new(),
-            messages: Vec::new(),
-            reset_all: false,
-        };
-        if self.oversize {
-            for (rel, channel) in &self.touched {
-                // A message that cannot be kept must not get lost in silence either.
-                transaction.reset_all |= channel.is_some() || *rel == 0;
-                if let Some(table) = catalog.table_by_oid(*rel) {
-                    transaction.unknown(table.oid);
-                }
-            }
-            return transaction;
-        }
-        let mut tables: BTreeMap<u32, (Arc<Table>, Vec<&Entry>)> = BTreeMap::new();
-        for entry in &self.entries {
-            match (entry.operation, catalog.table_by_oid(entry.rel)) {
-                (Operation::Message, _) => transaction.messages.push(Message {
-                    channel: entry.channel.clone().unwrap_or_default(),
-                    payload: entry.new.clone().unwrap_or_else(|| "null".into()),
-                    at: entry.at,
-                }),
-                (Operation::Reset, _) if entry.rel == 0 => transaction.reset_all = true,
-                (_, Some(table)) => {
-                    let rows = tables
-                        .entry(table.oid)
-                        .or_insert_with(|| (Arc::clone(table), Vec::new()));
-                    rows.1.push(entry);
-                }
-                // A table dropped or unwatched since: whoever showed it is told by oid.
-                (Operation::Reset, None) => transaction.unknown(entry.rel),
-                (_, None) => {}
-            }
-        }
-        for (oid, (table, entries)) in tables {
-            match delta(&table, &entries) {
-                Some(delta) => transaction.deltas.push(delta),
-                None => transaction.unknown(oid),
-            }
-        }
-        transaction
-    }
-}
-
-impl Transaction {
-    fn unknown(&mut self, table: u32) {
-        self.deltas.push(Delta {
-            table,
-            scope: Scope::Unknown,
-            changes: Vec::new(),
-        });
-    }
-}
-
-/// What the entries of one table, in order, come to; `None` for "unknown".
-fn delta(table: &Table, entries: &[&Entry]) -> Option<Delta> {
-    let mut scope = Scope::Keys;
-    let mut rest = 0;
-    for (place, entry) in entries.iter().enumerate() {
-        match entry.operation {
-            Operation::Truncate if entry.rel == table.oid => {
-                scope = Scope::Truncated;
-                rest = place + 1;
-            }
-            // TRUNCATE of the root tells each partition too, right after it. A partition truncated
-            // alone takes rows along that no entry names.
-            Operation::Truncate if scope == Scope::Truncated && rest == place => rest = place + 1,
-            Operation::Truncate | Operation::Reset => return None,
-            _ => {}
-        }
-    }
-    let changes = event::net(&entries[rest..], &table.key).ok()?;
-    Some(Delta {
-        table: table.oid,
-        scope,
-        changes,
-    })
-}
-
-/// Everything a screen missed, folded: for each key the state before the first and after the last
-/// change. `transactions` are in delivery order.
-#[must_use]
-pub fn fold<'a>(transactions: impl IntoIterator<Item = &'a Transaction>, table: u32) -> Folded {
-    let mut folded = Folded::default();
-    for transaction in transactions {
-        folded.unknown |= transaction.reset_all;
-        for delta in transaction
-            .deltas
-            .iter()
-            .filter(|delta| delta.table == table)
-        {
-            match delta.scope {
-                Scope::Unknown => folded.unknown = true,
-                Scope::Truncated => {
-                    folded.truncated = true;
-                    folded.changes.clear();
-                }
-                Scope::Keys => {}
-            }
-            for change in &delta.changes {
-                let (before, bytes) = match folded.changes.remove(&change.key) {
-                    Some((_, _, earlier)) => (earlier.before, 0),
-                    None => (change.before.clone(), change.key.len()),
-                };
-                folded.bytes += bytes;
-                if let State::Row(text) = &change.after {
-                    folded.bytes += text.len();
-                }
-                let order = folded.order;
-                folded.order += 1;
-                let change = Change {
-                    before,
-                    ..change.clone()
-                };
-                folded
-                    .changes
-                    .insert(Arc::clone(&change.key), (order, transaction.xid, change));
-            }
-        }
-    }
-    folded
-}
-
-/// The result of [`fold`].
-#[derive(Debug, Default)]
-pub struct Folded {
-    /// Not everything is told: the state must be read anew.
-    pub unknown: bool,
-    /// The table was truncated; the changes are from then on.
-    pub truncated: bool,
-    /// Bytes of images seen, an upper bound of what is left.
-    pub bytes: usize,
-    order: usize,
-    changes: HashMap<Arc<str>, (usize, Xid, Change)>,
-}
-
-impl Folded {
-    /// The changes, each with its last transaction, in the order of their last touch.
-    #[must_use]
-    pub fn changes(self) -> Vec<(Xid, Change)> {
-        let mut changes: Vec<_> = self.changes.into_values().collect();
-        changes.sort_by_key(|(order, ..)| *order);
-        changes
-            .into_iter()
-            .map(|(_, xid, change)| (xid, change))
-            .collect()
-    }
 }
 
 /// A cursor to start at that lets the memory of a new relay serve those who were connected to its

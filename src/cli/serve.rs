@@ -35,7 +35,7 @@ use crate::postgres::{pool, quote};
 use crate::schema::catalog::Handle;
 use crate::schema::{reload, upkeep};
 use crate::shutdown::Shutdown;
-use crate::subscription;
+use crate::subscription::{self, Pools};
 use crate::view::snapshot;
 
 /// A named database may be started beside us; it is waited for this long.
@@ -270,12 +270,12 @@ impl Relay {
         }));
         let listening = watch::Sender::new(BTreeSet::new());
         let heard = listening.subscribe();
-        let notes = Arc::clone(&feed);
+        let notes = Arc::clone(feed.stage());
         let doorbell = Doorbell {
             target: target.clone(),
             bell,
             definitions: Arc::clone(&definitions),
-            wanted: feed.wanted(),
+            wanted: feed.stage().wanted(),
             listening,
             on_notify: Arc::new(move |channel, payload| notes.notify(channel, payload)),
             health: Arc::clone(&health),
@@ -293,14 +293,17 @@ impl Relay {
                 pre_request: config.pre_request.as_deref().map(quoted),
             }),
             streams: subscription::Parts {
-                feed: Arc::clone(&feed),
-                log,
-                states,
-                catalog,
+                stage: Arc::clone(feed.stage()),
+                reads: Arc::new(Pools {
+                    log,
+                    states,
+                    catalog,
+                    snapshots: snapshot::Limits::default(),
+                }),
                 health: Arc::clone(&health),
                 metrics: Arc::clone(&metrics),
                 shutdown: shutdown.clone(),
-                snapshots: snapshot::Limits::default(),
+                limits: subscription::Limits::default(),
                 explain: problem::explain,
             },
             listening: heard,

@@ -1,48 +1,29 @@
-//! Views that ask PostgreSQL: kept here, and asked again whenever something changed.
+//! Views that ask PostgreSQL: kept here, with what they have yet to ask for and how far they have
+//! been told.
 //!
-//! One round: the log is read in a transaction whose snapshot is exported, and every view that is
-//! concerned reads the keys that changed in that same snapshot, as its watcher and through another
-//! login, which cannot read the log. So keys and rows belong to one state, and the end of each
-//! round is a true one. A view that cannot be asked keeps what it has to ask for, and its token.
+//! A round takes from here what is to be asked ([`Stage::questions`]) and brings each answer back
+//! ([`Stage::publish_answer`]). A view that could not be asked keeps what it has to ask for, and its
+//! token. Pure computation under a lock of its own; [`super::asking`] puts the questions.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use futures::StreamExt;
 use tokio::time::Instant;
-use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
-use tracing::{debug, warn};
 
-use super::{AbortOnDrop, DEFINITIONS, Feed, FeedError, Joined, NotYet, Position};
+use super::stage::{Joined, NotYet, Position, Stage};
 use crate::backoff::Backoff;
-use crate::causes::Causes;
 use crate::cursor::{Cursor, Name, Token};
 use crate::event::Transaction;
-use crate::log::{self, Batch, Bounds, LogError, Place};
+use crate::log::Batch;
 use crate::metrics::Answer as Counted;
-use crate::postgres::pool::{Lease, PINS, PoolError};
-use crate::postgres::transaction::{self, Terms, TransactionError};
-use crate::shutdown::Shutdown;
-use crate::view::asking::{Answer, AskError, Asking, Digest, Pending, Shown};
+use crate::view::asking::{Answer, Asking, Digest, Pending, Shown};
 use crate::view::{Check, Delivery, Event, Mark, View};
 
 /// Views that ask, above which no more are taken: each costs queries with every change.
 const MOST: usize = 1_000;
-/// Views that are asked at the same time.
-const AT_ONCE: usize = 4;
-/// Longest time for one question.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Views whose policies read what nobody watches are compared this often.
 const COMPARE: Duration = Duration::from_secs(5);
-/// What a round reads at most, above which every view reads its state anew.
-const ROUND: Bounds = Bounds {
-    rows: 20_000,
-    bytes: 16 << 20,
-    batch: 32 << 20,
-    total: 100_000,
-};
 
 /// The views that ask, and how far they have been told.
 #[derive(Debug, Default)]
@@ -68,39 +49,25 @@ struct Entry {
 }
 
 /// A view with what it is to be asked, taken out of its entry.
-struct Question {
-    view: Arc<View>,
-    asking: Arc<Asking>,
-    pending: Pending,
-    shown: Option<Shown>,
+#[derive(Debug)]
+pub struct Question {
+    /// The view.
+    pub view: Arc<View>,
+    /// How it asks.
+    pub asking: Arc<Asking>,
+    /// What it asks for.
+    pub pending: Pending,
+    /// What it shows, if that is known; an answer brings it up to date.
+    pub shown: Option<Shown>,
 }
 
 /// Why a question has no answer.
-#[derive(Debug, thiserror::Error)]
-enum NoAnswer {
-    #[error("no connection to ask with")]
-    Pool(#[from] PoolError),
-    #[error("the view could not be asked for")]
-    Transaction(#[from] TransactionError),
-    #[error(transparent)]
-    Ask(#[from] AskError),
-}
-
-impl NoAnswer {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unanswered {
     /// Asking the same again is of no use: permissions or definitions have changed.
-    fn is_final(&self) -> bool {
-        let (Self::Transaction(TransactionError::Failed(error))
-        | Self::Ask(AskError::Query(error))) = self
-        else {
-            return matches!(self, Self::Ask(AskError::Anew));
-        };
-        error.code().is_some_and(|code| {
-            *code == SqlState::INSUFFICIENT_PRIVILEGE
-                || *code == SqlState::UNDEFINED_COLUMN
-                || *code == SqlState::UNDEFINED_TABLE
-                || *code == SqlState::INVALID_PARAMETER_VALUE
-        })
-    }
+    Anew,
+    /// It is to be asked again.
+    Failed,
 }
 
 /// Why a view that asks cannot be joined now.
@@ -114,7 +81,7 @@ pub enum Unjoined {
     Crowded(usize),
 }
 
-impl Feed {
+impl Stage {
     /// Joins the view of that name which asks, registering `view` if there is none.
     ///
     /// # Errors
@@ -172,88 +139,53 @@ impl Feed {
         }
     }
 
-    /// Asks until the stop signal. Losses of the database are survived.
-    pub async fn ask(&self, shutdown: Shutdown) {
-        let mut backoff = Backoff::new();
-        loop {
-            let ended = tokio::select! {
-                () = async { shutdown.begun().await; } => return,
-                ended = self.asking_session(&mut backoff) => ended,
-            };
-            let Err(error) = ended;
-            debug!(error = %Causes(&error), "views that ask are behind");
-            for entry in self.asked.lock().views.values() {
-                entry.view.set_failing();
-            }
-            tokio::time::sleep(backoff.delay()).await;
+    /// Whether there are views that ask.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        !self.asked.lock().views.is_empty()
+    }
+
+    /// When to ask though nothing was published.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.asked.lock().next_wake()
+    }
+
+    /// Nobody can be asked.
+    pub fn set_asked_failing(&self) {
+        for entry in self.asked.lock().views.values() {
+            entry.view.set_failing();
         }
     }
 
-    async fn asking_session(
-        &self,
-        backoff: &mut Backoff,
-    ) -> Result<std::convert::Infallible, FeedError> {
-        let mut position = self.position.subscribe();
-        while self.asked.lock().views.is_empty() {
-            self.asked_anew.notified().await;
-        }
-        let (client, connection) = self.parts.target.connect("rowcast asking").await?;
-        let _stop_driver = AbortOnDrop(tokio::spawn(connection));
-        let settings = format!("{PINS}; set search_path = pg_catalog, pg_temp");
-        let settings = client.batch_execute(&settings).await;
-        settings.map_err(LogError::from)?;
-        let place = Place::of(&client).await?;
-        loop {
-            let here = position.borrow_and_update().clone();
-            if let Some(here) = here {
-                self.turn(&client, &place, here).await?;
-                backoff.reset();
-            }
-            let wake = self.asked.lock().next_wake();
-            tokio::select! {
-                changed = position.changed() => if changed.is_err() { std::future::pending().await },
-                () = sleep_until(wake) => {}
-            }
-        }
-    }
-
-    /// One round, or none where nothing that was published since concerns a view.
-    async fn turn(&self, client: &Client, place: &Place, here: Position) -> Result<(), FeedError> {
+    /// From where the log is to be read for a round that brings every view to `here`. `None` where
+    /// nothing that was published since concerns any of them: then they are there.
+    #[must_use]
+    pub fn round(&self, here: &Position) -> Option<Arc<Cursor>> {
         let from = {
             let mut state = self.asked.lock();
-            match state.at.clone() {
-                None => return Ok(()),
-                Some(at) if at.epoch == here.epoch => at.cursor,
-                Some(_) => {
-                    // Another life of the transaction counter: nothing that was shown holds.
-                    self.reset_asked(&mut state, "epoch");
-                    return Ok(());
-                }
+            let at = state.at.clone()?;
+            if at.epoch != here.epoch {
+                // Another life of the transaction counter: nothing that was shown holds.
+                self.reset_asked(&mut state, "epoch");
+                return None;
             }
+            at.cursor
         };
         if self.is_quiet(&from) {
             let mut state = self.asked.lock();
             if !state.is_due() {
-                state.move_to(&here);
-                return Ok(());
+                state.move_to(here);
+                return None;
             }
         }
-        let Some((batch, snapshot)) = self.read(client, place, &from).await? else {
-            let mut state = self.asked.lock();
-            self.reset_asked(&mut state, "log");
-            return Ok(());
-        };
-        let (epoch, end) = (here.epoch, Arc::new(batch.end.clone()));
-        if batch.epoch != Some(epoch) {
-            return Err(FeedError::EpochEnded);
-        }
-        let questions = self.questions(&batch, epoch, &end);
-        self.put(questions, &snapshot, epoch, &end).await;
-        client
-            .batch_execute("commit")
-            .await
-            .map_err(LogError::from)?;
-        Ok(())
+        Some(from)
+    }
+
+    /// The log does not hold all of a round any more, or too much: every view reads its state anew.
+    pub fn skip_round(&self) {
+        let mut state = self.asked.lock();
+        self.reset_asked(&mut state, "log");
     }
 
     /// Whether no transaction that the feed has published since `from` concerns any view here.
@@ -264,43 +196,14 @@ impl Feed {
         let state = self.asked.lock();
         since
             .iter()
-            .all(|transaction| !state.is_touched(transaction))
-    }
-
-    /// The log since `from`, in a transaction that stays open; `None` when it is too much, or not all
-    /// there any more.
-    async fn read(
-        &self,
-        client: &Client,
-        place: &Place,
-        from: &Cursor,
-    ) -> Result<Option<(Batch, String)>, FeedError> {
-        let mut catalog = self.parts.catalog.current();
-        let mut known = Cursor::default();
-        for _ in 0..DEFINITIONS {
-            let batch = match log::open(client, place, from, &catalog, ROUND).await {
-                Err(LogError::TooMuch) => break,
-                batch => batch?,
-            };
-            if batch.is_trimmed_after(from) {
-                break;
-            }
-            if !batch.changed_definitions_after(&known) {
-                return Ok(Some((batch, log::export(client).await?)));
-            }
-            rollback(client).await?;
-            known = batch.end;
-            catalog = self.parts.catalog.reload().await?;
-        }
-        // Outside of a transaction, after the last reading, it does nothing.
-        rollback(client).await?;
-        Ok(None)
+            .all(|missed| !state.is_touched(&missed.transaction))
     }
 
     /// Goes on to the end of the batch, and takes what is to be asked. As one step: a view that is
     /// registered before gets all of the batch, and one registered after reads its state in a later
     /// snapshot than `end`.
-    fn questions(&self, batch: &Batch, epoch: Name, end: &Arc<Cursor>) -> Vec<Question> {
+    #[must_use]
+    pub fn questions(&self, batch: &Batch, epoch: Name, end: &Arc<Cursor>) -> Vec<Question> {
         let mut state = self.asked.lock();
         let state = &mut *state;
         state.at = Some(Position {
@@ -342,57 +245,29 @@ impl Feed {
         questions
     }
 
-    /// Puts the questions, and publishes each answer as soon as it is there.
-    async fn put(&self, questions: Vec<Question>, snapshot: &str, epoch: Name, end: &Arc<Cursor>) {
-        let asked = questions.into_iter().map(async |mut question| {
-            let answer = self.answer(&mut question, snapshot).await;
-            self.publish_answer(&mut question, answer, epoch, end);
-        });
-        let asked = futures::stream::iter(asked).buffer_unordered(AT_ONCE);
-        asked.collect::<()>().await;
-    }
-
-    async fn answer(&self, question: &mut Question, snapshot: &str) -> Result<Answer, NoAnswer> {
-        let Question {
-            view,
-            asking,
-            pending,
-            shown,
-        } = question;
-        let lease = Lease::take(&self.parts.asking).await?;
-        let terms = Terms {
-            snapshot: Some(snapshot),
-            ..Terms::read(view.context(), PATIENCE)
-        };
-        transaction::run(lease, terms, async |client| {
-            let answer = view.ask(asking, pending, shown.as_mut(), client).await;
-            answer.map_err(NoAnswer::from)
-        })
-        .await
-    }
-
-    fn publish_answer(
+    /// Publishes what came of a question that was put at `end`.
+    pub fn publish_answer(
         &self,
-        question: &mut Question,
-        answer: Result<Answer, NoAnswer>,
+        mut question: Question,
+        answer: Result<Answer, Unanswered>,
         epoch: Name,
         end: &Arc<Cursor>,
     ) {
-        let view = &question.view;
+        let view = Arc::clone(&question.view);
         let mut state = self.asked.lock();
         // It may have been reset, and even replaced, while it was asked.
         let Some(entry) = state.views.get_mut(&view.name()) else {
             return;
         };
-        if !Arc::ptr_eq(&entry.view, view) {
+        if !Arc::ptr_eq(&entry.view, &view) {
             return;
         }
         let result = match &answer {
             Ok(_) => "told",
-            Err(error) if error.is_final() => "anew",
-            Err(_) => "failed",
+            Err(Unanswered::Anew) => "anew",
+            Err(Unanswered::Failed) => "failed",
         };
-        let asked = &self.parts.metrics.asked;
+        let asked = &self.metrics.asked;
         asked.get_or_create(&Counted { result }).inc();
         match answer {
             Ok(Answer { elements, whole }) => {
@@ -435,12 +310,10 @@ impl Feed {
                 // After the event: who reads this first finds every event up to it.
                 view.set_told(Arc::clone(end));
             }
-            Err(error) if error.is_final() => {
-                debug!(error = %Causes(&error), "a view is to be made anew");
+            Err(Unanswered::Anew) => {
                 self.reset_entry(&mut state, view.name(), None);
             }
-            Err(error) => {
-                warn!(error = %Causes(&error), "a view could not be asked for");
+            Err(Unanswered::Failed) => {
                 view.set_failing();
                 let pending = std::mem::take(&mut question.pending);
                 entry.pending.put_back(pending);
@@ -516,16 +389,5 @@ impl State {
             }
         }
         self.at = Some(here.clone());
-    }
-}
-
-async fn rollback(client: &Client) -> Result<(), LogError> {
-    Ok(client.batch_execute("rollback").await?)
-}
-
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(wake) => tokio::time::sleep_until(wake).await,
-        None => std::future::pending().await,
     }
 }

@@ -4,62 +4,52 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::stage::Missed;
 use crate::cursor::Cursor;
 use crate::event::Transaction;
-
-/// Bytes of transactions kept.
-const CAPACITY: usize = 64 << 20;
 
 /// The transactions between two cursors, in delivery order.
 #[derive(Debug)]
 pub(super) struct Ring {
     start: Arc<Cursor>,
-    kept: VecDeque<Kept>,
+    /// With their weights.
+    kept: VecDeque<(Missed, usize)>,
     weight: usize,
-}
-
-#[derive(Debug)]
-struct Kept {
-    transaction: Arc<Transaction>,
-    weight: usize,
-    /// The feed's cursor after it.
-    after: Arc<Cursor>,
+    /// Bytes that are kept.
+    capacity: usize,
 }
 
 impl Ring {
-    pub(super) fn new(start: Arc<Cursor>) -> Self {
+    pub(super) fn new(start: Arc<Cursor>, capacity: usize) -> Self {
         Self {
             start,
             kept: VecDeque::new(),
             weight: 0,
+            capacity,
         }
     }
 
+    /// `after` is the feed's cursor after it.
     pub(super) fn push(&mut self, transaction: Arc<Transaction>, after: Arc<Cursor>) {
         let weight = transaction.weight();
         self.weight += weight;
-        self.kept.push_back(Kept {
-            transaction,
-            weight,
-            after,
-        });
-        while self.weight > CAPACITY {
-            let Some(oldest) = self.kept.pop_front() else {
+        let missed = Missed { transaction, after };
+        self.kept.push_back((missed, weight));
+        while self.weight > self.capacity {
+            let Some((oldest, weight)) = self.kept.pop_front() else {
                 break;
             };
-            self.weight -= oldest.weight;
+            self.weight -= weight;
             self.start = oldest.after;
         }
     }
 
     /// What somebody at `cursor` has not seen; `None` when the ring does not reach back to it.
-    pub(super) fn since(&self, cursor: &Cursor) -> Option<Vec<Arc<Transaction>>> {
+    pub(super) fn since(&self, cursor: &Cursor) -> Option<Vec<Missed>> {
         cursor.covers(&self.start).then(|| {
-            let missed = self
-                .kept
-                .iter()
-                .filter(|kept| !cursor.is_done(kept.transaction.xid));
-            missed.map(|kept| Arc::clone(&kept.transaction)).collect()
+            let kept = self.kept.iter().map(|(missed, _)| missed);
+            let missed = kept.filter(|missed| !cursor.is_done(missed.transaction.xid));
+            missed.cloned().collect()
         })
     }
 }
@@ -70,6 +60,8 @@ mod tests {
 
     use super::*;
     use crate::event::Message;
+
+    const CAPACITY: usize = 1 << 20;
 
     fn transaction(xid: u64, bytes: usize) -> Arc<Transaction> {
         let payload = "x".repeat(bytes).into();
@@ -93,13 +85,13 @@ mod tests {
 
     #[test]
     fn a_reader_that_returns_gets_what_he_missed_or_is_told_no() {
-        let mut ring = Ring::new(at(10));
+        let mut ring = Ring::new(at(10), CAPACITY);
         for xid in 10..13 {
             ring.push(transaction(xid, 1), at(xid + 1));
         }
         let missed = |ring: &Ring, cursor: &Cursor| -> Option<Vec<u64>> {
             ring.since(cursor)
-                .map(|missed| missed.iter().map(|t| t.xid).collect())
+                .map(|missed| missed.iter().map(|m| m.transaction.xid).collect())
         };
         assert_eq!(missed(&ring, &Cursor::new(10, [])), Some(vec![10, 11, 12]));
         assert_eq!(missed(&ring, &Cursor::new(12, [10])), Some(vec![10, 12]));

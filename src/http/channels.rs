@@ -47,7 +47,7 @@ pub async fn subscribe(
     }
     // Joining makes the doorbell listen; the stream opens once it does, so that a NOTIFY sent after
     // `open` is not missed. The subscription joins again, and this one leaves with the response.
-    if let Ok(joined) = parts.feed.join_channel(channel, None) {
+    if let Ok(joined) = parts.stage.join_channel(channel, None) {
         let mut watched = listening.clone();
         let heard = watched.wait_for(|channels| channels.contains(channel));
         let _late_is_fine = tokio::time::timeout(LISTEN, heard).await;

@@ -2,7 +2,8 @@
 //!
 //! The snapshot is the first thing its transaction asks for and the rows are read in it, so a
 //! screen that continues from there has no gap and no duplicate. Requests that come while one is
-//! read share it, and with it the position in the topic from which to go on.
+//! read share it, and with it the position in the topic from which to go on. How it is read is
+//! handed in ([`query`] does it), so that sharing is the same whoever reads.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
@@ -22,6 +23,7 @@ use crate::postgres::pool::{Lease, Pool, PoolError};
 use crate::postgres::transaction::{self, Terms, TransactionError};
 use crate::postgres::untyped::untyped;
 use crate::rows::statement::Statement;
+use crate::sse;
 
 /// Bytes after which a piece of a snapshot is closed.
 const PIECE: usize = 128 << 10;
@@ -40,6 +42,19 @@ pub struct Snapshot {
     /// The first piece with a reset in front.
     pub reset: Bytes,
     /// Of its rows.
+    pub digest: Digest,
+}
+
+/// What was read of a view.
+#[derive(Debug)]
+pub struct State {
+    /// See [`Snapshot::cursor`].
+    pub cursor: Cursor,
+    /// See [`Snapshot::epoch`].
+    pub epoch: Option<Name>,
+    /// See [`Snapshot::pieces`].
+    pub pieces: Vec<Bytes>,
+    /// See [`Snapshot::digest`].
     pub digest: Digest,
 }
 
@@ -105,29 +120,34 @@ impl Default for Limits {
     }
 }
 
-/// Reads the state of `view`, or waits for the read that is in flight. The view must be registered
-/// with the feed before, or events between the two would get lost.
+/// Begins to read the state of a view.
+pub type Begin<'a> =
+    &'a (dyn Fn() -> BoxFuture<'static, Result<State, SnapshotError>> + Send + Sync);
+
+/// The state of `view` as `begin` reads it, or as the read that is in flight does. The view must be
+/// registered with the feed before, or events between the two would get lost.
 ///
 /// # Errors
 /// [`SnapshotError`], shared by all who waited.
-pub async fn read(
-    view: &Arc<View>,
-    pool: &Pool,
-    place: &Place,
-    limits: &Limits,
-) -> Result<Arc<Snapshot>, Arc<SnapshotError>> {
+pub async fn read(view: &Arc<View>, begin: Begin<'_>) -> Result<Arc<Snapshot>, Arc<SnapshotError>> {
     let reading = {
         let mut flight = view.snapshots.0.lock().expect("no panic while held");
         let begun = flight.as_ref().and_then(WeakShared::upgrade);
         if let Some(reading) = begun.filter(|reading| reading.peek().is_none()) {
             reading
         } else {
-            let (view, pool) = (Arc::clone(view), pool.clone());
-            let (place, limits) = (place.clone(), limits.clone());
+            let (view, state) = (Arc::clone(view), begin());
             let reading: Reading = async move {
                 let position = view.topic.end();
-                let snapshot = query(&view, &pool, &place, &limits, position).await;
-                snapshot.map(Arc::new).map_err(Arc::new)
+                let state = state.await.map_err(Arc::new)?;
+                Ok(Arc::new(Snapshot {
+                    cursor: Arc::new(state.cursor),
+                    epoch: state.epoch,
+                    position,
+                    reset: with_reset(&state.pieces[0]),
+                    pieces: state.pieces,
+                    digest: state.digest,
+                }))
             }
             .boxed();
             let reading = reading.shared();
@@ -138,13 +158,16 @@ pub async fn read(
     reading.await
 }
 
-async fn query(
+/// Reads the state of a view from the database.
+///
+/// # Errors
+/// [`SnapshotError`].
+pub async fn query(
     view: &View,
     pool: &Pool,
     place: &Place,
     limits: &Limits,
-    position: u64,
-) -> Result<Snapshot, SnapshotError> {
+) -> Result<State, SnapshotError> {
     let lease = Lease::take(pool).await?;
     let terms = Terms::read(view.context(), limits.timeout);
     transaction::run(lease, terms, async |client| {
@@ -160,11 +183,9 @@ async fn query(
             Cursor::from_pg_snapshot(head.try_get(0)?).map_err(|_| SnapshotError::NoSnapshot)?;
         let uuid: Option<&str> = head.try_get(1)?;
         let (pieces, digest) = pieces(view, rows?, limits.bytes).await?;
-        Ok(Snapshot {
-            cursor: Arc::new(cursor),
+        Ok(State {
+            cursor,
             epoch: uuid.map(|uuid| place.epoch(uuid)),
-            position,
-            reset: with_reset(&pieces[0]),
             pieces,
             digest,
         })
@@ -179,11 +200,8 @@ async fn pieces(
     limit: usize,
 ) -> Result<(Vec<Bytes>, Digest), SnapshotError> {
     pin_mut!(rows);
-    let mut pieces = Vec::new();
-    let mut array = view.array();
-    array.push(&Element::SnapshotStart);
+    let mut pieces = Pieces::new(view);
     let mut total = 0;
-    let mut digest = Digest::default();
     while let Some(row) = rows.next().await {
         let row = row?;
         let text: &str = row.try_get(0)?;
@@ -191,20 +209,56 @@ async fn pieces(
         if total > limit {
             return Err(SnapshotError::TooLarge(limit));
         }
-        let row = view.state_row(&row)?;
-        if let Element::Row { key, value } = &row
-            && view.asking().is_some()
-        {
-            digest.add(key, value.as_ref());
-        }
-        array.push(&row);
-        if array.bytes() > PIECE {
-            pieces.push(std::mem::replace(&mut array, view.array()).finish());
+        pieces.push(&view.state_row(&row)?);
+    }
+    Ok(pieces.finish())
+}
+
+/// The marks of a state and the rows between them, as they come.
+#[derive(Debug)]
+pub struct Pieces<'a> {
+    view: &'a View,
+    done: Vec<Bytes>,
+    array: sse::Array<'a>,
+    digest: Digest,
+}
+
+impl<'a> Pieces<'a> {
+    /// A state without rows.
+    #[must_use]
+    pub fn new(view: &'a View) -> Self {
+        let mut array = view.array();
+        array.push(&Element::SnapshotStart);
+        Self {
+            view,
+            done: Vec::new(),
+            array,
+            digest: Digest::default(),
         }
     }
-    array.push(&Element::SnapshotEnd);
-    pieces.push(array.finish());
-    Ok((pieces, digest))
+
+    /// Adds a row.
+    pub fn push(&mut self, row: &Element) {
+        if let Element::Row { key, value } = row
+            && self.view.asking().is_some()
+        {
+            self.digest.add(key, value.as_ref());
+        }
+        self.array.push(row);
+        if self.array.bytes() > PIECE {
+            let piece = std::mem::replace(&mut self.array, self.view.array());
+            self.done.push(piece.finish());
+        }
+    }
+
+    /// The data lines of its events, in pieces of bounded size, and the digest of the rows where the
+    /// view asks.
+    #[must_use]
+    pub fn finish(mut self) -> (Vec<Bytes>, Digest) {
+        self.array.push(&Element::SnapshotEnd);
+        self.done.push(self.array.finish());
+        (self.done, self.digest)
+    }
 }
 
 /// The watcher's role may not read the epoch itself.

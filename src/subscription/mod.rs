@@ -4,6 +4,16 @@
 //! one answer's worth of frames. It promises that what it hands out is a snapshot or the net effect
 //! of everything missed, then every later event once, each under a token from which any relay can
 //! go on. It knows events and tokens, not HTTP.
+//!
+//! What is decided is decided without waiting: [`screen`] knows what the connection was given and
+//! what follows from each thing that comes, [`catch_up`] how somebody is told what he missed,
+//! [`control`] what a stream says of itself. This file waits: for events, for the clock, and for
+//! what [`reads`] reads.
+
+mod catch_up;
+mod control;
+mod reads;
+mod screen;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,51 +24,37 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
-use tokio_postgres::Client;
-use tracing::debug;
 
 use crate::backoff::Backoff;
-use crate::cursor::{Cursor, Name, START, Token};
-use crate::event::{Element, Transaction};
-use crate::feed::{Feed, Joined, NotYet, Unjoined};
+use crate::cursor::{Cursor, START, Token};
+use crate::event::Element;
+use crate::feed::{Joined, NotYet, Stage, Unjoined};
 use crate::health::Health;
 use crate::hub::{Lagged, Subscriber};
-use crate::log::{self, Batch, Bounds};
+use crate::log::Bounds;
 use crate::metrics::{Answer, Metrics, Reason};
-use crate::postgres::pool::{Lease, Pool};
-use crate::postgres::transaction::{self, Terms};
-use crate::schema::catalog::Handle;
 use crate::shutdown::{Guard, Shutdown};
 use crate::sse;
-use crate::view::asking::{Asking, Digest, Pending};
+use crate::view::asking::{Asking, Pending};
 use crate::view::image::Images;
 use crate::view::snapshot::{self, SnapshotError};
-use crate::view::{Channel, Delivery, Sight, Told, View};
+use crate::view::{Channel, Delivery, Sight, View};
+use catch_up::{CaughtUp, Coming, Told};
+use control::CLOSING;
+pub use reads::{Ask, Pools, Reads, Since};
+use screen::{Screen, Taken};
 
 /// A screen that hears nothing for 12 s calls itself stale, so two of these may get lost.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Reconnection time told at the start, in milliseconds.
 const RETRY: u64 = 1000;
-/// A screen that missed more than this reads its state anew.
-const CATCH_UP_BYTES: usize = 4 << 20;
 /// How long a stream that lost its view tries to get it back. Less than the 12 s of silence after
 /// which a screen calls itself stale.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// A view that is made while definitions change is made again, so many times.
 const DEFINITIONS: usize = 4;
-/// What is read from the log for one screen at most.
-const CATCH_UP: Bounds = Bounds {
-    rows: 20_000,
-    bytes: CATCH_UP_BYTES,
-    batch: 16 << 20,
-    total: 50_000,
-};
 /// Items taken from a topic at a time.
 const TAKE: usize = 8;
-/// Bytes taken out of a topic ahead of the socket.
-const MOUTHFUL: usize = 256 << 10;
-/// The member of a control that says that the relay stops.
-const CLOSING: &str = r#","closing":true"#;
 
 /// Makes the view of a stream from its request, also when the table has changed meanwhile.
 pub type Opener = Arc<dyn Fn() -> BoxFuture<'static, Result<View, Unavailable>> + Send + Sync>;
@@ -75,25 +71,48 @@ pub struct Unavailable {
     pub passing: bool,
 }
 
+/// How much a stream takes at once.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes taken out of a topic ahead of the socket.
+    pub mouthful: usize,
+    /// A screen that missed more bytes of images than this reads its state anew.
+    pub catch_up: usize,
+    /// What is read from the log for one screen at most.
+    pub log: Bounds,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let catch_up = 4 << 20;
+        Self {
+            mouthful: 256 << 10,
+            catch_up,
+            log: Bounds {
+                rows: 20_000,
+                bytes: catch_up,
+                batch: 16 << 20,
+                total: 50_000,
+            },
+        }
+    }
+}
+
 /// What a subscription needs of the rest.
 #[derive(Debug, Clone)]
 pub struct Parts {
     /// Where events come from.
-    pub feed: Arc<Feed>,
-    /// Connections of the login that reads the log.
-    pub log: Pool,
-    /// Connections of the login that may become the watchers' roles, for reading states.
-    pub states: Pool,
-    /// What the tables look like.
-    pub catalog: Arc<Handle>,
+    pub stage: Arc<Stage>,
+    /// Where history comes from.
+    pub reads: Arc<dyn Reads>,
     /// Whether the feed has the log in hand.
     pub health: Arc<Health>,
     /// Told what is handed out.
     pub metrics: Arc<Metrics>,
     /// Ends every stream.
     pub shutdown: Shutdown,
-    /// How snapshots are read.
-    pub snapshots: snapshot::Limits,
+    /// How much is taken at once.
+    pub limits: Limits,
     /// Formats an error of the relay's own for the `error` member of a control.
     pub explain: fn(&Trouble) -> Unavailable,
 }
@@ -155,35 +174,21 @@ enum Phase {
 
 struct Live {
     shown: Shown,
-    epoch: Name,
     subscriber: Subscriber<Delivery>,
-    /// What the connection was given so far.
-    sent: Arc<Cursor>,
-    /// Where the state was read that everything since was added to, and the digest of that state if
-    /// it is a view's that asks.
-    read: (Arc<Cursor>, Option<Digest>),
-    /// `sent` is the feed's own cursor after some transaction, so its frames can be shared.
-    in_step: bool,
+    screen: Screen,
 }
 
 enum Shown {
     View(Arc<View>),
-    Channel(Arc<Channel>),
+    Channel,
 }
 
 impl Shown {
     /// How far what it shows is, if that is not how far the feed is.
-    fn told(&self) -> Option<Told> {
+    fn told(&self) -> Option<crate::view::Told> {
         match self {
             Self::View(view) if view.asking().is_some() => Some(view.told_until()),
             _ => None,
-        }
-    }
-
-    fn name(&self) -> Name {
-        match self {
-            Self::View(view) => view.name(),
-            Self::Channel(channel) => channel.name,
         }
     }
 }
@@ -191,14 +196,14 @@ impl Shown {
 /// Counts the stream while it is there, and tidies up behind it.
 struct Present {
     metrics: Arc<Metrics>,
-    feed: Arc<Feed>,
+    stage: Arc<Stage>,
     _guard: Guard,
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
         self.metrics.subscribers.dec();
-        self.feed.leave();
+        self.stage.leave();
     }
 }
 
@@ -213,7 +218,7 @@ impl Subscription {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let present = Present {
             metrics: Arc::clone(&parts.metrics),
-            feed: Arc::clone(&parts.feed),
+            stage: Arc::clone(&parts.stage),
             _guard: parts.shutdown.guard(),
         };
         let mut fresh = parts.health.watch_fresh();
@@ -240,16 +245,8 @@ impl Subscription {
     /// A stream that only says why it cannot be, and ends. `token` stays the client's.
     #[must_use]
     pub fn unavailable(token: Option<&str>, why: &Unavailable) -> Bytes {
-        let mut frame = sse::COMMENT.to_owned();
-        let id = token.filter(|token| is_id(token)).unwrap_or(START);
-        let retry = fastrand::u64(2000..5000);
-        let body = sse::control(
-            Some(retry),
-            id,
-            &format!(r#"{{"upToDate":false,"error":{}}}"#, why.body),
-        );
-        frame.push_str(&String::from_utf8_lossy(&body));
-        frame.into()
+        let control = control::unavailable(token, fastrand::u64(2000..5000), why);
+        [sse::COMMENT.as_bytes(), &control].concat().into()
     }
 
     /// The next bytes to write; `None` at the end. Cancel safe only as far as a body needs it: a
@@ -266,7 +263,7 @@ impl Subscription {
                     let shutdown = self.parts.shutdown.clone();
                     tokio::select! {
                         biased;
-                        opened = self.open(token.as_deref(), view.map(|view| *view), Some(RETRY)) => match opened {
+                                opened = self.open(token.as_deref(), view.map(|view| *view), Coming::Back, Some(RETRY)) => match opened {
                             Ok(live) => self.phase = Phase::Live(live),
                             Err(why) => {
                                 let frame = Self::unavailable(token.as_deref(), &why);
@@ -305,16 +302,16 @@ impl Subscription {
             Some(told) => told.until,
             None => self
                 .parts
-                .feed
+                .stage
                 .position()
-                .filter(|position| position.epoch == live.epoch)
+                .filter(|position| position.epoch == live.screen.epoch())
                 .map(|position| position.cursor),
         };
         let Some((mut live, everything)) = self.deliver(live).await else {
             return;
         };
         if let Some(told) = told.filter(|_| everything) {
-            live.sent = merge(&live.sent, &told);
+            live.screen.move_to(&told);
         }
         self.queue.push_back(self.control(&live, None, ""));
         self.phase = Phase::Live(live);
@@ -325,7 +322,7 @@ impl Subscription {
     /// stream is over.
     async fn deliver(&mut self, mut live: Live) -> Option<(Live, bool)> {
         loop {
-            if self.queue.iter().map(Bytes::len).sum::<usize>() > MOUTHFUL {
+            if self.queue.iter().map(Bytes::len).sum::<usize>() > self.parts.limits.mouthful {
                 return Some((live, false));
             }
             let items = match live.subscriber.take(TAKE) {
@@ -333,63 +330,38 @@ impl Subscription {
                 Ok(items) => items,
                 Err(Lagged) => {
                     self.count_drop("lagged");
-                    let token = token(&live).to_string();
-                    return Some((self.reopen(live, token).await?, false));
+                    return Some((self.again(live, Coming::Behind).await?, false));
                 }
             };
             for item in items {
-                match item {
-                    Delivery::Event(event) => {
-                        if event.mark.is_in(&live.sent) {
-                            continue;
-                        }
-                        self.observe(event.at);
-                        // Then the token of the event is this connection's own as well.
-                        if live.in_step || event.cursor.covers(&live.sent) {
-                            live.in_step = true;
-                            live.sent = Arc::clone(&event.cursor);
-                            self.queue.push_back(event.frame.clone());
-                        } else {
-                            live.sent = merge(&live.sent, &event.cursor);
-                            let head = sse::head(None, "data", &token(&live).to_string());
-                            self.queue.push_back(head.into());
-                            self.queue.push_back(event.frame.slice(event.body..));
+                match live.screen.take(&item, &mut self.queue) {
+                    Taken::Known => {}
+                    Taken::Told => {
+                        if let Delivery::Event(event) = item {
+                            self.observe(event.at);
                         }
                     }
-                    Delivery::Check(check) => {
-                        let (read, digest) = &live.read;
-                        if check.mark.is_in(&live.sent) || check.holds_for(read, *digest) {
-                            continue;
-                        }
-                        debug!("the state was read between two comparisons, and is read again");
-                        return Some((self.reopen(live, START.to_owned()).await?, false));
+                    Taken::Anew => {
+                        drop(live);
+                        let live = self.reopen(START.to_owned(), Coming::Live).await?;
+                        return Some((live, false));
                     }
-                    // Without a place in the log of its own, it leaves the client where it is.
-                    Delivery::Notify(body) => {
-                        let head = sse::head(None, "data", &token(&live).to_string());
-                        self.queue.push_back(head.into());
-                        self.queue.push_back(body);
-                    }
-                    Delivery::Reset(mark) => {
-                        // A state that was read after it holds what it was about already.
-                        let known = mark.as_ref().is_some_and(|mark| mark.is_in(&live.sent));
-                        let from = if known {
-                            token(&live).to_string()
-                        } else {
-                            START.to_owned()
-                        };
-                        debug!(?mark, known, "stream begins again");
-                        return Some((self.reopen(live, from).await?, false));
-                    }
+                    Taken::Again => return Some((self.again(live, Coming::Live).await?, false)),
                 }
             }
         }
     }
 
+    /// Begins again from where the connection is.
+    async fn again(&mut self, live: Live, coming: Coming) -> Option<Live> {
+        let token = live.screen.token().to_string();
+        drop(live);
+        self.reopen(token, coming).await
+    }
+
     /// Begins again within the same stream, from `token`. A database that is just coming back gets
     /// a few seconds before the stream gives up.
-    async fn reopen(&mut self, live: Live, token: String) -> Option<Live> {
-        drop(live);
+    async fn reopen(&mut self, token: String, coming: Coming) -> Option<Live> {
         let begun = Instant::now();
         let mut backoff = Backoff::new();
         let shutdown = self.parts.shutdown.clone();
@@ -397,7 +369,7 @@ impl Subscription {
             let opened = tokio::select! {
                 biased;
                 _grace = shutdown.begun() => break,
-                opened = self.open(Some(&token), None, None) => opened,
+                opened = self.open(Some(&token), None, coming, None) => opened,
             };
             match opened {
                 Ok(live) => return Some(live),
@@ -426,12 +398,13 @@ impl Subscription {
         &mut self,
         token: Option<&str>,
         view: Option<View>,
+        coming: Coming,
         retry: Option<u64>,
     ) -> Result<Live, Unavailable> {
         match &self.source {
             Source::Channel(channel) => {
                 let channel = channel.clone();
-                self.open_channel(&channel, token, retry).await
+                self.open_channel(&channel, token, coming, retry).await
             }
             Source::View(opener) => {
                 let opener = Arc::clone(opener);
@@ -441,7 +414,7 @@ impl Subscription {
                         Some(view) => view,
                         None => opener().await?,
                     };
-                    if let Some(live) = self.open_view(made, token, retry).await? {
+                    if let Some(live) = self.open_view(made, token, coming, retry).await? {
                         return Ok(live);
                     }
                 }
@@ -455,26 +428,22 @@ impl Subscription {
         &mut self,
         view: View,
         token: Option<&str>,
+        coming: Coming,
         retry: Option<u64>,
     ) -> Result<Option<Live>, Unavailable> {
-        let brought = token.map(|text| text.parse::<Token>().ok());
+        let brought = token.and_then(|text| text.parse::<Token>().ok());
         let name = view.name();
-        let from = brought
-            .as_ref()
-            .and_then(Option::as_ref)
-            .filter(|token| token.view == name);
+        let from = brought.as_ref().filter(|token| token.view == name);
+        let stage = &self.parts.stage;
         let (view, joined) = if view.asking().is_some() {
-            let joined = self.parts.feed.join_asking(view);
+            let joined = stage.join_asking(view);
             joined.map_err(|error| self.explain(&error.into()))?
         } else {
-            let joined = self
-                .parts
-                .feed
-                .join_view(view, from.map(|token| &token.cursor));
+            let joined = stage.join_view(view, from.map(|token| &token.cursor));
             joined.map_err(|error| self.explain(&error.into()))?
         };
         // Made before the table changed, and so late that nobody will reset it: make it again.
-        let current = self.parts.catalog.current();
+        let current = self.parts.reads.catalog();
         let now = current.table_by_oid(view.table().oid);
         let policies = view.asking().and_then(|asking| asking.policies.as_ref());
         if now.is_some_and(|now| **now != *view.table())
@@ -483,18 +452,26 @@ impl Subscription {
             return Ok(None);
         }
         // Other columns than this stream has told so far need a new state.
-        let columns = columns(&view);
+        let columns = control::columns(&view);
         let same_columns = self.columns.as_ref().is_none_or(|told| *told == columns);
         if let Some(from) = from.filter(|_| same_columns) {
             let caught = match view.sight() {
-                Sight::Images(images) => self.caught_by_images(&view, images, &joined, from).await,
+                Sight::Images(images) => {
+                    self.caught_by_images(coming, &view, images, &joined, from)
+                        .await
+                }
                 Sight::Asking(asking) => self.caught_by_asking(&view, asking, &joined, from).await,
             };
-            if let Some((until, body)) = caught {
+            if let Some((until, told)) = caught {
                 self.columns = Some(columns);
-                let live = joined_at(Shown::View(view), joined, &from.cursor, &until);
-                self.caught_up(&live, body, retry);
-                return Ok(Some(live));
+                return Ok(Some(self.caught_up(
+                    Shown::View(view),
+                    joined,
+                    from,
+                    &until,
+                    told,
+                    retry,
+                )));
             }
         }
         if token.is_some() {
@@ -507,23 +484,17 @@ impl Subscription {
     /// What somebody at `from` missed of a view that is decided from images, and up to where.
     async fn caught_by_images(
         &self,
+        coming: Coming,
         view: &View,
         images: &Images,
         joined: &Joined,
         from: &Token,
-    ) -> Option<(Arc<Cursor>, Option<Bytes>)> {
+    ) -> Option<(Arc<Cursor>, Told)> {
         let caught = self.missed(joined, from).await?;
-        let folded = log::fold(caught.missed.iter().map(AsRef::as_ref), view.table().oid);
-        if folded.unknown || folded.bytes > CATCH_UP_BYTES {
-            return None;
-        }
-        let truncated = folded.truncated;
-        let changes = folded.changes();
-        let changes = changes.iter().map(|(xid, change)| (*xid, change));
-        let elements = images.told(truncated, changes).ok()?;
+        let most = self.parts.limits.catch_up;
+        let told = caught.of_view(coming, view, images, most).ok()?;
         self.answer(caught.source);
-        let body = (!elements.is_empty()).then(|| view.encode(&elements));
-        Some((caught.until, body))
+        Some((caught.until, told))
     }
 
     /// The same for a view that asks: the rows that changed are read where the log was.
@@ -533,39 +504,28 @@ impl Subscription {
         asking: &Asking,
         joined: &Joined,
         from: &Token,
-    ) -> Option<(Arc<Cursor>, Option<Bytes>)> {
+    ) -> Option<(Arc<Cursor>, Told)> {
         // What policies read of tables that nobody watches may have changed at any time.
         if asking.is_compared() || from.epoch != joined.epoch {
             return None;
         }
-        let lease = Lease::take(&self.parts.log).await.ok()?;
-        let batch = self.read_log(&lease, joined, from).await?;
-        let mut pending = Pending::default();
-        let missed = batch.transactions.iter().map(AsRef::as_ref);
-        pending.collect(view.table().oid, asking, missed);
-        if pending.is_reset() || pending.is_whole() {
-            return None;
-        }
-        let mut body = None;
-        if !pending.is_empty() {
-            let snapshot = log::export(&lease).await.ok()?;
-            let asked = Lease::take(&self.parts.states).await.ok()?;
-            let terms = Terms {
-                snapshot: Some(&snapshot),
-                ..Terms::read(view.context(), self.parts.snapshots.timeout)
-            };
-            let answer = transaction::run(asked, terms, async |client| {
-                let answer = view.ask(asking, &pending, None, client).await;
-                answer.map_err(SnapshotError::from)
-            });
-            let elements = answer.await.ok()?.elements;
-            body = (!elements.is_empty()).then(|| view.encode(&elements));
-        }
-        if lease.batch_execute("commit").await.is_ok() {
-            lease.give_back();
-        }
+        let ask = |batch: &crate::log::Batch| {
+            if !catch_up::holds_all(batch, joined.epoch, &from.cursor) {
+                return None;
+            }
+            let mut pending = Pending::default();
+            let missed = batch.transactions.iter().map(AsRef::as_ref);
+            pending.collect(view.table().oid, asking, missed);
+            (!pending.is_reset() && !pending.is_whole()).then_some(pending)
+        };
+        let since = self.since(joined, from);
+        let answers = self.parts.reads.answers(view, asking, since, &ask);
+        let (end, elements) = answers.await?;
         self.answer("log");
-        Some((Arc::new(batch.end), body))
+        let until = Arc::new(end);
+        let body = (!elements.is_empty()).then(|| view.encode(&elements));
+        let told = body.map(|body| (Arc::clone(&until), body));
+        Some((until, told.into_iter().collect()))
     }
 
     /// A snapshot, with a reset in front for a client that may hold something else.
@@ -576,13 +536,8 @@ impl Subscription {
         reset: bool,
         retry: Option<u64>,
     ) -> Result<Live, Unavailable> {
-        let snapshot = snapshot::read(
-            view,
-            &self.parts.states,
-            &joined.place,
-            &self.parts.snapshots,
-        )
-        .await;
+        let reads = &self.parts.reads;
+        let snapshot = snapshot::read(view, &|| reads.state(Arc::clone(view), &joined.place)).await;
         let snapshot = snapshot.map_err(|error| self.explain(&error.into()))?;
         if snapshot.epoch != Some(joined.epoch) {
             return Err(self.explain(&NotYet.into()));
@@ -592,27 +547,13 @@ impl Subscription {
         let mut subscriber = joined.subscriber;
         subscriber.back_to(snapshot.position);
         let live = Live {
+            screen: Screen::fresh(joined.epoch, view.name(), &snapshot),
             shown: Shown::View(Arc::clone(view)),
-            epoch: joined.epoch,
             subscriber,
-            sent: Arc::clone(&snapshot.cursor),
-            read: (Arc::clone(&snapshot.cursor), Some(snapshot.digest)),
-            in_step: false,
         };
         self.schema(view);
-        let last = snapshot.pieces.len() - 1;
-        let end = token(&live).to_string();
-        for (place, piece) in snapshot.pieces.iter().enumerate() {
-            let id = if place == last { end.as_str() } else { START };
-            let retry = retry.filter(|_| place == 0);
-            let piece = if place == 0 && reset {
-                &snapshot.reset
-            } else {
-                piece
-            };
-            self.queue.push_back(sse::head(retry, "data", id).into());
-            self.queue.push_back(piece.clone());
-        }
+        live.screen
+            .tell_state(&snapshot, reset, retry, &mut self.queue);
         self.queue.push_back(self.control(&live, None, ""));
         Ok(live)
     }
@@ -621,44 +562,37 @@ impl Subscription {
         &mut self,
         channel: &str,
         token: Option<&str>,
+        coming: Coming,
         retry: Option<u64>,
     ) -> Result<Live, Unavailable> {
-        let brought = token.map(|text| text.parse::<Token>().ok());
+        let brought = token.and_then(|text| text.parse::<Token>().ok());
         let name = Channel::new(channel).name;
-        let from = brought
-            .as_ref()
-            .and_then(Option::as_ref)
-            .filter(|token| token.view == name);
-        let joined = self
-            .parts
-            .feed
-            .join_channel(channel, from.map(|token| &token.cursor));
+        let from = brought.as_ref().filter(|token| token.view == name);
+        let stage = &self.parts.stage;
+        let joined = stage.join_channel(channel, from.map(|token| &token.cursor));
         let (channel, joined) = joined.map_err(|error| self.explain(&error.into()))?;
         if let Some(from) = from
             && let Some(caught) = self.missed(&joined, from).await
-            && !caught
-                .missed
-                .iter()
-                .any(|transaction| transaction.reset_all)
+            && let Ok(told) = caught.of_channel(coming, &channel)
         {
             self.answer(caught.source);
-            let missed: Vec<&Transaction> = caught.missed.iter().map(AsRef::as_ref).collect();
-            let body = channel.encode(&missed);
-            let live = joined_at(Shown::Channel(channel), joined, &from.cursor, &caught.until);
-            self.caught_up(&live, body, retry);
-            return Ok(live);
+            return Ok(self.caught_up(Shown::Channel, joined, from, &caught.until, told, retry));
         }
         // Messages have no state to read anew: a client that may have missed some is told so.
         let reset = token.is_some().then(|| {
             self.answer("reset");
             let mut array = sse::Array::new(&channel.channel);
             array.push(&Element::Reset);
-            array.finish()
+            (Arc::clone(&joined.cursor), array.finish())
         });
-        let cursor = Arc::clone(&joined.cursor);
-        let live = joined_at(Shown::Channel(channel), joined, &cursor, &cursor);
-        self.caught_up(&live, reset, retry);
-        Ok(live)
+        let here = Token {
+            epoch: joined.epoch,
+            view: name,
+            cursor: (*joined.cursor).clone(),
+        };
+        let until = Arc::clone(&joined.cursor);
+        let told = reset.into_iter().collect();
+        Ok(self.caught_up(Shown::Channel, joined, &here, &until, told, retry))
     }
 
     /// What somebody at `from` missed, from memory or from the log. `None` when it cannot be told.
@@ -666,59 +600,59 @@ impl Subscription {
         if from.epoch != joined.epoch {
             return None;
         }
-        if let Some(missed) = &joined.missed {
-            return Some(CaughtUp {
-                source: "ring",
-                missed: missed.clone(),
-                until: Arc::clone(&joined.cursor),
-            });
+        if let Some(caught) = CaughtUp::of_ring(joined) {
+            return Some(caught);
         }
-        let lease = Lease::take(&self.parts.log).await.ok()?;
-        let batch = self.read_log(&lease, joined, from).await?;
-        if lease.batch_execute("commit").await.is_ok() {
-            lease.give_back();
-        }
-        Some(CaughtUp {
-            source: "log",
-            missed: batch.transactions,
-            until: Arc::new(batch.end),
-        })
+        let batch = self.parts.reads.log(self.since(joined, from)).await?;
+        catch_up::holds_all(&batch, joined.epoch, &from.cursor)
+            .then(|| CaughtUp::of_log(batch, &from.cursor))
     }
 
-    /// Reads the log since `from`, in a transaction that stays open. `None` when it does not hold
-    /// all of it any more, or not yet.
-    async fn read_log(&self, client: &Client, joined: &Joined, from: &Token) -> Option<Batch> {
-        let read =
-            async |catalog| log::open(client, &joined.place, &from.cursor, catalog, CATCH_UP).await;
-        let catalog = self.parts.catalog.current();
-        let mut batch = read(&catalog).await.ok()?;
-        if !batch.definitions.is_empty() {
-            // A table or partition that the feed has not met yet must not be left out.
-            let catalog = self.parts.catalog.reload().await.ok()?;
-            client.batch_execute("rollback").await.ok()?;
-            batch = read(&catalog).await.ok()?;
+    fn since<'a>(&self, joined: &'a Joined, from: &'a Token) -> Since<'a> {
+        Since {
+            place: &joined.place,
+            from: &from.cursor,
+            bounds: self.parts.limits.log,
         }
-        let trimmed = batch.is_trimmed_after(&from.cursor);
-        let future = !batch.end.covers(&from.cursor);
-        let here = batch.epoch == Some(joined.epoch);
-        (here && !trimmed && !future).then_some(batch)
     }
 
-    /// Queues one event with everything missed, and a control either way.
-    fn caught_up(&mut self, live: &Live, body: Option<Bytes>, retry: Option<u64>) {
-        let retry_of_control = if body.is_some() { None } else { retry };
-        if let Some(body) = body {
-            let head = sse::head(retry, "data", &token(live).to_string());
+    /// Queues what was missed, and a control either way.
+    fn caught_up(
+        &mut self,
+        shown: Shown,
+        joined: Joined,
+        from: &Token,
+        until: &Arc<Cursor>,
+        told: Told,
+        retry: Option<u64>,
+    ) -> Live {
+        let Joined {
+            epoch,
+            cursor: feed,
+            subscriber,
+            ..
+        } = joined;
+        let screen =
+            |until: &Arc<Cursor>| Screen::caught_up(epoch, from.view, &from.cursor, until, &feed);
+        let mut retry = retry;
+        for (after, body) in told {
+            let id = screen(&after).token().to_string();
+            let head = sse::head(retry.take(), "data", &id);
             self.queue.push_back(head.into());
             self.queue.push_back(body);
         }
-        self.queue
-            .push_back(self.control(live, retry_of_control, ""));
+        let live = Live {
+            shown,
+            subscriber,
+            screen: screen(until),
+        };
+        self.queue.push_back(self.control(&live, retry, ""));
+        live
     }
 
     /// Tells the columns when they are not what they were in this stream.
     fn schema(&mut self, view: &View) {
-        let schema = columns(view);
+        let schema = control::columns(view);
         if self.columns.as_ref().is_some_and(|known| *known != schema) {
             let control = self.control_at(START, None, &format!(r#","schema":{schema}"#));
             self.queue.push_back(control);
@@ -730,10 +664,9 @@ impl Subscription {
     fn expire(&mut self, live: &Live) {
         self.count_drop("expired");
         let why = self.explain(&Trouble::Expired);
-        let error = format!(r#"{{"upToDate":false,"error":{}}}"#, why.body);
-        let id = token(live).to_string();
-        let retry = fastrand::u64(200..1000);
-        self.queue.push_back(sse::control(Some(retry), &id, &error));
+        let id = live.screen.token().to_string();
+        let ended = control::ended(&id, fastrand::u64(200..1000), &why);
+        self.queue.push_back(ended);
     }
 
     async fn close(&mut self, live: Live, grace: Duration) {
@@ -757,19 +690,20 @@ impl Subscription {
 
     fn control(&self, live: &Live, retry: Option<u64>, more: &str) -> Bytes {
         let failing = live.shown.told().is_some_and(|told| told.failing);
-        self.control_with(&token(live).to_string(), retry, !failing, more)
+        live.screen.control(retry, self.state(!failing), more)
     }
 
     fn control_at(&self, id: &str, retry: Option<u64>, more: &str) -> Bytes {
-        self.control_with(id, retry, true, more)
+        control::frame(id, retry, self.state(true), more)
     }
 
-    fn control_with(&self, id: &str, retry: Option<u64>, fresh: bool, more: &str) -> Bytes {
+    /// How far behind a stream is that is `fresh` as far as the feed is.
+    fn state(&self, fresh: bool) -> control::State {
         let health = &self.parts.health;
-        let lag = health.lag().map_or(0, |lag| lag.as_millis());
-        let fresh = fresh && health.is_fresh();
-        let json = format!(r#"{{"upToDate":{fresh},"lag_ms":{lag}{more}}}"#);
-        sse::control(retry, id, &json)
+        control::State {
+            fresh: fresh && health.is_fresh(),
+            lag: health.lag().unwrap_or_default(),
+        }
     }
 
     fn explain(&self, trouble: &Trouble) -> Unavailable {
@@ -819,60 +753,4 @@ async fn expired(end: Option<&mut End>) {
             },
         }
     }
-}
-
-/// The columns of a view as JSON text.
-fn columns(view: &View) -> String {
-    let member = |(name, kind): &(String, String)| serde_json::json!({"name": name, "type": kind});
-    let schema: Vec<serde_json::Value> = view.columns().iter().map(member).collect();
-    serde_json::Value::from(schema).to_string()
-}
-
-/// What a returning client missed.
-struct CaughtUp {
-    source: &'static str,
-    missed: Vec<Arc<Transaction>>,
-    /// With `missed`, the client has everything done here.
-    until: Arc<Cursor>,
-}
-
-fn joined_at(shown: Shown, joined: Joined, from: &Cursor, until: &Arc<Cursor>) -> Live {
-    let sent = if until.covers(from) {
-        Arc::clone(until)
-    } else {
-        Arc::new(until.union(from))
-    };
-    Live {
-        shown,
-        epoch: joined.epoch,
-        in_step: sent == joined.cursor,
-        subscriber: joined.subscriber,
-        read: (Arc::clone(&sent), None),
-        sent,
-    }
-}
-
-fn token(live: &Live) -> Token {
-    Token {
-        epoch: live.epoch,
-        view: live.shown.name(),
-        cursor: (*live.sent).clone(),
-    }
-}
-
-/// Everything done in either. Mostly one covers the other.
-fn merge(sent: &Arc<Cursor>, newer: &Arc<Cursor>) -> Arc<Cursor> {
-    if newer.covers(sent) {
-        Arc::clone(newer)
-    } else {
-        Arc::new(sent.union(newer))
-    }
-}
-
-/// Whether a client's text may be written back as an id.
-fn is_id(text: &str) -> bool {
-    text.len() <= 4096
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }

@@ -1,0 +1,366 @@
+//! Where batches are published and screens join: the position in the log, recent transactions in
+//! memory, views and channels.
+//!
+//! It promises that whoever joins sees either none or all of a batch: what [`Stage::join_view`] and
+//! [`Stage::join_channel`] return and what they will deliver have neither gap nor overlap. Pure
+//! computation under one lock, which is never held across an await. It knows neither connections
+//! nor SQL; the feed reads and tells it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::{Notify, watch};
+
+use super::asked::Asked;
+use super::ring::Ring;
+use crate::cursor::{Cursor, Name, Steps, Token};
+use crate::event::{Element, Transaction};
+use crate::hub::{Subscriber, Topic};
+use crate::log::{Batch, Place};
+use crate::metrics::{Metrics, Reason};
+use crate::sse;
+use crate::view::{Channel, Delivery, Event, Mark, Sight, View};
+
+/// Bytes of recent transactions kept in memory.
+const MEMORY: usize = 64 << 20;
+
+/// What is shared by the feed and everybody who subscribes.
+#[derive(Debug)]
+pub struct Stage {
+    /// Held while a batch is published, so that whoever joins sees all of it or none.
+    live: Mutex<Live>,
+    pub(super) asked: Asked,
+    /// A view that asks was registered.
+    pub(super) asked_anew: Notify,
+    position: watch::Sender<Option<Position>>,
+    wanted: watch::Sender<Vec<String>>,
+    pub(super) metrics: Arc<Metrics>,
+    memory: usize,
+}
+
+/// How far the feed is: everything up to here has been published.
+#[derive(Debug, Clone)]
+pub struct Position {
+    /// The life of the transaction counter.
+    pub epoch: Name,
+    /// The end of the last batch.
+    pub cursor: Arc<Cursor>,
+}
+
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) at: Option<At>,
+    views: HashMap<Name, Arc<View>>,
+    channels: HashMap<String, Arc<Channel>>,
+}
+
+#[derive(Debug)]
+pub(super) struct At {
+    pub(super) place: Place,
+    pub(super) epoch: Name,
+    pub(super) cursor: Arc<Cursor>,
+    pub(super) ring: Ring,
+}
+
+/// Somebody's way in: what was, and what comes.
+#[derive(Debug)]
+pub struct Joined {
+    /// Where the log is.
+    pub place: Place,
+    /// In which life of the transaction counter.
+    pub epoch: Name,
+    /// Everything up to here was published before; what comes after will be delivered.
+    pub cursor: Arc<Cursor>,
+    /// What was published up to `cursor` and is not in the cursor that was asked for. `None` when
+    /// memory does not reach back so far, or the cursor is ahead of this relay: read the log.
+    pub missed: Option<Vec<Missed>>,
+    /// What comes.
+    pub subscriber: Subscriber<Delivery>,
+}
+
+/// A transaction that somebody has not seen.
+#[derive(Debug, Clone)]
+pub struct Missed {
+    /// The transaction.
+    pub transaction: Arc<Transaction>,
+    /// Everything before it in the order of delivery, and it, are done here.
+    pub after: Arc<Cursor>,
+}
+
+/// The feed has never reached the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the log has not been read yet")]
+pub struct NotYet;
+
+impl Stage {
+    /// Nobody is there, and nothing has been read.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            live: Mutex::new(Live {
+                at: None,
+                views: HashMap::new(),
+                channels: HashMap::new(),
+            }),
+            asked: Asked::default(),
+            asked_anew: Notify::new(),
+            position: watch::Sender::new(None),
+            wanted: watch::Sender::new(Vec::new()),
+            metrics,
+            memory: MEMORY,
+        }
+    }
+
+    /// The same with so many bytes of recent transactions in memory.
+    #[must_use]
+    pub fn with_memory(self, memory: usize) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.position.borrow().clone()
+    }
+
+    /// Follows how far it is.
+    #[must_use]
+    pub fn watch_position(&self) -> watch::Receiver<Option<Position>> {
+        self.position.subscribe()
+    }
+
+    /// Channels that somebody subscribes to, for the doorbell to listen on.
+    #[must_use]
+    pub fn wanted(&self) -> watch::Receiver<Vec<String>> {
+        self.wanted.subscribe()
+    }
+
+    /// Joins the view of that name, registering `view` if there is none, and looks up what somebody
+    /// at `from` has missed.
+    ///
+    /// # Errors
+    /// [`NotYet`].
+    pub fn join_view(
+        &self,
+        view: View,
+        from: Option<&Cursor>,
+    ) -> Result<(Arc<View>, Joined), NotYet> {
+        let mut live = self.lock();
+        let live = &mut *live;
+        let at = live.at.as_ref().ok_or(NotYet)?;
+        if live
+            .views
+            .get(&view.name())
+            .is_some_and(|known| known.table() != view.table())
+        {
+            // The table changed, and one of the two was made before: who shows the old one asks again.
+            if let Some(old) = live.views.remove(&view.name()) {
+                self.reset(old.topic(), "table", None);
+            }
+        }
+        let view = live
+            .views
+            .entry(view.name())
+            .or_insert_with(|| Arc::new(view));
+        Ok((Arc::clone(view), at.join(view.topic().subscribe(), from)))
+    }
+
+    /// Joins a channel.
+    ///
+    /// # Errors
+    /// [`NotYet`].
+    pub fn join_channel(
+        &self,
+        channel: &str,
+        from: Option<&Cursor>,
+    ) -> Result<(Arc<Channel>, Joined), NotYet> {
+        let mut live = self.lock();
+        let live = &mut *live;
+        let at = live.at.as_ref().ok_or(NotYet)?;
+        let joined = live
+            .channels
+            .entry(channel.to_owned())
+            .or_insert_with(|| Arc::new(Channel::new(channel)));
+        let joined = (Arc::clone(joined), at.join(joined.topic.subscribe(), from));
+        self.tell_wanted(live);
+        Ok(joined)
+    }
+
+    /// Forgets views and channels without subscribers. Called by who leaves, after it has left.
+    pub fn leave(&self) {
+        let mut live = self.lock();
+        live.views.retain(|_, view| view.topic().subscribers() > 0);
+        live.channels
+            .retain(|_, channel| channel.topic.subscribers() > 0);
+        self.tell_wanted(&live);
+        drop(live);
+        self.leave_asked();
+    }
+
+    /// Delivers a bare NOTIFY to those who are there.
+    pub fn notify(&self, channel: &str, payload: &str) {
+        if let Some(channel) = self.lock().channels.get(channel) {
+            let mut array = sse::Array::new(&channel.channel);
+            array.push(&Element::Notify {
+                payload: payload.to_owned(),
+            });
+            let body = array.finish();
+            let weight = body.len();
+            channel.topic.publish(Delivery::Notify(body), weight);
+        }
+    }
+
+    fn tell_wanted(&self, live: &Live) {
+        let mut wanted: Vec<String> = live.channels.keys().cloned().collect();
+        wanted.sort_unstable();
+        self.wanted.send_if_modified(|known| {
+            let changed = *known != wanted;
+            *known = wanted;
+            changed
+        });
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().expect("publishing does not panic")
+    }
+
+    /// The first batch of a connection, read from `from`: same epoch, go on; another, everybody
+    /// starts over, and the log is to be read from `start`.
+    pub fn begin(&self, place: &Place, epoch: Name, start: Cursor, from: &Cursor) {
+        let mut live = self.lock();
+        if live.at.as_ref().is_some_and(|at| at.epoch == epoch) {
+            return;
+        }
+        // Before the first epoch `from` is `start` already, and its batch is good.
+        let cursor = Arc::new(if live.at.is_none() {
+            from.clone()
+        } else {
+            start
+        });
+        live.at = Some(At {
+            place: place.clone(),
+            epoch,
+            ring: Ring::new(Arc::clone(&cursor), self.memory),
+            cursor,
+        });
+        self.reset_all(&mut live, "epoch", None);
+    }
+
+    /// Moves on to the end of a batch that does not hold everything. Everybody starts over.
+    pub fn skip(&self, batch: &Batch) {
+        let mut live = self.lock();
+        let end = Arc::new(batch.end.clone());
+        let Some(at) = &mut live.at else { return };
+        let epoch = at.epoch;
+        at.ring = Ring::new(Arc::clone(&end), self.memory);
+        at.cursor = Arc::clone(&end);
+        self.reset_all(&mut live, "log", None);
+        self.position
+            .send_replace(Some(Position { epoch, cursor: end }));
+    }
+
+    fn reset_all(&self, live: &mut Live, reason: &'static str, mark: Option<&Mark>) {
+        for (_, view) in live.views.drain() {
+            self.reset(view.topic(), reason, mark.cloned());
+        }
+        for (_, channel) in live.channels.drain() {
+            self.reset(&channel.topic, reason, mark.cloned());
+        }
+    }
+
+    pub(super) fn reset(&self, topic: &Topic<Delivery>, reason: &'static str, mark: Option<Mark>) {
+        let resets = &self.metrics.resets;
+        resets.get_or_create(&Reason { reason }).inc();
+        topic.publish(Delivery::Reset(mark), 0);
+    }
+
+    /// Publishes a batch read from `from` and moves on to its end, as one step for whoever joins.
+    pub fn publish(&self, batch: &Batch, from: &Cursor) {
+        let mut live = self.lock();
+        let live = &mut *live;
+        let Some(epoch) = live.at.as_ref().map(|at| at.epoch) else {
+            return;
+        };
+        let xids = batch.transactions.iter().map(|transaction| transaction.xid);
+        let mut steps = Steps::new(from, &batch.end, xids);
+        for transaction in &batch.transactions {
+            let cursor = Arc::new(steps.deliver(transaction.xid));
+            self.route(live, epoch, transaction, &cursor);
+            if let Some(at) = &mut live.at {
+                at.ring.push(Arc::clone(transaction), cursor);
+            }
+        }
+        let end = Arc::new(batch.end.clone());
+        if let Some(at) = &mut live.at {
+            at.cursor = Arc::clone(&end);
+        }
+        // After the events: who reads this position first finds every event up to it.
+        self.position
+            .send_replace(Some(Position { epoch, cursor: end }));
+    }
+
+    fn route(&self, live: &mut Live, epoch: Name, transaction: &Transaction, cursor: &Arc<Cursor>) {
+        let mark = Mark::Transaction(transaction.xid);
+        if transaction.reset_all {
+            self.reset_all(live, "log", Some(&mark));
+            return;
+        }
+        let token = |view| Token {
+            epoch,
+            view,
+            cursor: (**cursor).clone(),
+        };
+        let publish = |topic: &Topic<Delivery>, name, body| {
+            let cursor = Arc::clone(cursor);
+            let event = Event::new(mark.clone(), transaction.at, &token(name), cursor, &body);
+            let weight = event.frame.len();
+            topic.publish(Delivery::Event(Arc::new(event)), weight);
+        };
+        for delta in &transaction.deltas {
+            live.views.retain(|name, view| {
+                if view.table().oid != delta.table {
+                    return true;
+                }
+                let Sight::Images(images) = view.sight() else {
+                    return true;
+                };
+                match images.elements(transaction.xid, delta) {
+                    Ok(elements) if elements.is_empty() => true,
+                    Ok(elements) => {
+                        publish(view.topic(), *name, view.encode(&elements));
+                        true
+                    }
+                    Err(_undecided) => {
+                        self.reset(view.topic(), "table", Some(mark.clone()));
+                        false
+                    }
+                }
+            });
+        }
+        let mut told: Vec<&str> = Vec::new();
+        for message in &transaction.messages {
+            if told.contains(&message.channel.as_str()) {
+                continue;
+            }
+            told.push(&message.channel);
+            if let Some(channel) = live.channels.get(&message.channel)
+                && let Some(body) = channel.encode(&[transaction])
+            {
+                publish(&channel.topic, channel.name, body);
+            }
+        }
+    }
+}
+
+impl At {
+    fn join(&self, subscriber: Subscriber<Delivery>, from: Option<&Cursor>) -> Joined {
+        let within = from.filter(|from| self.cursor.covers(from));
+        Joined {
+            place: self.place.clone(),
+            epoch: self.epoch,
+            cursor: Arc::clone(&self.cursor),
+            missed: within.and_then(|from| self.ring.since(from)),
+            subscriber,
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! From log rows to transactions: which belong together, in which order, and what each came to.
+//!
+//! A reader gives every row that it read in one snapshot to a [`Gathering`] and gets a [`Batch`], by
+//! way of the rows that the log tells only by key ([`Net::lookups`]), which it reads in the same
+//! snapshot. Memory is bounded whatever a writer did ([`Bounds`]). Pure: it knows no connection.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::cursor::{Cursor, Name, Xid};
+use crate::event::{self, Change, Delta, Entry, Message, Operation, Scope, State, Transaction};
+use crate::schema::catalog::{Catalog, Table};
+
+/// Sizes above which a transaction is not kept but told as "unknown from here on", which makes the
+/// views it touched read their state anew: bounded memory, whatever a writer does.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Log rows of one transaction.
+    pub rows: usize,
+    /// Bytes of images of one transaction.
+    pub bytes: usize,
+    /// Bytes of images of one batch.
+    pub batch: usize,
+    /// Log rows of one batch, above which it is not read at all: [`TooMuch`].
+    pub total: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            rows: 20_000,
+            bytes: 16 << 20,
+            batch: 64 << 20,
+            total: u64::MAX,
+        }
+    }
+}
+
+/// What one poll read.
+#[derive(Debug)]
+pub struct Batch {
+    /// The snapshot it was read in.
+    pub end: Cursor,
+    /// The life of the transaction counter; `None` after a crash that nobody has seen to yet.
+    pub epoch: Option<Name>,
+    /// Transactions done here may have been trimmed.
+    pub horizon: Option<Cursor>,
+    /// The value of `rowcast.gap`.
+    pub gap: i64,
+    /// The value up to which resets were written.
+    pub gap_told: i64,
+    /// Log rows read.
+    pub rows: u64,
+    /// Transactions with resets, or with entries of tables that the catalogue does not have: it must
+    /// be read anew.
+    pub definitions: Vec<Xid>,
+    /// In delivery order: by the highest log id of each, which is an order of dependency.
+    pub transactions: Vec<Arc<Transaction>>,
+}
+
+impl Batch {
+    /// Whether entries after `from` may have been deleted before they were read.
+    #[must_use]
+    pub fn is_trimmed_after(&self, from: &Cursor) -> bool {
+        let horizon = self.horizon.as_ref();
+        horizon.is_some_and(|horizon| !from.covers(horizon))
+    }
+
+    /// Whether definitions have changed that a catalogue does not show which was read after `known`,
+    /// the end of an earlier batch: between the two there may have been more changes.
+    #[must_use]
+    pub fn changed_definitions_after(&self, known: &Cursor) -> bool {
+        self.definitions.iter().any(|xid| !known.is_done(*xid))
+    }
+}
+/// What of an epoch does not change while a connection lasts. With the uuid it names the epoch: a
+/// restored dump carries the uuid along, but lives under other oids.
+#[derive(Debug, Clone)]
+pub struct Place {
+    system: String,
+}
+
+impl Place {
+    /// The place of this system, database and log.
+    #[must_use]
+    pub fn new(system: String) -> Self {
+        Self { system }
+    }
+
+    /// The epoch of that uuid here.
+    #[must_use]
+    pub fn epoch(&self, uuid: &str) -> Name {
+        Name::of([self.system.as_str(), uuid])
+    }
+}
+
+/// What a poll reads besides rows, in the same snapshot.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// The snapshot.
+    pub end: Cursor,
+    /// See [`Batch::epoch`].
+    pub epoch: Option<Name>,
+    /// See [`Batch::horizon`].
+    pub horizon: Option<Cursor>,
+    /// See [`Batch::gap`].
+    pub gap: i64,
+    /// See [`Batch::gap_told`].
+    pub gap_told: i64,
+}
+
+/// More rows than [`Bounds::total`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is more to read than is wanted")]
+pub struct TooMuch;
+
+/// Every row that was read, by transaction.
+#[derive(Debug)]
+pub struct Gathered {
+    head: Head,
+    rows: u64,
+    transactions: Vec<Pending>,
+}
+
+/// A batch that lacks the rows which the log tells only by key.
+#[derive(Debug)]
+pub struct Net {
+    head: Head,
+    rows: u64,
+    definitions: Vec<Xid>,
+    transactions: Vec<Transaction>,
+    unknown: BTreeMap<u32, Vec<Lookup>>,
+}
+
+/// An object of key columns, and where the row that it finds belongs.
+#[derive(Debug)]
+struct Lookup {
+    object: Arc<str>,
+    transaction: usize,
+    delta: usize,
+    change: usize,
+}
+
+impl Gathered {
+    /// What the transactions came to. Tables of `catalog` decide what is told of each entry; entries
+    /// of other tables are left out.
+    #[must_use]
+    pub fn net(self, catalog: &Catalog) -> Net {
+        let changed = |pending: &&Pending| pending.definitions_changed(catalog);
+        let changed = self.transactions.iter().filter(changed);
+        let definitions = changed.map(|pending| pending.xid).collect();
+        let net = self.transactions.into_iter();
+        let transactions: Vec<Transaction> = net.map(|pending| pending.net(catalog)).collect();
+        let mut unknown: BTreeMap<u32, Vec<Lookup>> = BTreeMap::new();
+        for (at, transaction) in transactions.iter().enumerate() {
+            for (delta, changes) in transaction.deltas.iter().enumerate() {
+                for (change, Change { after, .. }) in changes.changes.iter().enumerate() {
+                    if let State::Unknown(object) = after {
+                        unknown.entry(changes.table).or_default().push(Lookup {
+                            object: Arc::clone(object),
+                            transaction: at,
+                            delta,
+                            change,
+                        });
+                    }
+                }
+            }
+        }
+        Net {
+            head: self.head,
+            rows: self.rows,
+            definitions,
+            transactions,
+            unknown,
+        }
+    }
+}
+
+impl Net {
+    /// What is to be read again: table by table, the objects of the keys.
+    #[must_use]
+    pub fn lookups(&self) -> Vec<(u32, Vec<Arc<str>>)> {
+        let objects = |lookups: &Vec<Lookup>| {
+            let objects = lookups.iter().map(|lookup| Arc::clone(&lookup.object));
+            objects.collect()
+        };
+        let tables = self.unknown.iter();
+        tables
+            .map(|(table, lookups)| (*table, objects(lookups)))
+            .collect()
+    }
+
+    /// Puts in the rows of a table that were found, by their key. `None` when somebody holds the
+    /// table: its views read their state when they can, and the others do not wait for it.
+    pub fn settle(&mut self, table: u32, rows: Option<&HashMap<String, State>>) {
+        for lookup in self.unknown.remove(&table).unwrap_or_default() {
+            let delta = &mut self.transactions[lookup.transaction].deltas[lookup.delta];
+            match (rows, delta.changes.get_mut(lookup.change)) {
+                (Some(rows), Some(change)) => {
+                    change.after = rows.get(&*change.key).cloned().unwrap_or(State::Absent);
+                }
+                _ => delta.scope = Scope::Unknown,
+            }
+        }
+    }
+
+    /// The batch, with whatever was put in.
+    #[must_use]
+    pub fn finish(self) -> Batch {
+        Batch {
+            end: self.head.end,
+            epoch: self.head.epoch,
+            horizon: self.head.horizon,
+            gap: self.head.gap,
+            gap_told: self.head.gap_told,
+            rows: self.rows,
+            definitions: self.definitions,
+            transactions: self.transactions.into_iter().map(Arc::new).collect(),
+        }
+    }
+}
+
+/// Entries of one transaction as they come in.
+#[derive(Debug, Default)]
+struct Pending {
+    xid: Xid,
+    last: i64,
+    at: Timestamp,
+    entries: Vec<Entry>,
+    bytes: usize,
+    /// What it touched, kept when its entries are not.
+    touched: BTreeSet<(u32, Option<String>)>,
+    oversize: bool,
+}
+
+/// Rows of one snapshot, as they come in, in any order.
+#[derive(Debug)]
+pub struct Gathering {
+    bounds: Bounds,
+    bytes: usize,
+    rows: u64,
+    pending: HashMap<Xid, Pending>,
+}
+
+impl Gathering {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            bytes: 0,
+            rows: 0,
+            pending: HashMap::new(),
+        }
+    }
+
+    /// Rows added so far.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Adds a row of the transaction `xid`.
+    ///
+    /// # Errors
+    /// [`TooMuch`].
+    pub fn add(&mut self, xid: Xid, entry: Entry) -> Result<(), TooMuch> {
+        self.rows += 1;
+        if self.rows > self.bounds.total {
+            return Err(TooMuch);
+        }
+        let pending = self.pending.entry(xid).or_default();
+        pending.xid = xid;
+        if entry.id > pending.last {
+            pending.last = entry.id;
+            pending.at = entry.at;
+        }
+        let touched = (entry.rel, entry.channel.clone());
+        if !pending.touched.contains(&touched) {
+            pending.touched.insert(touched);
+        }
+        if pending.oversize {
+            return Ok(());
+        }
+        let bytes =
+            entry.old.as_ref().map_or(0, |t| t.len()) + entry.new.as_ref().map_or(0, |t| t.len());
+        pending.bytes += bytes;
+        self.bytes += bytes;
+        pending.entries.push(entry);
+        if pending.bytes > self.bounds.bytes || pending.entries.len() > self.bounds.rows {
+            self.bytes -= pending.collapse();
+        } else if self.bytes > self.bounds.batch {
+            // All at once: looking for the largest at each further row would cost its square.
+            for pending in self.pending.values_mut() {
+                pending.collapse();
+            }
+            self.bytes = 0;
+        }
+        Ok(())
+    }
+
+    /// All of them, and what was read besides: transactions by the highest log id of each, entries
+    /// by their id.
+    #[must_use]
+    pub fn finish(self, head: Head) -> Gathered {
+        let mut all: Vec<Pending> = self.pending.into_values().collect();
+        all.sort_by_key(|pending| pending.last);
+        for pending in &mut all {
+            pending.entries.sort_by_key(|entry| entry.id);
+        }
+        Gathered {
+            head,
+            rows: self.rows,
+            transactions: all,
+        }
+    }
+}
+
+impl Pending {
+    /// Forgets the entries and returns the bytes they took.
+    fn collapse(&mut self) -> usize {
+        self.oversize = true;
+        self.entries = Vec::new();
+        std::mem::take(&mut self.bytes)
+    }
+
+    fn definitions_changed(&self, catalog: &Catalog) -> bool {
+        let resets = self
+            .entries
+            .iter()
+            .any(|entry| entry.operation == Operation::Reset);
+        let mut tables = self
+            .touched
+            .iter()
+            .filter(|(rel, channel)| *rel != 0 && channel.is_none());
+        resets || tables.any(|(rel, _)| catalog.table_by_oid(*rel).is_none())
+    }
+
+    fn net(self, catalog: &Catalog) -> Transaction {
+        let mut transaction = Transaction {
+            xid: self.xid,
+            at: self.at,
+            deltas: Vec::new(),
+            messages: Vec::new(),
+            reset_all: false,
+        };
+        if self.oversize {
+            for (rel, channel) in &self.touched {
+                // A message that cannot be kept must not get lost in silence either.
+                transaction.reset_all |= channel.is_some() || *rel == 0;
+                if let Some(table) = catalog.table_by_oid(*rel) {
+                    transaction.unknown(table.oid);
+                }
+            }
+            return transaction;
+        }
+        let mut tables: BTreeMap<u32, (Arc<Table>, Vec<&Entry>)> = BTreeMap::new();
+        for entry in &self.entries {
+            match (entry.operation, catalog.table_by_oid(entry.rel)) {
+                (Operation::Message, _) => transaction.messages.push(Message {
+                    channel: entry.channel.clone().unwrap_or_default(),
+                    payload: entry.new.clone().unwrap_or_else(|| "null".into()),
+                    at: entry.at,
+                }),
+                (Operation::Reset, _) if entry.rel == 0 => transaction.reset_all = true,
+                (_, Some(table)) => {
+                    let rows = tables
+                        .entry(table.oid)
+                        .or_insert_with(|| (Arc::clone(table), Vec::new()));
+                    rows.1.push(entry);
+                }
+                // A table dropped or unwatched since: whoever showed it is told by oid.
+                (Operation::Reset, None) => transaction.unknown(entry.rel),
+                (_, None) => {}
+            }
+        }
+        for (oid, (table, entries)) in tables {
+            match delta(&table, &entries) {
+                Some(delta) => transaction.deltas.push(delta),
+                None => transaction.unknown(oid),
+            }
+        }
+        transaction
+    }
+}
+
+impl Transaction {
+    fn unknown(&mut self, table: u32) {
+        self.deltas.push(Delta {
+            table,
+            scope: Scope::Unknown,
+            changes: Vec::new(),
+        });
+    }
+}
+
+/// What the entries of one table, in order, come to; `None` for "unknown".
+fn delta(table: &Table, entries: &[&Entry]) -> Option<Delta> {
+    let mut scope = Scope::Keys;
+    let mut rest = 0;
+    for (place, entry) in entries.iter().enumerate() {
+        match entry.operation {
+            Operation::Truncate if entry.rel == table.oid => {
+                scope = Scope::Truncated;
+                rest = place + 1;
+            }
+            // TRUNCATE of the root tells each partition too, right after it. A partition truncated
+            // alone takes rows along that no entry names.
+            Operation::Truncate if scope == Scope::Truncated && rest == place => rest = place + 1,
+            Operation::Truncate | Operation::Reset => return None,
+            _ => {}
+        }
+    }
+    let changes = event::net(&entries[rest..], &table.key).ok()?;
+    Some(Delta {
+        table: table.oid,
+        scope,
+        changes,
+    })
+}

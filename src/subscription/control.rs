@@ -1,0 +1,57 @@
+//! What a stream says of itself: the text of `event: control`. Pure.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Unavailable;
+use crate::cursor::START;
+use crate::sse;
+use crate::view::View;
+
+/// The member of a control that says that the relay stops.
+pub(super) const CLOSING: &str = r#","closing":true"#;
+
+/// How far behind a stream is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct State {
+    /// The screen shows what is there.
+    pub(super) fresh: bool,
+    /// Since the log was last read to its end.
+    pub(super) lag: Duration,
+}
+
+/// A control under `id`; `more` are further members of its object, each with a comma in front.
+pub(super) fn frame(id: &str, retry: Option<u64>, state: State, more: &str) -> Bytes {
+    let State { fresh, lag } = state;
+    let lag = lag.as_millis();
+    let json = format!(r#"{{"upToDate":{fresh},"lag_ms":{lag}{more}}}"#);
+    sse::control(retry, id, &json)
+}
+
+/// A control that says why the stream ends.
+pub(super) fn ended(id: &str, retry: u64, why: &Unavailable) -> Bytes {
+    let json = format!(r#"{{"upToDate":false,"error":{}}}"#, why.body);
+    sse::control(Some(retry), id, &json)
+}
+
+/// The same for a client that brought `token`, which stays his.
+pub(super) fn unavailable(token: Option<&str>, retry: u64, why: &Unavailable) -> Bytes {
+    let id = token.filter(|token| is_id(token)).unwrap_or(START);
+    ended(id, retry, why)
+}
+
+/// The columns of a view as JSON text.
+pub(super) fn columns(view: &View) -> String {
+    let member = |(name, kind): &(String, String)| serde_json::json!({"name": name, "type": kind});
+    let schema: Vec<serde_json::Value> = view.columns().iter().map(member).collect();
+    serde_json::Value::from(schema).to_string()
+}
+
+/// Whether a client's text may be written back as an id.
+fn is_id(text: &str) -> bool {
+    text.len() <= 4096
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
