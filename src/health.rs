@@ -4,9 +4,10 @@
 //! stream's heartbeat. It names no other room.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// A screen may be told "up to date" this long after the last successful poll. The safety poll
 /// runs every second, so three missed ones mean that something is wrong.

@@ -15,7 +15,8 @@ use tokio_postgres::error::SqlState;
 use tracing::{debug, warn};
 
 use super::asked::{Question, Unanswered};
-use super::{AbortOnDrop, DEFINITIONS, EpochEnded, Feed, FeedError, Position};
+use super::reading::DEFINITIONS;
+use super::{AbortOnDrop, EpochEnded, Feed, FeedError, Position};
 use crate::backoff::Backoff;
 use crate::causes::Causes;
 use crate::cursor::{Cursor, Name};

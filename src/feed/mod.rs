@@ -17,26 +17,24 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_postgres::Client;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
 use crate::causes::Causes;
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Xid};
 use crate::health::Health;
 use crate::log::{self, Batch, Bounds, LogError, Place};
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Target};
 use crate::postgres::pool::{PINS, Pool};
-use crate::schema::catalog::{CatalogError, Handle};
+use crate::schema::catalog::{Catalog, CatalogError, Handle};
 use crate::shutdown::Shutdown;
 pub use asked::Unjoined;
-pub use reading::{EpochEnded, Gap, Poll, Reading, Verdict};
+pub use reading::{EpochEnded, Reading, Source, follow};
 pub use stage::{Joined, Missed, NotYet, Position, Stage};
 
 /// A relay looks at the log this often even if no bell rings.
 const SAFETY_POLL: Duration = Duration::from_secs(1);
-/// Definitions that change while the catalogue is read make it be read again, so many times.
-const DEFINITIONS: usize = 8;
 /// And this often when there is no bell.
 const NO_BELL_POLL: Duration = Duration::from_millis(50);
 
@@ -138,100 +136,80 @@ impl Feed {
         let start = log::start(&client).await?;
         self.parts.catalog.reload().await?;
         self.parts.health.set_catalog();
-        let mut reading = Reading::new(place.clone(), start);
-        let mut begun = false;
-        loop {
-            let poll = reading.poll(&self.stage);
-            let batch = match self.poll(&client, &place, &poll.from, poll.bounds).await {
-                Err(FeedError::Log(LogError::TooMuch(_))) if poll.beginning => {
-                    // Left open by the read that was given up.
-                    client
-                        .batch_execute("rollback")
-                        .await
-                        .map_err(LogError::from)?;
-                    reading.begin_at(log::present(&client).await?);
-                    continue;
-                }
-                batch => batch?,
-            };
-            let verdict = reading.judge(&self.stage, &poll, &batch)?;
-            if !std::mem::replace(&mut begun, true)
-                && let Some(epoch) = batch.epoch
-            {
-                info!(%epoch, "reading the log");
-            }
-            match verdict {
-                Verdict::Good => {}
-                Verdict::Stale => continue,
-                Verdict::Trimmed => {
-                    warn!(
-                        "the log was trimmed before it was read; every screen reads its state anew"
-                    );
-                    self.stage.skip(&batch);
-                    continue;
-                }
-            }
-            let settled = settle(&mut reading.gap, &client, &batch).await?;
-            self.stage.publish(&batch, &poll.from);
-            backoff.reset();
-            if settled {
-                self.parts.health.polled();
+        let connection = Connection {
+            parts: &self.parts,
+            client,
+            place: place.clone(),
+        };
+        reading::follow(
+            &connection,
+            Reading::new(place, start),
+            &self.stage,
+            &self.parts.health,
+            &self.parts.bell,
+            if self.parts.rings {
+                SAFETY_POLL
             } else {
-                self.parts.health.lost();
-            }
-            if batch.transactions.is_empty() {
-                let pause = if self.parts.rings {
-                    SAFETY_POLL
-                } else {
-                    NO_BELL_POLL
-                };
-                let _either = tokio::time::timeout(pause, self.parts.bell.notified()).await;
-            }
-        }
-    }
-
-    /// Reads what came after `from`. Entries of tables that the catalogue does not have, and
-    /// resets, make it read the catalogue first.
-    async fn poll(
-        &self,
-        client: &Client,
-        place: &Place,
-        from: &Cursor,
-        bounds: Bounds,
-    ) -> Result<Batch, FeedError> {
-        let metrics = &self.parts.metrics;
-        metrics.polls.inc();
-        let catalog = self.parts.catalog.current();
-        let mut batch = log::read(client, place, from, &catalog, bounds).await?;
-        let mut known = Cursor::default();
-        for _ in 1..DEFINITIONS {
-            if !batch.changed_definitions_after(&known) {
-                break;
-            }
-            known = batch.end;
-            let catalog = self.parts.catalog.reload().await?;
-            batch = log::read(client, place, from, &catalog, bounds).await?;
-        }
-        metrics.log_rows.inc_by(batch.rows);
-        Ok(batch)
+                NO_BELL_POLL
+            },
+            || backoff.reset(),
+        )
+        .await
     }
 }
 
-/// Sees to changes that could not even be logged by key. Whether nothing is missing as of this batch.
-async fn settle(gap: &mut Gap, client: &Client, batch: &Batch) -> Result<bool, LogError> {
-    if let Some(value) = gap.due(batch) {
-        log::settle_gap(client, value).await?;
-        warn!("changes could not be captured; every screen reads its state anew");
-        gap.settled(value);
+/// A connection that reads the log.
+struct Connection<'a> {
+    parts: &'a Parts,
+    client: Client,
+    place: Place,
+}
+
+impl Source for Connection<'_> {
+    type Error = FeedError;
+
+    fn catalog(&self) -> Arc<Catalog> {
+        self.parts.catalog.current()
     }
-    if gap.is_waiting() {
-        return Ok(false);
+
+    async fn reload(&self) -> Result<Arc<Catalog>, FeedError> {
+        Ok(self.parts.catalog.reload().await?)
     }
-    if let Some(value) = gap.found(batch) {
-        gap.wait(value, log::barrier(client).await?);
-        return Ok(false);
+
+    async fn read(
+        &self,
+        from: &Cursor,
+        catalog: &Catalog,
+        bounds: Bounds,
+    ) -> Result<Option<Batch>, FeedError> {
+        let metrics = &self.parts.metrics;
+        metrics.polls.inc();
+        match log::read(&self.client, &self.place, from, catalog, bounds).await {
+            Err(LogError::TooMuch(_)) => {
+                // Left open by the read that was given up.
+                let rolled_back = self.client.batch_execute("rollback").await;
+                rolled_back.map_err(LogError::from)?;
+                Ok(None)
+            }
+            batch => {
+                let batch = batch?;
+                metrics.log_rows.inc_by(batch.rows);
+                Ok(Some(batch))
+            }
+        }
     }
-    Ok(true)
+
+    async fn present(&self) -> Result<Cursor, FeedError> {
+        Ok(log::present(&self.client).await?)
+    }
+
+    async fn barrier(&self) -> Result<Xid, FeedError> {
+        Ok(log::barrier(&self.client).await?)
+    }
+
+    async fn settle_gap(&self, value: i64) -> Result<(), FeedError> {
+        Ok(log::settle_gap(&self.client, value).await?)
+    }
 }
 
 /// Stops a task when the one that needs it is gone.

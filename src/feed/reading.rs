@@ -1,15 +1,140 @@
 //! One connection's reading of the log: where a poll begins, and what follows from what it read.
 //!
-//! Pure: the feed polls, and does what it is told here.
+//! [`follow`] is the whole life of a connection, of which it knows what it can be asked ([`Source`])
+//! and nothing more.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tracing::{info, warn};
 
 use super::stage::Stage;
 use crate::cursor::{Cursor, Xid};
+use crate::health::Health;
 use crate::log::{Batch, Bounds, Place};
+use crate::schema::catalog::Catalog;
 
 /// Log rows that a starting relay reads for those who were connected to its predecessor.
 const FIRST_READ: u64 = 200_000;
+
+/// Definitions that change while the catalogue is read make it be read again, so many times.
+pub(super) const DEFINITIONS: usize = 8;
+
+/// What a connection can be asked.
+pub trait Source {
+    /// Why it cannot answer: it is over then.
+    type Error: From<EpochEnded>;
+
+    /// What the tables look like, as far as is known.
+    fn catalog(&self) -> Arc<Catalog>;
+
+    /// What the tables look like now.
+    fn reload(&self) -> impl Future<Output = Result<Arc<Catalog>, Self::Error>> + Send;
+
+    /// Everything that committed after `from`; `None` when it is more than wanted.
+    fn read(
+        &self,
+        from: &Cursor,
+        catalog: &Catalog,
+        bounds: Bounds,
+    ) -> impl Future<Output = Result<Option<Batch>, Self::Error>> + Send;
+
+    /// A snapshot of now.
+    fn present(&self) -> impl Future<Output = Result<Cursor, Self::Error>> + Send;
+
+    /// A transaction id that every transaction which is open now, and has one, lies below.
+    fn barrier(&self) -> impl Future<Output = Result<Xid, Self::Error>> + Send;
+
+    /// Writes the reset that the gap up to `value` calls for, unless another relay has.
+    fn settle_gap(&self, value: i64) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// Reads and publishes, until the connection is over. After a batch without transactions it waits
+/// for the bell, and no longer than `pause`. `reached` is called after each batch.
+///
+/// # Errors
+/// Whatever ended the connection.
+pub async fn follow<S: Source>(
+    source: &S,
+    mut reading: Reading,
+    stage: &Stage,
+    health: &Health,
+    bell: &Notify,
+    pause: Duration,
+    mut reached: impl FnMut(),
+) -> Result<Infallible, S::Error> {
+    let mut begun = false;
+    loop {
+        let poll = reading.poll(stage);
+        let Some(batch) = read(source, &poll).await? else {
+            reading.begin_at(source.present().await?);
+            continue;
+        };
+        let verdict = reading.judge(stage, &poll, &batch)?;
+        if !std::mem::replace(&mut begun, true)
+            && let Some(epoch) = batch.epoch
+        {
+            info!(%epoch, "reading the log");
+        }
+        match verdict {
+            Verdict::Good => {}
+            Verdict::Stale => continue,
+            Verdict::Trimmed => {
+                warn!("the log was trimmed before it was read; every screen reads its state anew");
+                stage.skip(&batch);
+                continue;
+            }
+        }
+        let settled = settle(source, &mut reading.gap, &batch).await?;
+        stage.publish(&batch, &poll.from);
+        reached();
+        if settled {
+            health.polled();
+        } else {
+            health.lost();
+        }
+        if batch.transactions.is_empty() {
+            let _either = tokio::time::timeout(pause, bell.notified()).await;
+        }
+    }
+}
+
+/// Reads what a poll asks for. Entries of tables that the catalogue does not have, and resets, make
+/// it read the catalogue first.
+async fn read<S: Source>(source: &S, poll: &Poll) -> Result<Option<Batch>, S::Error> {
+    let mut catalog = source.catalog();
+    let mut known = Cursor::default();
+    for _ in 1..DEFINITIONS {
+        let batch = source.read(&poll.from, &catalog, poll.bounds).await?;
+        match batch {
+            Some(batch) if batch.changed_definitions_after(&known) => {
+                known = batch.end;
+                catalog = source.reload().await?;
+            }
+            batch => return Ok(batch),
+        }
+    }
+    source.read(&poll.from, &catalog, poll.bounds).await
+}
+
+/// Sees to changes that could not even be logged by key. Whether nothing is missing as of this batch.
+async fn settle<S: Source>(source: &S, gap: &mut Gap, batch: &Batch) -> Result<bool, S::Error> {
+    if let Some(value) = gap.due(batch) {
+        source.settle_gap(value).await?;
+        warn!("changes could not be captured; every screen reads its state anew");
+        gap.settled(value);
+    }
+    if gap.is_waiting() {
+        return Ok(false);
+    }
+    if let Some(value) = gap.found(batch) {
+        gap.wait(value, source.barrier().await?);
+        return Ok(false);
+    }
+    Ok(true)
+}
 
 /// What a connection knows from its beginning on.
 #[derive(Debug)]
@@ -17,24 +142,21 @@ pub struct Reading {
     place: Place,
     /// Where to begin in an epoch that the stage does not know yet, until the first batch.
     first: Option<Cursor>,
-    /// Changes that could not even be logged by key.
-    pub gap: Gap,
+    gap: Gap,
 }
 
 /// What to read.
 #[derive(Debug)]
-pub struct Poll {
+struct Poll {
     /// Everything that committed after this.
-    pub from: Arc<Cursor>,
+    from: Arc<Cursor>,
     /// At most.
-    pub bounds: Bounds,
-    /// Nobody can be here yet: history is a courtesy to those who come back, and may be left out.
-    pub beginning: bool,
+    bounds: Bounds,
 }
 
 /// What a batch is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+enum Verdict {
     /// To be published.
     Good,
     /// It was read from another place than the stage is at: read again.
@@ -59,41 +181,32 @@ impl Reading {
         }
     }
 
-    /// What to read next.
-    #[must_use]
-    pub fn poll(&self, stage: &Stage) -> Poll {
+    /// What to read next. Before anybody can be here, history is a courtesy to those who come back,
+    /// and is left out where it is too much.
+    fn poll(&self, stage: &Stage) -> Poll {
         let live = stage.lock();
-        let beginning = live.at.is_none();
         let from = match &live.at {
             Some(at) => Arc::clone(&at.cursor),
             None => Arc::new(self.first.clone().unwrap_or_default()),
         };
         let bounds = Bounds {
-            total: if beginning { FIRST_READ } else { u64::MAX },
+            total: if live.at.is_none() {
+                FIRST_READ
+            } else {
+                u64::MAX
+            },
             ..Bounds::default()
         };
-        Poll {
-            from,
-            bounds,
-            beginning,
-        }
+        Poll { from, bounds }
     }
 
     /// There was too much to read at the beginning: begin at the present.
-    pub fn begin_at(&mut self, present: Cursor) {
+    fn begin_at(&mut self, present: Cursor) {
         self.first = Some(present);
     }
 
     /// What to do with the batch of a poll. The first one of a connection begins its epoch.
-    ///
-    /// # Errors
-    /// [`EpochEnded`].
-    pub fn judge(
-        &mut self,
-        stage: &Stage,
-        poll: &Poll,
-        batch: &Batch,
-    ) -> Result<Verdict, EpochEnded> {
+    fn judge(&mut self, stage: &Stage, poll: &Poll, batch: &Batch) -> Result<Verdict, EpochEnded> {
         let epoch = batch.epoch.ok_or(EpochEnded)?;
         if let Some(start) = self.first.take() {
             stage.begin(&self.place, epoch, start, &poll.from);
@@ -116,42 +229,39 @@ impl Reading {
 /// Changes that could not even be logged by key. The sequence moves before its writer commits, so
 /// the reset is written only when no transaction is open any more that may have moved it.
 #[derive(Debug, Default)]
-pub struct Gap {
+struct Gap {
     told: Option<i64>,
     waiting: Option<(i64, Xid)>,
 }
 
 impl Gap {
     /// The gap whose reset is to be written as of this batch.
-    #[must_use]
-    pub fn due(&mut self, batch: &Batch) -> Option<i64> {
+    fn due(&mut self, batch: &Batch) -> Option<i64> {
         self.told.get_or_insert(batch.gap_told);
         let (value, barrier) = self.waiting?;
         (batch.end.xmin() >= barrier).then_some(value)
     }
 
     /// Its reset is written.
-    pub fn settled(&mut self, value: i64) {
+    fn settled(&mut self, value: i64) {
         self.told = Some(value);
         self.waiting = None;
     }
 
     /// Some transaction may still be open that moved the sequence.
-    #[must_use]
-    pub fn is_waiting(&self) -> bool {
+    fn is_waiting(&self) -> bool {
         self.waiting.is_some()
     }
 
     /// A gap that is not told yet.
-    #[must_use]
-    pub fn found(&self, batch: &Batch) -> Option<i64> {
+    fn found(&self, batch: &Batch) -> Option<i64> {
         let told = self.told.unwrap_or(batch.gap_told);
         (batch.gap > told).then_some(batch.gap)
     }
 
     /// Waits until every transaction below `barrier`, which was given out after the gap was found,
     /// is over.
-    pub fn wait(&mut self, value: i64, barrier: Xid) {
+    fn wait(&mut self, value: i64, barrier: Xid) {
         self.waiting = Some((value, barrier));
     }
 }

@@ -232,6 +232,15 @@ impl View {
         }
     }
 
+    /// The same, which keeps as much as that for subscribers that are behind.
+    #[must_use]
+    pub fn with_buffer(self, bounds: Bounds) -> Self {
+        Self {
+            topic: Topic::new(bounds),
+            ..self
+        }
+    }
+
     /// What its tokens are for.
     #[must_use]
     pub fn name(&self) -> Name {

@@ -26,7 +26,7 @@ use crate::rows::statement::Statement;
 use crate::sse;
 
 /// Bytes after which a piece of a snapshot is closed.
-const PIECE: usize = 128 << 10;
+pub const PIECE: usize = 128 << 10;
 
 /// A view's state.
 #[derive(Debug)]
@@ -200,7 +200,7 @@ async fn pieces(
     limit: usize,
 ) -> Result<(Vec<Bytes>, Digest), SnapshotError> {
     pin_mut!(rows);
-    let mut pieces = Pieces::new(view);
+    let mut pieces = Pieces::new(view, PIECE);
     let mut total = 0;
     while let Some(row) = rows.next().await {
         let row = row?;
@@ -218,19 +218,22 @@ async fn pieces(
 #[derive(Debug)]
 pub struct Pieces<'a> {
     view: &'a View,
+    /// Bytes after which a piece is closed.
+    piece: usize,
     done: Vec<Bytes>,
     array: sse::Array<'a>,
     digest: Digest,
 }
 
 impl<'a> Pieces<'a> {
-    /// A state without rows.
+    /// A state without rows, in pieces of about so many bytes ([`PIECE`]).
     #[must_use]
-    pub fn new(view: &'a View) -> Self {
+    pub fn new(view: &'a View, piece: usize) -> Self {
         let mut array = view.array();
         array.push(&Element::SnapshotStart);
         Self {
             view,
+            piece,
             done: Vec::new(),
             array,
             digest: Digest::default(),
@@ -245,7 +248,7 @@ impl<'a> Pieces<'a> {
             self.digest.add(key, value.as_ref());
         }
         self.array.push(row);
-        if self.array.bytes() > PIECE {
+        if self.array.bytes() > self.piece {
             let piece = std::mem::replace(&mut self.array, self.view.array());
             self.done.push(piece.finish());
         }
