@@ -1,6 +1,7 @@
 //! The commands. Nobody else names this room.
 
 mod access;
+pub mod bench;
 mod database;
 mod demo;
 mod healthcheck;
@@ -66,6 +67,8 @@ enum Command {
         #[arg(long, env = "ROWCAST_URL")]
         url: Option<String>,
     },
+    /// Measure what this machine holds: screens, commits, latencies, costs
+    Bench(bench::Options),
     /// Print a token made with the configured secret, for trying things out
     Token {
         /// The role that requests with it run as
@@ -179,6 +182,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         .build()?;
     runtime.block_on(async {
         match cli.command.unwrap_or(Command::Serve) {
+            Command::Bench(options) => return bench::run(config, options).await,
             Command::Serve => serve::run(config).await,
             Command::Watch { tables } => tables::watch(&config, &tables).await,
             Command::Unwatch { tables } => tables::unwatch(&config, &tables).await,
@@ -204,9 +208,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Uninstall => tables::uninstall(&config).await,
             Command::Healthcheck => healthcheck::run(config.listen).await,
             Command::Psql { .. } => Ok(()),
-        }
-    })?;
-    Ok(ExitCode::SUCCESS)
+        }?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn psql_on(config: &Config, arguments: &[OsString]) -> anyhow::Result<ExitCode> {

@@ -5,6 +5,7 @@
 
 mod agree;
 mod batch;
+mod bench;
 mod browser;
 mod calls;
 mod canary;

@@ -1,0 +1,133 @@
+//! `rowcast bench` tells the truth about what arrived, and clears away what it made.
+
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::harness::{DEADLINE, command, database};
+
+/// Runs it small; returns whether it was content, what it said as JSON, and its error output.
+async fn bench(arguments: &[&str]) -> (bool, Value, String) {
+    let running = command()
+        .args(["bench", "--json", "--screens", "50"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output();
+    let output = tokio::time::timeout(DEADLINE * 3, running).await;
+    let output = output.expect("it is bounded").unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    let said = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    (output.status.success(), said, error)
+}
+
+#[tokio::test]
+async fn every_commit_is_counted_at_every_screen() {
+    let directory = tempfile::tempdir().unwrap();
+    let picture = directory.path().join("latency.svg");
+    let (content, said, error) = bench(&[
+        "--rate",
+        "50",
+        "--seconds",
+        "2",
+        "--views",
+        "5",
+        "--idle",
+        "1",
+        "--svg",
+        picture.to_str().unwrap(),
+    ])
+    .await;
+    assert!(content, "{error}{said:#}");
+    let changes = &said["changes"];
+    assert_eq!(changes["committed"], 100);
+    // Each is of one view, and each view is on ten screens.
+    assert_eq!(changes["expected"], 1000);
+    assert_eq!(changes["delivered"], changes["expected"]);
+    for trouble in [
+        "lost",
+        "folded",
+        "duplicated",
+        "out_of_order",
+        "resets",
+        "closed",
+    ] {
+        assert_eq!(changes[trouble], 0, "{trouble}: {said:#}");
+    }
+    for latency in [
+        &said["latency_ms"],
+        &said["commit_ms"],
+        &said["connect"]["each_ms"],
+        &said["bench"]["slip_ms"],
+    ] {
+        let order = ["p50", "p90", "p99", "p99_9", "max"].map(|name| latency[name].as_f64());
+        assert!(order.is_sorted() && order[0].is_some(), "{latency}");
+    }
+    assert!(said["latency_ms"]["p50"].as_f64() > Some(0.0));
+    if cfg!(target_os = "linux") {
+        let relay = &said["relay"];
+        for figure in [
+            "cpu_us_per_event",
+            "cpu_us_per_commit",
+            "cpus",
+            "idle_cpus",
+            "rss_bytes",
+        ] {
+            assert!(relay[figure].as_f64() > Some(0.0), "{figure}: {relay}");
+        }
+    }
+    assert!(said["bench"]["limits"].is_array());
+    let picture = std::fs::read_to_string(picture).unwrap();
+    assert!(picture.starts_with("<svg") && picture.ends_with("</svg>\n"));
+}
+
+#[tokio::test]
+async fn a_running_relay_is_measured_and_its_database_left_as_it_was() {
+    let database = database().await;
+    let relay = database.relay().await;
+    let pid = relay.child.id().unwrap().to_string();
+    let on = [
+        "--url",
+        &relay.url,
+        "--database-url",
+        &database.url,
+        "--pid",
+        &pid,
+    ];
+    let short = ["--rate", "20", "--seconds", "1"];
+    let (content, said, error) = bench(&[&on[..], &short].concat()).await;
+    assert!(content, "{error}{said:#}");
+    assert_eq!(said["changes"]["delivered"], 1000);
+    assert_eq!(
+        database
+            .one("select count(*) from pg_class where relname = 'rowcast_bench'")
+            .await,
+        "0"
+    );
+    // Nobody may watch what is not there; the table is made anew.
+    assert!(bench(&[&on[..], &short].concat()).await.0);
+
+    let (content, said, error) = bench(&["--url", &relay.url]).await;
+    assert!(!content && said == Value::Null);
+    assert!(error.contains("try:   --database-url"), "{error}");
+}
+
+#[tokio::test]
+async fn what_the_system_does_not_give_is_said_before_anything_is_started() {
+    // A shell of its own has a limit of its own.
+    let binary = command().as_std().get_program().to_owned();
+    let output = tokio::process::Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 150; exec \"$0\" bench --screens 100 --seconds 1",
+        ])
+        .arg(binary)
+        .output()
+        .await
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(
+        error.contains("100 screens need as many open files") && error.contains("--screens 50"),
+        "{error}"
+    );
+}
