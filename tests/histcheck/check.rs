@@ -253,7 +253,10 @@ fn eras_of_epochs(evidence: &Evidence, parsed: &[Parsed], verdict: &mut Verdict)
             let row = element.row.as_ref();
             let tx = row.map(|row| row.number("tx"));
             let place = tx.and_then(|tx| evidence.truth.of_tx.get(&tx));
-            if let Some(place) = place {
+            // A row may be told anew by a transaction that did not sign it: a cascade, a policy.
+            let signed =
+                place.filter(|place| Some(evidence.truth.txns[**place].xid) == element.txid);
+            if let Some(place) = signed {
                 let era = evidence.truth.txns[*place].era;
                 *votes
                     .entry(token.epoch)
@@ -528,6 +531,10 @@ impl<'a> Screen<'a> {
 
     /// A row that was seen is one that somebody committed.
     fn no_phantom(&mut self, key: &Arc<str>, row: &Row) {
+        if self.evidence.truth.txns.is_empty() {
+            // Where only the end is known.
+            return;
+        }
         let tx = row.number("tx");
         let known = tx == 0 || self.evidence.truth.of_tx.contains_key(&tx);
         if known {
@@ -1149,7 +1156,17 @@ fn recoveries(
                 .iter()
                 .all(|txn| is_done(&evidence.truth.txns[*txn], *era, cursor))
         });
+        // What the next fault broke again is its own affair.
+        let others = evidence.faults.iter().map(|other| other.begun);
+        let next = others.filter(|begun| *begun > fault.healed).min();
+        let next = next.unwrap_or(u64::MAX);
         match recovered {
+            Some((at, ..)) if *at > next => {
+                verdict.count("recoveries overtaken by the next fault", 1);
+            }
+            None if next < evidence.ended => {
+                verdict.count("recoveries overtaken by the next fault", 1);
+            }
             Some((at, ..)) => {
                 let took = at - fault.healed;
                 verdict.recoveries.entry(fault.kind).or_default().push(took);

@@ -9,7 +9,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod bites;
 mod check;
+mod failover;
 mod faults;
 #[path = "../relay/harness.rs"]
 #[allow(dead_code, reason = "the relay's tests use the rest of it")]
@@ -29,6 +31,10 @@ use std::process::ExitCode;
 
 use schedule::{FAULTS, Fault, Plan, Scenario};
 
+/// The checker checked.
+const BITES: &str = "every_mistake_of_a_relay_is_found";
+/// A run of its own kind.
+const FAILOVER: &str = "a_lost_tail_is_on_no_screen";
 /// The runs of the short form: each has faults.
 const SHORT: [(&str, u64); 2] = [("seed_1_holds", 1), ("seed_2_holds", 2)];
 const SHORT_SECONDS: u64 = 60;
@@ -44,6 +50,8 @@ fn main() -> ExitCode {
     if has("--list") {
         // As cargo nextest asks it.
         if !has("--ignored") {
+            println!("{BITES}: test");
+            println!("{FAILOVER}: test");
             for (name, _) in SHORT {
                 println!("{name}: test");
             }
@@ -60,7 +68,11 @@ fn main() -> ExitCode {
         }
     };
     let mut plans = Vec::new();
-    if number("--seed").is_some() || number("--seeds").is_some() || value("--only").is_some() {
+    let mut fails_over = has("--failover");
+    if fails_over {
+        // Nothing else.
+    } else if number("--seed").is_some() || number("--seeds").is_some() || value("--only").is_some()
+    {
         let first = number("--seed").unwrap_or(1);
         let seconds = number("--seconds").unwrap_or(SHORT_SECONDS);
         for seed in first..first + number("--seeds").unwrap_or(1) {
@@ -74,11 +86,18 @@ fn main() -> ExitCode {
             arguments.iter().all(|argument| argument.starts_with("--"))
                 || names.any(|argument| name.contains(argument.as_str()))
         };
+        if named(BITES) {
+            bites::bite();
+        }
+        fails_over = named(FAILOVER);
         for (name, seed) in SHORT {
             if named(name) {
                 plans.push(Plan::of(seed, SHORT_SECONDS, Scenario::Seeded));
             }
         }
+    }
+    if plans.is_empty() && !fails_over {
+        return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -86,8 +105,16 @@ fn main() -> ExitCode {
         .build()
         .unwrap();
     let mut results = Vec::new();
+    if fails_over {
+        let seed = number("--seed").unwrap_or(1);
+        let outcome = runtime.block_on(failover::run(seed));
+        report::tell(&outcome);
+        results.push(outcome);
+    }
     for plan in plans {
-        results.push(runtime.block_on(run::run(plan)));
+        let outcome = runtime.block_on(run::run(plan));
+        report::tell(&outcome);
+        results.push(outcome);
     }
     report::write(&results, value("--report").as_deref());
     if results.iter().all(run::Outcome::is_green) {

@@ -8,11 +8,8 @@ use serde_json::{Value, json};
 use crate::check::INVARIANTS;
 use crate::run::Outcome;
 
-/// Tells every run on the terminal; with a directory also writes `report.json` and `report.html`.
+/// Tells the total on the terminal; with a directory also writes `report.json` and `report.html`.
 pub fn write(results: &[Outcome], directory: Option<&str>) {
-    for outcome in results {
-        eprintln!("{}", told(outcome));
-    }
     let green = results.iter().filter(|outcome| outcome.is_green()).count();
     let checked: u64 = results.iter().map(checks).sum();
     eprintln!(
@@ -57,6 +54,11 @@ fn figures(micros: &[u64]) -> Option<[u64; 3]> {
         sorted[place] / 1000
     };
     (!sorted.is_empty()).then(|| [at(50), at(99), at(100)])
+}
+
+/// One run on the terminal.
+pub fn tell(outcome: &Outcome) {
+    eprintln!("{}", told(outcome));
 }
 
 fn told(outcome: &Outcome) -> String {

@@ -13,7 +13,7 @@ use tokio_postgres::SimpleQueryMessage;
 use crate::check::{Evidence, Verdict, judge};
 use crate::faults;
 use crate::observers::{Observer, Watching};
-use crate::record::{Kind, Texts, Way, now};
+use crate::record::{Intent, Kind, Record, Texts, Way, now};
 use crate::schedule::Plan;
 use crate::tables::{Filter, Row, TENANTS, Table, View, Who};
 use crate::truth::{Truth, tables_written};
@@ -21,7 +21,7 @@ use crate::world::{World, token};
 use crate::writers::{Writer, Writing};
 
 /// How long screens may take to be the table once all is well. The goal is 5 s, and is reported.
-const SETTLE: Duration = Duration::from_secs(20);
+pub const SETTLE: Duration = Duration::from_secs(20);
 
 /// A run and what it came to.
 pub struct Outcome {
@@ -58,61 +58,29 @@ pub async fn run(plan: Plan) -> Outcome {
     let mut random = fastrand::Rng::with_seed(plan.seed ^ 0x5eed);
     let base = descriptors(&world).await;
 
-    let (settle, settling) = watch::channel(false);
-    let (stop, stopping) = watch::channel(false);
-    let (stop_writers, writers_stopping) = watch::channel(false);
-    let texts = Arc::new(Texts::default());
-    let records = Arc::new(Mutex::new(Vec::new()));
-    let watching = Watching {
-        doors: world.doors(),
-        texts: Arc::clone(&texts),
-        records: Arc::clone(&records),
-        settle: settling,
-        stop: stopping.clone(),
-    };
-    let mut observers = observe(&plan, &watching, &mut random).await;
-    let resources = tokio::spawn(watch_resources(Arc::clone(&world), stopping));
+    let mut crowd = Crowd::of(&world, &plan, &mut random).await;
+    let resources = tokio::spawn(watch_resources(Arc::clone(&world), crowd.stop.subscribe()));
 
-    let intents = Arc::new(Mutex::new(Vec::new()));
-    let writing = Writing {
-        url: world.database.url.clone(),
-        doors: world.doors(),
-        token: token("hc_writer", &[]).await,
-        intents: Arc::clone(&intents),
-        stop: writers_stopping,
-        asynchronous: plan.asynchronous,
-        pause: Duration::from_millis(plan.pause),
-    };
-    let mut writers = write(&writing, &mut random);
+    crowd.write(&world, &plan, &mut random).await;
     let written = Instant::now();
     let faults = faults::run(Arc::clone(&world), &plan).await;
     let rest = Duration::from_secs(plan.seconds).saturating_sub(written.elapsed());
     sleep(rest).await;
-    stop_writers.send_replace(true);
-    settle.send_replace(true);
-    while let Some(ended) = writers.join_next().await {
-        ended.unwrap();
-    }
+    crowd.stop_writing().await;
     let stopped = now();
     sleep(SETTLE).await;
     let ended = now();
-    stop.send_replace(true);
-    while let Some(ended) = observers.join_next().await {
-        ended.unwrap();
-    }
+    crowd.leave().await;
     let mut resources = resources.await.unwrap();
     resources.0 += 1;
     resources.1.extend(left_open(&world, &base).await);
 
     let mut evidence = Evidence {
-        records: std::mem::take(&mut *records.lock().unwrap()),
-        texts: texts.all(),
-        intents: std::mem::take(&mut *intents.lock().unwrap()),
         faults,
         stopped,
         ended,
         resources,
-        ..Evidence::default()
+        ..crowd.told()
     };
     gather(&world, &mut evidence).await;
     let verdict = judge(&evidence);
@@ -131,6 +99,83 @@ pub async fn run(plan: Plan) -> Outcome {
         postgres,
         invalid,
         took: begun.elapsed(),
+    }
+}
+
+/// Everybody who looks and writes, and the switches that end them.
+pub struct Crowd {
+    texts: Arc<Texts>,
+    records: Arc<Mutex<Vec<Record>>>,
+    intents: Arc<Mutex<Vec<Intent>>>,
+    observers: JoinSet<()>,
+    writers: JoinSet<()>,
+    settle: watch::Sender<bool>,
+    pub stop: watch::Sender<bool>,
+    stop_writers: watch::Sender<bool>,
+}
+
+impl Crowd {
+    /// The screens arrive.
+    pub async fn of(world: &World, plan: &Plan, random: &mut fastrand::Rng) -> Self {
+        let mut crowd = Self {
+            texts: Arc::default(),
+            records: Arc::default(),
+            intents: Arc::default(),
+            observers: JoinSet::new(),
+            writers: JoinSet::new(),
+            settle: watch::channel(false).0,
+            stop: watch::channel(false).0,
+            stop_writers: watch::channel(false).0,
+        };
+        let watching = Watching {
+            doors: world.doors(),
+            texts: Arc::clone(&crowd.texts),
+            records: Arc::clone(&crowd.records),
+            settle: crowd.settle.subscribe(),
+            stop: crowd.stop.subscribe(),
+        };
+        crowd.observers = observe(plan, &watching, random).await;
+        crowd
+    }
+
+    /// The writers begin.
+    pub async fn write(&mut self, world: &World, plan: &Plan, random: &mut fastrand::Rng) {
+        let writing = Writing {
+            url: world.database.url.clone(),
+            doors: world.doors(),
+            token: token("hc_writer", &[]).await,
+            intents: Arc::clone(&self.intents),
+            stop: self.stop_writers.subscribe(),
+            asynchronous: plan.asynchronous,
+            pause: Duration::from_millis(plan.pause),
+        };
+        self.writers = write(&writing, random);
+    }
+
+    /// Writers stop, and screens leave and lie no more.
+    pub async fn stop_writing(&mut self) {
+        self.stop_writers.send_replace(true);
+        self.settle.send_replace(true);
+        while let Some(ended) = self.writers.join_next().await {
+            ended.unwrap();
+        }
+    }
+
+    pub async fn leave(&mut self) {
+        self.stop.send_replace(true);
+        while let Some(ended) = self.observers.join_next().await {
+            ended.unwrap();
+        }
+    }
+
+    /// What they have to tell.
+    pub fn told(&self) -> Evidence {
+        Evidence {
+            records: std::mem::take(&mut *self.records.lock().unwrap()),
+            texts: self.texts.all(),
+            intents: std::mem::take(&mut *self.intents.lock().unwrap()),
+            ..Evidence::default()
+        }
     }
 }
 
@@ -255,7 +300,7 @@ fn view(number: usize, random: &mut fastrand::Rng) -> View {
 }
 
 /// The rows of a view by the SELECT of its role.
-async fn rows_of(client: &tokio_postgres::Client, view: &View) -> Vec<Arc<Row>> {
+pub async fn rows_of(client: &tokio_postgres::Client, view: &View) -> Vec<Arc<Row>> {
     let (role, claims) = view.role();
     let sql = format!(
         "begin; set local role {role}; set local \"request.jwt.claims\" = '{claims}'; {}; commit",
@@ -449,12 +494,15 @@ async fn lock_waits(world: &World) -> (u64, Vec<String>) {
             .copied()
             .unwrap_or_default();
         let holders = holders.split('.').next().unwrap_or_default();
-        for holder in holders.split(", ") {
-            let name = names.get(holder).copied().unwrap_or_default();
-            // The pool of requests, "rowcast", holds what its writers asked for.
-            if name.starts_with("rowcast ") && !waiter.starts_with("rowcast") {
-                ours.push(format!("{name} was waited for: {waiting}; {line}"));
-            }
+        let holders = holders
+            .split(", ")
+            .map(|holder| names.get(holder).copied().unwrap_or_default());
+        let holders: Vec<&str> = holders.collect();
+        // The pool of requests, "rowcast", holds what its writers asked for. Where writers hold the
+        // lock as well, they are what is waited for.
+        let is_ours = holders.iter().all(|name| name.starts_with("rowcast "));
+        if is_ours && !waiter.starts_with("rowcast") {
+            ours.push(format!("{holders:?} were waited for: {waiting}; {line}"));
         }
     }
     (all + 1, ours)

@@ -125,6 +125,8 @@ pub struct Plan {
 pub enum Scenario {
     /// As the seed says.
     Seeded,
+    /// No fault.
+    Quiet,
     /// This fault and no other, so many times.
     Only(Fault, u64),
 }
@@ -144,6 +146,7 @@ impl Plan {
             lasts: random.u64(1_500..6_000),
         };
         match scenario {
+            Scenario::Quiet => {}
             Scenario::Seeded if healthy => {}
             Scenario::Seeded => {
                 // 12 to 40 in five minutes, each kind before any a second time.

@@ -219,14 +219,14 @@ fn text(value: &Value) -> Option<Box<str>> {
 }
 
 /// Who looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Who {
     Visitor,
     Tenant(u32),
 }
 
 /// A condition on a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Filter {
     pub column: &'static str,
     /// Below, or equal to.
@@ -235,7 +235,7 @@ pub struct Filter {
 }
 
 /// What an observer looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct View {
     pub table: Table,
     pub filter: Option<Filter>,

@@ -117,6 +117,7 @@ impl Relay {
         let mut child = command()
             .arg("serve")
             .args(&self.arguments)
+            .env("RUST_LOG", "info")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
