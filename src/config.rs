@@ -60,6 +60,16 @@ pub struct Config {
     #[arg(long, env = "ROWCAST_RETENTION", default_value = "3600", value_parser = seconds, global = true)]
     pub retention: Duration,
 
+    /// Bytes of changes that the log may hold, e.g. 512MiB; beyond it the oldest go before the
+    /// retention is over. 0 means no limit
+    #[arg(long, env = "ROWCAST_LOG_SIZE", default_value = "1GiB", value_parser = bytes, global = true)]
+    pub log_size: u64,
+
+    /// Seconds after which a transaction that is still open is told of in the log: it keeps the log
+    /// from being trimmed
+    #[arg(long, env = "ROWCAST_LONG_TRANSACTION", default_value = "300", value_parser = clap::value_parser!(u64).range(1..), global = true)]
+    pub long_transaction: u64,
+
     /// Whether writers ring: auto leaves the bell off where two-phase commit is in use
     #[arg(long, env = "ROWCAST_BELL", default_value = "auto", global = true)]
     pub bell: Bell,
@@ -207,5 +217,42 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds) if seconds >= 60 => Ok(Duration::from_secs(seconds)),
         Ok(_) => Err("at least 60 seconds".to_owned()),
         Err(_) => Err("a whole number of seconds".to_owned()),
+    }
+}
+
+/// `1048576`, `1024KiB`, `1MiB`, `1GB`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits =
+        text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic() || letter == ' ');
+    let factor = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "kb" => 1000,
+        "m" | "mib" => 1 << 20,
+        "mb" => 1_000_000,
+        "g" | "gib" => 1 << 30,
+        "gb" => 1_000_000_000,
+        _ => return Err("a number of bytes, e.g. 512MiB".to_owned()),
+    };
+    let number = digits.parse::<u64>().ok();
+    let bytes = number.and_then(|number| number.checked_mul(factor));
+    bytes
+        .filter(|bytes| i64::try_from(*bytes).is_ok())
+        .ok_or_else(|| "a number of bytes, e.g. 512MiB".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        assert_eq!(bytes("0"), Ok(0));
+        assert_eq!(bytes("512MiB"), Ok(512 << 20));
+        assert_eq!(bytes("1 GB"), Ok(1_000_000_000));
+        assert_eq!(bytes("7k"), Ok(7 << 10));
+        for wrong in ["", "MiB", "-1", "1.5G", "1 light-year", "99999999999G"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Written by the tasks that know (listener, feed, catalogue), read by `/readyz` and by every
 //! stream's heartbeat. It names no other room.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ pub struct Health {
     listener: watch::Sender<bool>,
     catalog: watch::Sender<bool>,
     draining: watch::Sender<bool>,
+    refused: watch::Sender<BTreeMap<&'static str, String>>,
 }
 
 impl Default for Health {
@@ -39,7 +41,30 @@ impl Health {
             listener: watch::Sender::new(false),
             catalog: watch::Sender::new(false),
             draining: watch::Sender::new(false),
+            refused: watch::Sender::new(BTreeMap::new()),
         }
+    }
+
+    /// A part (`who`) will not work with what it found, and says what that is and what to do about
+    /// it; `None` when that is over. While anybody refuses, nothing is fresh.
+    pub fn refuse(&self, who: &'static str, why: Option<String>) {
+        let refuses = why.is_some();
+        self.refused.send_if_modified(|refused| match why {
+            None => refused.remove(who).is_some(),
+            Some(why) => refused
+                .insert(who, why.clone())
+                .is_none_or(|old| old != why),
+        });
+        if refuses {
+            self.lost();
+        }
+    }
+
+    /// Comes true when somebody refuses what it found.
+    pub async fn refused(&self) {
+        // The sender lives as long as we do.
+        let mut refused = self.refused.subscribe();
+        let _refused = refused.wait_for(|refused| !refused.is_empty()).await;
     }
 
     /// The feed has read the log up to now.
@@ -74,7 +99,9 @@ impl Health {
     /// Whether a screen may be told that it is up to date.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
-        *self.fresh.borrow() && self.lag().is_some_and(|lag| lag < FRESH_FOR)
+        *self.fresh.borrow()
+            && self.lag().is_some_and(|lag| lag < FRESH_FOR)
+            && self.refused.borrow().is_empty()
     }
 
     /// The listening connection came or went.
@@ -94,20 +121,42 @@ impl Health {
 
     /// Every reason not to be ready; empty means ready.
     #[must_use]
-    pub fn unready(&self) -> Vec<&'static str> {
-        let mut reasons = Vec::new();
-        if *self.draining.borrow() {
-            reasons.push("shutting down");
-        }
-        if !*self.listener.borrow() {
-            reasons.push("the listening connection is not up");
-        }
-        if !*self.catalog.borrow() {
-            reasons.push("the catalogue is not loaded");
-        }
-        if !self.is_fresh() {
-            reasons.push("the log has not been read for three seconds");
-        }
+    pub fn unready(&self) -> Vec<String> {
+        let mut reasons: Vec<String> = self.refused.borrow().values().cloned().collect();
+        let known = [
+            (*self.draining.borrow(), "shutting down"),
+            (
+                !*self.listener.borrow(),
+                "the listening connection is not up",
+            ),
+            (!*self.catalog.borrow(), "the catalogue is not loaded"),
+            (
+                !self.is_fresh(),
+                "the log has not been read for three seconds",
+            ),
+        ];
+        let known = known.into_iter().filter(|(holds, _)| *holds);
+        reasons.extend(known.map(|(_, reason)| reason.to_owned()));
         reasons
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_refuses_makes_the_relay_unready_until_it_is_over() {
+        let health = Health::new();
+        health.set_listener(true);
+        health.set_catalog();
+        health.polled();
+        assert!(health.is_fresh() && health.unready().is_empty());
+        health.refuse("feed", Some("a standby".into()));
+        health.polled();
+        assert!(!health.is_fresh());
+        assert_eq!(health.unready()[0], "a standby");
+        health.refuse("feed", None);
+        assert!(health.is_fresh() && health.unready().is_empty());
     }
 }

@@ -333,6 +333,35 @@ pub async fn start(client: &Client) -> Result<Cursor, LogError> {
         .map_err(|_| LogError::Unexpected("a snapshot in another form"))
 }
 
+/// Ends the epoch that a reader knows, because its cursor lies in the server's future: what it read
+/// is not there any more, and would be given out anew under the same ids. Of several readers who
+/// find this, the first one ends it.
+///
+/// # Errors
+/// [`LogError`].
+pub async fn end_epoch(client: &Client, place: &Place, known: Name) -> Result<(), LogError> {
+    let sql = "select uuid::text from rowcast.epoch";
+    let Some(row) = client.query_opt(sql, &[]).await? else {
+        return Ok(());
+    };
+    let uuid: &str = row.try_get(0)?;
+    if place.epoch(uuid) == known {
+        let sql = "select rowcast.new_epoch($1::text::uuid)";
+        client.query_one(sql, &[&uuid]).await?;
+    }
+    Ok(())
+}
+
+/// Sees to it that the log's ids are given out one at a time, without which they are no order.
+/// Returns what was wrong, if it could be repaired.
+///
+/// # Errors
+/// [`LogError`], also while writers are in the way.
+pub async fn check_order(client: &Client) -> Result<Option<String>, LogError> {
+    let sql = "select rowcast.check_order()";
+    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
+}
+
 /// The present, for a relay that would have to read too much to begin earlier.
 ///
 /// # Errors

@@ -1,9 +1,15 @@
 //! Counters and their text. It names no other room.
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+mod process;
+
+use std::sync::Mutex;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -33,6 +39,93 @@ pub struct Exchange {
     pub http_response_status_code: u16,
 }
 
+/// Which pool of connections.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PoolName {
+    pool: &'static str,
+}
+
+/// How a pool of connections is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolState {
+    /// Connections that are open and idle, or may be opened.
+    pub available: usize,
+    /// Who waits for one.
+    pub waiting: usize,
+    /// Most connections at once.
+    pub max: usize,
+    /// How often somebody has waited in vain.
+    pub timeouts: u64,
+}
+
+/// Asks a pool.
+pub type AskPool = Box<dyn Fn() -> PoolState + Send + Sync>;
+
+/// One number of a pool.
+type Figure = fn(&PoolState) -> usize;
+
+/// Pools, asked when somebody reads the counters.
+#[derive(Default)]
+struct Pools(Mutex<Vec<(PoolName, AskPool)>>);
+
+impl std::fmt::Debug for Pools {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pools")
+    }
+}
+
+impl Collector for Pools {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let pools = self.0.lock().expect("no panic while held");
+        let states: Vec<_> = pools.iter().map(|(name, ask)| (*name, ask())).collect();
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let gauges: [(&str, &str, Figure); 3] = [
+            (
+                "rowcast_db_pool_available",
+                "Database connections that are idle or may be opened",
+                |state| state.available,
+            ),
+            (
+                "rowcast_db_pool_waiting",
+                "Requests that wait for a database connection",
+                |state| state.waiting,
+            ),
+            (
+                "rowcast_db_pool_max",
+                "Most database connections at once",
+                |state| state.max,
+            ),
+        ];
+        for (name, help, of) in gauges {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (pool, state) in &states {
+                let gauge = ConstGauge::new(count(of(state)));
+                gauge.encode(family.encode_family(pool)?)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "rowcast_db_pool_timeouts",
+            "Waits for a database connection that were given up",
+            None,
+            MetricType::Counter,
+        )?;
+        for (pool, state) in &states {
+            let counter = ConstCounter::new(state.timeouts);
+            counter.encode(family.encode_family(pool)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct SharedPools(std::sync::Arc<Pools>);
+
+impl Collector for SharedPools {
+    fn encode(&self, encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        self.0.encode(encoder)
+    }
+}
+
 /// The buckets that OpenTelemetry advises for `http.server.request.duration`.
 fn exchange_histogram() -> Histogram {
     Histogram::new([
@@ -45,6 +138,7 @@ fn exchange_histogram() -> Histogram {
 #[allow(missing_docs, reason = "each field is told by its help text below")]
 pub struct Metrics {
     registry: Registry,
+    pools: std::sync::Arc<Pools>,
     pub subscribers: Gauge,
     pub subscriptions: Counter,
     pub events: Counter,
@@ -60,6 +154,14 @@ pub struct Metrics {
     pub listener_reconnects: Counter,
     pub notify_queue_usage: Gauge<f64, std::sync::atomic::AtomicU64>,
     pub catalog_loads: Counter,
+    pub log_kept_rows: Gauge,
+    pub log_kept_bytes: Gauge,
+    pub log_file_bytes: Gauge,
+    pub log_reach: Gauge<f64, std::sync::atomic::AtomicU64>,
+    pub log_trimmed_rows: Counter,
+    pub log_trimmed_early: Counter,
+    pub oldest_transaction: Gauge<f64, std::sync::atomic::AtomicU64>,
+    pub drift: Counter,
     pub http_requests: Family<Exchange, Histogram>,
 }
 
@@ -79,6 +181,9 @@ impl Metrics {
             5.0, 10.0,
         ]);
         let http_requests = Family::new_with_constructor(exchange_histogram as fn() -> Histogram);
+        let pools = std::sync::Arc::new(Pools::default());
+        registry.register_collector(Box::new(SharedPools(std::sync::Arc::clone(&pools))));
+        registry.register_collector(Box::new(process::Process));
         registry.register(
             "rowcast_build",
             "The running version",
@@ -98,7 +203,7 @@ impl Metrics {
                     "Duration of requests; event streams are not counted",
                     http_requests.clone(),
                 );
-                Self { registry, commit_to_write, http_requests, $($field),* }
+                Self { registry, pools, commit_to_write, http_requests, $($field),* }
             };
         }
         counted! {
@@ -116,7 +221,21 @@ impl Metrics {
             listener_reconnects: Counter, "rowcast_listener_reconnects", "Times the listening connection was made anew";
             notify_queue_usage: Gauge<f64, std::sync::atomic::AtomicU64>, "rowcast_notify_queue_usage_ratio", "pg_notification_queue_usage()";
             catalog_loads: Counter, "rowcast_schema_cache_loads", "Times the catalogue was read";
+            log_kept_rows: Gauge, "rowcast_log_kept_rows", "Rows in the log as of the last tick";
+            log_kept_bytes: Gauge, "rowcast_log_kept_bytes", "Bytes of changes in the log as of the last tick; what --log-size bounds";
+            log_file_bytes: Gauge, "rowcast_log_file_bytes", "What the log takes on disk, dead rows and index included";
+            log_reach: Gauge<f64, std::sync::atomic::AtomicU64>, "rowcast_log_oldest_cursor_age_seconds", "Age of the oldest token from which the log can still be read";
+            log_trimmed_rows: Counter, "rowcast_log_trimmed_rows", "Log rows deleted by this relay";
+            log_trimmed_early: Counter, "rowcast_log_trimmed_early", "Times this relay trimmed the log for its size, before the retention was over";
+            oldest_transaction: Gauge<f64, std::sync::atomic::AtomicU64>, "rowcast_oldest_transaction_age_seconds", "Age of the oldest open transaction that keeps rows from being trimmed or space from being given back";
+            drift: Counter, "rowcast_drift", "Findings of the drift check";
         }
+    }
+
+    /// Shows a pool from now on.
+    pub fn show_pool(&self, pool: &'static str, ask: AskPool) {
+        let mut pools = self.pools.0.lock().expect("no panic while held");
+        pools.push((PoolName { pool }, ask));
     }
 
     /// The `OpenMetrics` text.

@@ -55,6 +55,11 @@ postgresql() {
   has_postgres || add postgresql postgresql@17
 }
 
+# A relay must know a pooler when it meets one.
+pooler() {
+  has pgbouncer || [ -x /usr/sbin/pgbouncer ] || add pgbouncer pgbouncer
+}
+
 has_browser() {
   for name in chromium chromium-browser google-chrome google-chrome-stable; do
     ! has "$name" || return 0
@@ -105,6 +110,6 @@ python() {
 
 case "${1:-}" in
   run) compiler; postgresql ;;
-  test) compiler; postgresql; browser; javascript; packages; python ;;
+  test) compiler; postgresql; pooler; browser; javascript; packages; python ;;
   *) die "usage: tests/setup.sh run | test" ;;
 esac

@@ -36,7 +36,8 @@ pub(super) fn api(config: &Config, target: &Target) -> Result<Target, Told> {
         return Ok(target.clone());
     };
     let environment = |name: &str| std::env::var(name).ok();
-    let api = Target::from_url(url).map(|target| target.or_password_from(environment));
+    let api =
+        Target::from_url(url).map(|api| api.or_password_from(environment).fenced_like(target));
     api.map_err(|error| {
         Told::new(
             "the API's address of the database cannot be read",

@@ -11,37 +11,45 @@ use super::Told;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(listen: SocketAddr) -> anyhow::Result<()> {
-    let mut address = listen;
-    if address.ip().is_unspecified() {
-        address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    let answer = tokio::time::timeout(PATIENCE, ask(address)).await;
-    match answer {
-        Ok(Ok(text)) if text.starts_with("HTTP/1.1 200") => Ok(()),
-        Ok(Ok(text)) => {
-            let body = text.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned();
+    match ready(listen).await {
+        Ok((true, _)) => Ok(()),
+        Ok((false, body)) => {
             Err(Told::new("the relay is not ready", body, "look into its log").into())
         }
-        Ok(Err(error)) => Err(Told::new(
-            format!("no relay answers on {address}"),
+        Err(error) => Err(Told::new(
+            format!("no relay answers on {listen}"),
             error,
-            "rowcast serve",
-        )
-        .into()),
-        Err(_late) => Err(Told::new(
-            format!("no relay answers on {address}"),
-            "nothing within 3 s",
             "rowcast serve",
         )
         .into()),
     }
 }
 
-async fn ask(address: SocketAddr) -> std::io::Result<String> {
+/// Whether the relay there is ready, and what it says.
+pub(super) async fn ready(listen: SocketAddr) -> Result<(bool, String), String> {
+    let mut address = listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    match tokio::time::timeout(PATIENCE, get(address, "/readyz")).await {
+        Ok(Ok((status, body))) => Ok((status == 200, body)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_late) => Err(format!("nothing within {} s", PATIENCE.as_secs())),
+    }
+}
+
+/// Status and body of what a relay answers.
+pub(super) async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let mut socket = TcpStream::connect(address).await?;
-    let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    // HTTP/1.0, so that the body ends with the connection and comes in one piece.
+    let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await?;
     let mut text = String::new();
     socket.read_to_string(&mut text).await?;
-    Ok(text)
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    Ok((status.unwrap_or(0), body.to_owned()))
 }

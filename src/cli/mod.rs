@@ -4,9 +4,11 @@ mod access;
 pub mod bench;
 mod database;
 mod demo;
+mod doctor;
 mod healthcheck;
 mod psql;
 mod serve;
+mod settings;
 mod tables;
 mod tail;
 mod token;
@@ -31,8 +33,16 @@ use crate::config::Config;
 pub struct Cli {
     #[command(flatten)]
     config: Config,
+    /// Print what the settings come to, and where each comes from, and end
+    #[arg(long, global = true)]
+    print_config: bool,
+    /// Say whether the settings make sense, and end; asks neither the database nor the network
+    #[arg(long, global = true)]
+    check: bool,
     #[command(subcommand)]
     command: Option<Command>,
+    #[arg(skip)]
+    settings: Vec<settings::Setting>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,6 +91,14 @@ enum Command {
         #[arg(long, default_value = "1h", value_parser = token::duration)]
         expires: Duration,
     },
+    /// Look for what is wrong or will be; exit code 1 when there is a problem
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Void every token given out so far: a step of every restore of files
+    NewEpoch,
     /// Print the SQL that installs Rowcast, for somebody with the rights to run it
     Sql,
     /// Remove everything that Rowcast made in the database
@@ -123,8 +141,9 @@ pub fn parse() -> Cli {
             command = command.mut_arg(argument, |argument| argument.env(theirs));
         }
     }
-    let mut cli =
-        Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let matches = command.clone().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    cli.settings = settings::found(&command, &matches);
     if let Err(told) = read_secrets(&mut cli.config) {
         eprintln!("error: {told}");
         std::process::exit(2);
@@ -174,6 +193,16 @@ fn read_secret(file: &Path) -> Result<String, Told> {
 /// What a person is told.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = cli.config;
+    if cli.print_config {
+        settings::print(&cli.settings);
+    }
+    if cli.check {
+        settings::check(&config)?;
+        println!("the settings make sense");
+    }
+    if cli.print_config || cli.check {
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Some(Command::Psql { arguments }) = &cli.command {
         return psql_on(&config, arguments);
     }
@@ -183,6 +212,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         match cli.command.unwrap_or(Command::Serve) {
             Command::Bench(options) => return bench::run(config, options).await,
+            Command::Doctor { json } => return doctor::run(&config, json).await,
             Command::Serve => serve::run(config).await,
             Command::Watch { tables } => tables::watch(&config, &tables).await,
             Command::Unwatch { tables } => tables::unwatch(&config, &tables).await,
@@ -205,11 +235,12 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 &claims,
                 expires,
             )?),
+            Command::NewEpoch => tables::new_epoch(&config).await,
             Command::Uninstall => tables::uninstall(&config).await,
             Command::Healthcheck => healthcheck::run(config.listen).await,
             Command::Psql { .. } => Ok(()),
-        }?;
-        Ok(ExitCode::SUCCESS)
+        }
+        .map(|()| ExitCode::SUCCESS)
     })
 }
 

@@ -10,12 +10,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio_postgres::SimpleQueryMessage;
 use tracing_subscriber::EnvFilter;
 
 use super::{Told, access, database, demo, tables};
 use crate::auth::{Authenticator, Secret};
 use crate::backoff::Backoff;
-use crate::config::{Config, LogFormat};
+use crate::config::{Bell, Config, LogFormat};
 use crate::doorbell::Doorbell;
 use crate::feed::{self, Feed};
 use crate::health::Health;
@@ -28,10 +29,10 @@ use crate::http::problem;
 use crate::http::route::Router;
 use crate::http::rows::Rows;
 use crate::http::server::{self, Incident, Limits, Observer, Server};
-use crate::metrics::{Metrics, Reason};
+use crate::metrics::{Metrics, PoolState, Reason};
 use crate::postgres::connect::Target;
 use crate::postgres::embedded::{Cluster, Options};
-use crate::postgres::{pool, quote};
+use crate::postgres::{pool, pooler, quote};
 use crate::schema::catalog::Handle;
 use crate::schema::{reload, upkeep};
 use crate::shutdown::Shutdown;
@@ -187,12 +188,33 @@ async fn prepare(config: &Config, target: &Target, demo: bool) -> anyhow::Result
         }
     };
     let driver = tokio::spawn(connection);
+    whole_sessions(target).await?;
+    let recovery = client.simple_query("select pg_is_in_recovery()").await?;
+    let is_standby = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"));
+    if recovery.iter().any(is_standby) {
+        // It may be promoted while we wait; until then the feed says why it does not work.
+        tracing::warn!("the database is a standby; nothing is installed there");
+        return Ok(config.bell != Bell::Off);
+    }
     let rings = tables::install(&client, target, config.bell).await?;
     if demo {
         client.batch_execute(DEMO).await?;
     }
     driver.abort();
     Ok(rings)
+}
+
+/// Refuses a database behind a transaction pooler: nothing that belongs to a session would hold.
+async fn whole_sessions(target: &Target) -> Result<(), Told> {
+    match pooler::found(target).await {
+        Ok(None) => Ok(()),
+        Ok(Some(found)) => Err(Told::new(
+            format!("a transaction pooler stands in front of {target}"),
+            found,
+            "the server's own address as DATABASE_URL (writers may stay behind the pooler), or a pool in session mode",
+        )),
+        Err(error) => Err(database::unreachable(target, &error)),
+    }
 }
 
 /// As whom requests come in.
@@ -250,6 +272,15 @@ impl Relay {
         let log = pool::pool(target, "rowcast log", LOG_POOL);
         let states = pool::pool(&door.login, "rowcast states", STATE_POOL);
         let asking = pool::pool(&door.login, "rowcast asking", STATE_POOL);
+        for (name, pool) in [
+            ("requests", &requests),
+            ("log", &log),
+            ("states", &states),
+            ("asking", &asking),
+        ] {
+            let pool = pool.clone();
+            metrics.show_pool(name, Box::new(move || pool_state(&pool)));
+        }
         // Its own: the feed waits for the catalogue, and must not wait for snapshots.
         let definitions = pool::pool(target, "rowcast catalog", 1);
         let catalog = Arc::new(Handle::new(
@@ -339,6 +370,7 @@ impl Relay {
     ) -> JoinSet<()> {
         let Self {
             shutdown,
+            health,
             metrics,
             target,
             feed,
@@ -346,11 +378,11 @@ impl Relay {
             catalog,
             definitions,
             router,
-            ..
         } = self;
+        let counted = Arc::clone(&metrics);
         let observer: Observer = Arc::new(move |incident| {
             if let Incident::Stalled { events: true } = incident {
-                metrics
+                counted
                     .dropped_subscribers
                     .get_or_create(&Reason { reason: "stalled" })
                     .inc();
@@ -387,7 +419,15 @@ impl Relay {
                 () = tell => {}
             }
         });
-        tasks.spawn(upkeep::run(target, config.retention, shutdown.clone()));
+        let upkeep = upkeep::Parts {
+            target,
+            retention: config.retention,
+            log_size: config.log_size,
+            long_transaction: Duration::from_secs(config.long_transaction),
+            health,
+            metrics: Arc::clone(&metrics),
+        };
+        tasks.spawn(upkeep::run(upkeep, shutdown.clone()));
         tasks.spawn(async move {
             let drained = server.run().await;
             if drained.cut > 0 {
@@ -398,6 +438,17 @@ impl Relay {
             }
         });
         tasks
+    }
+}
+
+fn pool_state(pool: &pool::Pool) -> PoolState {
+    let status = pool.status();
+    let taken = status.size.saturating_sub(status.available);
+    PoolState {
+        available: status.max_size.saturating_sub(taken),
+        waiting: status.waiting,
+        max: status.max_size,
+        timeouts: pool.timeouts(),
     }
 }
 
@@ -436,8 +487,17 @@ fn quoted(name: &str) -> String {
 async fn say(health: &Health, address: SocketAddr, target: &Target, board: bool) {
     let begun = Instant::now();
     let mut fresh = health.watch_fresh();
-    let _ready = tokio::time::timeout(DATABASE_PATIENCE, fresh.wait_for(|fresh| *fresh)).await;
-    tracing::info!(milliseconds = begun.elapsed().as_millis(), "ready");
+    let ready = async {
+        tokio::select! {
+            _fresh = fresh.wait_for(|fresh| *fresh) => {}
+            // It may take long to heal, and /readyz says why.
+            () = health.refused() => {}
+        }
+    };
+    let _late = tokio::time::timeout(DATABASE_PATIENCE, ready).await;
+    if health.is_fresh() {
+        tracing::info!(milliseconds = begun.elapsed().as_millis(), "ready");
+    }
     let page = if board {
         format!("page  http://{address}/\n")
     } else {

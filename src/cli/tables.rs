@@ -1,4 +1,4 @@
-//! `rowcast watch`, `unwatch`, `watched`, `uninstall`.
+//! `rowcast watch`, `unwatch`, `watched`, `new-epoch`, `uninstall`.
 
 use tokio_postgres::Client;
 
@@ -48,6 +48,23 @@ pub(super) async fn watched(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+pub(super) async fn new_epoch(config: &Config) -> anyhow::Result<()> {
+    let client = installed(config).await?;
+    let epoch = "select rowcast.new_epoch()::text";
+    let epoch = client.query_one(epoch, &[]).await.map_err(|error| {
+        Told::new(
+            "no new epoch was begun",
+            Causes(&error),
+            "the login that the relay listens with, on the primary",
+        )
+    })?;
+    println!(
+        "a new epoch has begun ({}): every screen reads its state anew",
+        epoch.get::<_, &str>(0)
+    );
+    Ok(())
+}
+
 pub(super) async fn uninstall(config: &Config) -> anyhow::Result<()> {
     let (target, _) = database::running(config)?;
     let client = database::connect(&target).await?;
@@ -86,7 +103,8 @@ pub(super) async fn install(client: &Client, target: &Target, bell: Bell) -> any
         Ok(migrate::Installed::Newer(version)) => {
             tracing::warn!(
                 version,
-                "a later version of Rowcast has been installed in this database"
+                ours = migrate::version(),
+                "a later release of Rowcast has been installed in this database; this one works with it and leaves it alone"
             );
         }
         Ok(_) => {}
@@ -99,6 +117,25 @@ pub(super) async fn install(client: &Client, target: &Target, bell: Bell) -> any
                 "this login may not install the schema rowcast",
                 Causes(&error),
                 advice,
+            )
+            .into());
+        }
+        Err(error @ MigrateError::Outdated { .. }) => {
+            return Err(Told::new(
+                "a later release of Rowcast has been installed in this database, with which this one cannot work",
+                &error,
+                "the later release; this one is rowcast ".to_owned() + env!("CARGO_PKG_VERSION"),
+            )
+            .into());
+        }
+        Err(error @ MigrateError::Busy(_)) => {
+            return Err(Told::new(
+                "the schema rowcast could not be upgraded",
+                Causes(&error),
+                format!(
+                    "{} -c \"select pid, xact_start, query from pg_stat_activity where query like '%rowcast%'\"",
+                    target.psql_line()
+                ),
             )
             .into());
         }

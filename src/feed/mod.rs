@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
 use crate::causes::Causes;
-use crate::cursor::{Cursor, Xid};
+use crate::cursor::{Cursor, Name, Xid};
 use crate::health::Health;
 use crate::log::{self, Batch, Bounds, LogError, Place};
 use crate::metrics::Metrics;
@@ -72,12 +72,32 @@ enum FeedError {
     Log(#[from] LogError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    #[error("the database is a standby: it has no notifications and no epoch")]
+    #[error(
+        "the database is a standby: it has no notifications and no epoch (found: pg_is_in_recovery() is true; \
+         try: the primary's address, or several with target_session_attrs=read-write)"
+    )]
     Standby,
+    #[error(
+        "the sequence of the log gives out several ids at a time, which breaks the order of changes, \
+         and cannot be repaired now (found: its CACHE is not 1; try: alter sequence rowcast.log_id_seq cache 1; \
+         select rowcast.reset())"
+    )]
+    Unordered(#[source] LogError),
     #[error(transparent)]
     EpochEnded(#[from] EpochEnded),
     #[error("asking for the state of recovery failed")]
     Recovery(#[source] tokio_postgres::Error),
+}
+
+impl FeedError {
+    /// Whether the server answers and is none to be followed: a reason to tell operators, while an
+    /// absent one is told by everybody who needs it.
+    fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Standby | Self::Unordered(_) | Self::Connect(ConnectError::Behind { .. })
+        )
+    }
 }
 
 impl Feed {
@@ -104,6 +124,8 @@ impl Feed {
             };
             self.parts.health.lost();
             let Err(error) = ended;
+            let refusal = error.is_refusal().then(|| Causes(&error).to_string());
+            self.parts.health.refuse("feed", refusal);
             if backoff.is_fresh() {
                 warn!(error = %Causes(&error), "the log is lost");
             } else {
@@ -132,6 +154,14 @@ impl Feed {
         if recovery.get(0) {
             return Err(FeedError::Standby);
         }
+        let fence = self.parts.target.fence();
+        fence.learn(&client).await.map_err(LogError::from)?;
+        match log::check_order(&client).await {
+            Ok(None) => {}
+            Ok(Some(found)) => warn!(finding = found, "the log was out of order"),
+            Err(error) => return Err(FeedError::Unordered(error)),
+        }
+        self.parts.health.refuse("feed", None);
         let place = Place::of(&client).await?;
         let start = log::start(&client).await?;
         self.parts.catalog.reload().await?;
@@ -205,6 +235,10 @@ impl Source for Connection<'_> {
 
     async fn barrier(&self) -> Result<Xid, FeedError> {
         Ok(log::barrier(&self.client).await?)
+    }
+
+    async fn end_epoch(&self, known: Name) -> Result<(), FeedError> {
+        Ok(log::end_epoch(&self.client, &self.place, known).await?)
     }
 
     async fn settle_gap(&self, value: i64) -> Result<(), FeedError> {

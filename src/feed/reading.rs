@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::stage::Stage;
-use crate::cursor::{Cursor, Xid};
+use crate::cursor::{Cursor, Name, Xid};
 use crate::health::Health;
 use crate::log::{Batch, Bounds, Place};
 use crate::schema::catalog::Catalog;
@@ -47,6 +47,12 @@ pub trait Source {
     /// A transaction id that every transaction which is open now, and has one, lies below.
     fn barrier(&self) -> impl Future<Output = Result<Xid, Self::Error>> + Send;
 
+    /// Ends the epoch that is known, unless another relay has: the server lies before what was read of
+    /// it. Where epochs end by themselves there is nothing to do.
+    fn end_epoch(&self, _known: Name) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        async { Ok(()) }
+    }
+
     /// Writes the reset that the gap up to `value` calls for, unless another relay has.
     fn settle_gap(&self, value: i64) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
@@ -81,6 +87,11 @@ pub async fn follow<S: Source>(
         match verdict {
             Verdict::Good => {}
             Verdict::Stale => continue,
+            Verdict::Past(epoch) => {
+                warn!("the database has gone back to an earlier state under the same epoch: files were restored");
+                source.end_epoch(epoch).await?;
+                return Err(EpochEnded.into());
+            }
             Verdict::Trimmed => {
                 warn!("the log was trimmed before it was read; every screen reads its state anew");
                 stage.skip(&batch);
@@ -161,6 +172,9 @@ enum Verdict {
     Good,
     /// It was read from another place than the stage is at: read again.
     Stale,
+    /// The server lies before where it begins, in the same epoch. That place is no token that
+    /// anybody could have made up: we have been there.
+    Past(Name),
     /// It does not hold all that came after where it begins: skip to its end.
     Trimmed,
 }
@@ -217,6 +231,9 @@ impl Reading {
         // A batch read from another cursor than the one we are at belongs to the epoch before.
         if at.cursor != poll.from {
             return Ok(Verdict::Stale);
+        }
+        if !batch.end.covers(&poll.from) {
+            return Ok(Verdict::Past(epoch));
         }
         Ok(if batch.is_trimmed_after(&poll.from) {
             Verdict::Trimmed

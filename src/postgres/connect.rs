@@ -10,13 +10,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::conninfo::{Conninfo, ConninfoError};
+use super::fence::{self, Fence};
 use super::tls::{self, TlsError};
 
 /// The half of a connection that does the work: somebody must poll it. The listener calls
@@ -69,6 +70,12 @@ pub enum ConnectError {
         /// What tokio-postgres met.
         source: tokio_postgres::Error,
     },
+    /// Whoever answered lies behind a server that was followed before; see [`Fence`].
+    #[error("{message}")]
+    Behind {
+        /// What it is, and what to do about it.
+        message: String,
+    },
     /// Nobody said anything.
     #[error("{target} did not answer within {} s", after.as_secs())]
     TimedOut {
@@ -85,7 +92,7 @@ impl ConnectError {
     pub fn code(&self) -> Option<&SqlState> {
         match self {
             Self::Refused { source, .. } => source.code(),
-            Self::TimedOut { .. } => None,
+            Self::Behind { .. } | Self::TimedOut { .. } => None,
         }
     }
 }
@@ -98,6 +105,7 @@ pub struct Target {
     password: Option<String>,
     config: Config,
     tls: MakeRustlsConnect,
+    fence: Fence,
 }
 
 impl Target {
@@ -169,6 +177,19 @@ impl Target {
         self
     }
 
+    /// The same, refusing what `other` refuses.
+    #[must_use]
+    pub fn fenced_like(mut self, other: &Self) -> Self {
+        self.fence = other.fence.clone();
+        self
+    }
+
+    /// What it refuses.
+    #[must_use]
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
     /// The user, when one is named; the operating system's otherwise.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
@@ -181,31 +202,74 @@ impl Target {
         self.conninfo.get("dbname")
     }
 
-    /// Opens a connection that calls itself `application_name`.
+    /// Opens a connection that calls itself `application_name`. Where several servers are named, one
+    /// that lies behind is passed over.
     ///
     /// # Errors
-    /// When no server answers in time, or the one that answers refuses.
+    /// When no server answers in time, or the one that answers refuses or must not be used.
     pub async fn connect(
         &self,
         application_name: &str,
     ) -> Result<(Client, Connection), ConnectError> {
-        let config = self.config(application_name);
+        let mut config = self.config(application_name);
+        for _ in 1..self.attempts() {
+            match self.attempt(&config).await {
+                Err(ConnectError::Behind { .. }) => elsewhere(&mut config),
+                other => return other,
+            }
+        }
+        self.attempt(&config).await
+    }
+
+    /// How often to try before every server has been met, most likely.
+    pub(super) fn attempts(&self) -> u32 {
+        match self.places() {
+            1 => 1,
+            places => places * 3,
+        }
+    }
+
+    fn places(&self) -> u32 {
+        let (hosts, addresses) = (self.config.get_hosts(), self.config.get_hostaddrs());
+        u32::try_from(hosts.len().max(addresses.len()).max(1)).unwrap_or(1)
+    }
+
+    async fn attempt(&self, config: &Config) -> Result<(Client, Connection), ConnectError> {
         let each = config.get_connect_timeout().copied().unwrap_or(CONNECT);
-        let places = config.get_hosts().len().max(config.get_hostaddrs().len());
-        let after = each * u32::try_from(places).unwrap_or(1).max(1);
+        let after = each * self.places();
+        let connecting = async {
+            let (client, mut connection) = config.connect(self.tls.clone()).await?;
+            if let Some(sql) = self.fence.statement() {
+                // Somebody must drive the connection meanwhile.
+                tokio::select! {
+                    biased;
+                    checked = client.batch_execute(&sql) => checked?,
+                    ended = &mut connection => ended?,
+                }
+            }
+            Ok((client, connection))
+        };
         // connect_timeout ends with the TCP handshake; a server that accepts and then is silent
         // would hold us for ever.
-        let connecting = config.connect(self.tls.clone());
         match tokio::time::timeout(after, connecting).await {
             Ok(Ok(connected)) => Ok(connected),
-            Ok(Err(source)) => Err(ConnectError::Refused {
-                target: self.to_string(),
-                source,
-            }),
+            Ok(Err(source)) => Err(self.refused(source)),
             Err(_elapsed) => Err(ConnectError::TimedOut {
                 target: self.to_string(),
                 after,
             }),
+        }
+    }
+
+    fn refused(&self, source: tokio_postgres::Error) -> ConnectError {
+        match source.as_db_error() {
+            Some(error) if error.code().code() == fence::BEHIND => ConnectError::Behind {
+                message: error.message().to_owned(),
+            },
+            _ => ConnectError::Refused {
+                target: self.to_string(),
+                source,
+            },
         }
     }
 
@@ -269,8 +333,14 @@ impl Target {
             password,
             config,
             tls,
+            fence: Fence::default(),
         })
     }
+}
+
+/// Any of the named servers, instead of always the same first one.
+pub(super) fn elsewhere(config: &mut Config) {
+    config.load_balance_hosts(LoadBalanceHosts::Random);
 }
 
 /// The rest of the keywords as tokio-postgres wants them.

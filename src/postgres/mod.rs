@@ -5,7 +5,9 @@ pub mod conninfo;
 #[cfg(test)]
 mod contamination;
 pub mod embedded;
+pub mod fence;
 pub mod pool;
+pub mod pooler;
 pub mod quote;
 pub mod tls;
 pub mod transaction;

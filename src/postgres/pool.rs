@@ -7,6 +7,8 @@
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{
@@ -16,12 +18,14 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::connect::{CONNECT, Target};
+use super::connect::{CONNECT, Target, elsewhere};
+use super::fence;
 
 /// Connections of one login. Cheap to clone; clones are the same pool.
 #[derive(Clone)]
 pub struct Pool {
     connections: deadpool_postgres::Pool,
+    timeouts: Arc<AtomicU64>,
     /// For cancelling what a dropped lease was running.
     tls: MakeRustlsConnect,
 }
@@ -52,7 +56,9 @@ pub const PINS: &str = "set timezone = 'UTC'; set datestyle = 'ISO'; set interva
 pub fn pool(target: &Target, application_name: &str, size: usize) -> Pool {
     let manager = Manager::from_connect(
         target.config(application_name),
-        PinnedConnect { tls: target.tls() },
+        PinnedConnect {
+            target: target.clone(),
+        },
         ManagerConfig {
             // A lease gives back only what is known to be idle, so nothing needs to be asked.
             recycling_method: RecyclingMethod::Fast,
@@ -67,6 +73,7 @@ pub fn pool(target: &Target, application_name: &str, size: usize) -> Pool {
         .expect("a runtime is given");
     Pool {
         connections,
+        timeouts: Arc::default(),
         tls: target.tls(),
     }
 }
@@ -77,29 +84,56 @@ impl Pool {
     pub fn status(&self) -> deadpool_postgres::Status {
         self.connections.status()
     }
+
+    /// How often somebody has waited in vain for a connection.
+    #[must_use]
+    pub fn timeouts(&self) -> u64 {
+        self.timeouts.load(Ordering::Relaxed)
+    }
 }
 
 /// Opens a connection and pins its settings. Not a `post_create` hook: deadpool puts no time
 /// limit on hooks, and a server may fall silent at any byte.
 struct PinnedConnect {
-    tls: MakeRustlsConnect,
+    target: Target,
 }
 
 type Connected = Result<(Client, JoinHandle<()>), Error>;
 
+impl PinnedConnect {
+    async fn attempt(&self, config: &Config) -> Connected {
+        let (client, connection) = config.connect(self.target.tls()).await?;
+        // Ends by itself when the client is dropped; the pool also holds its handle.
+        let polling = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a pooled connection ended");
+            }
+        });
+        match self.target.fence().statement() {
+            None => client.batch_execute(PINS).await?,
+            Some(fence) => client.batch_execute(&format!("{PINS}; {fence}")).await?,
+        }
+        Ok((client, polling))
+    }
+}
+
 impl Connect for PinnedConnect {
     fn connect(&self, config: &Config) -> Pin<Box<dyn Future<Output = Connected> + Send + '_>> {
-        let config = config.clone();
+        let mut config = config.clone();
         Box::pin(async move {
-            let (client, connection) = config.connect(self.tls.clone()).await?;
-            // Ends by itself when the client is dropped; the pool also holds its handle.
-            let polling = tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a pooled connection ended");
+            for _ in 1..self.target.attempts() {
+                match self.attempt(&config).await {
+                    Err(error)
+                        if error
+                            .code()
+                            .is_some_and(|code| code.code() == fence::BEHIND) =>
+                    {
+                        elsewhere(&mut config);
+                    }
+                    other => return other,
                 }
-            });
-            client.batch_execute(PINS).await?;
-            Ok((client, polling))
+            }
+            self.attempt(&config).await
         })
     }
 }
@@ -125,7 +159,11 @@ impl Lease {
     /// # Errors
     /// When none became free in time, or the database cannot be reached.
     pub async fn take(pool: &Pool) -> Result<Self, PoolError> {
-        let connection = pool.connections.get().await?;
+        let connection = pool.connections.get().await.inspect_err(|error| {
+            if matches!(error, PoolError::Timeout(_)) {
+                pool.timeouts.fetch_add(1, Ordering::Relaxed);
+            }
+        })?;
         Ok(Self {
             connection: Some(connection),
             tls: pool.tls.clone(),

@@ -1,23 +1,30 @@
 //! Installing and upgrading the schema `rowcast`.
 //!
 //! `sql/` is history: each file runs once, in order. `triggers/` is the present: its functions are
-//! replaced as a whole when they differ. All in one transaction under an advisory lock, so that
-//! twenty relays that start together make one schema.
+//! replaced as a whole when they differ and no later release has installed them. All in one
+//! transaction under an advisory lock, so that twenty relays that start together make one schema.
+//!
+//! Relays of the release before go on while this runs, and afterwards: history only adds, functions
+//! keep the signatures that those relays call, and no lock is waited for longer than a moment, so
+//! that nobody who reads the log or writes a table queues behind us. Where that is not possible, a
+//! history file says in `rowcast.state.needs` from which version on a relay may work with it.
 
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use crate::backoff::Backoff;
 use crate::cursor::Name;
 
 /// History; a file's place in the list plus one is its version.
-const HISTORY: [&str; 4] = [
+const HISTORY: [&str; 5] = [
     include_str!("../../sql/0001_schema.sql"),
     include_str!("../../sql/0002_access.sql"),
     include_str!("../../sql/0003_views.sql"),
     include_str!("../../sql/0004_idempotency.sql"),
+    include_str!("../../sql/0005_upkeep.sql"),
 ];
 
 const BELL: &str = include_str!("../../triggers/10_bell.sql");
@@ -42,6 +49,12 @@ const OWNERS_DONE: &str = "revoke create on schema rowcast from rowcast_trigger;
 /// Any number that nobody else uses; the second key tells what is locked.
 const LOCK: &str = "select pg_advisory_xact_lock(7094114, 0)";
 
+/// How long one lock is waited for: whoever comes later queues behind us.
+const LOCK_TIMEOUT: &str = "set local lock_timeout = '50ms'";
+
+/// How long an upgrade tries to get its locks.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// What was found and done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Installed {
@@ -49,7 +62,7 @@ pub enum Installed {
     Already,
     /// The schema was made or changed.
     Now,
-    /// A later version of Rowcast has been here; its functions were left alone.
+    /// A later release of Rowcast has been here, whose schema we can work with; it was left alone.
     Newer(i32),
 }
 
@@ -62,6 +75,21 @@ pub enum MigrateError {
     /// `PostgreSQL` before 15.
     #[error("PostgreSQL {0} is too old; 15 or later is needed")]
     TooOld(String),
+    /// A later release has been here, and relays like this one cannot work with what it left.
+    #[error(
+        "the schema rowcast has version {found} and needs relays of version {needs}; this one is of {ours}"
+    )]
+    Outdated {
+        /// The version of the schema.
+        found: i32,
+        /// The oldest version of a relay that it takes.
+        needs: i32,
+        /// Ours.
+        ours: i32,
+    },
+    /// Somebody holds what must be changed.
+    #[error("the schema rowcast could not be upgraded for {} s: somebody holds its tables", PATIENCE.as_secs())]
+    Busy(#[source] tokio_postgres::Error),
     /// Anything else.
     #[error("the schema rowcast could not be installed")]
     Query(#[source] tokio_postgres::Error),
@@ -106,14 +134,53 @@ fn functions(bell: bool) -> String {
     functions.push(if bell { DDL } else { DDL_OFF });
     functions.push(OWNERS_DONE);
     let mut sql = functions.join("\n");
-    let digest = Name::of(functions).to_string();
-    // The digest is ours and holds no quote.
+    let stamp = Stamp {
+        release: RELEASE.to_owned(),
+        digest: Name::of(functions).to_string(),
+    };
+    // The stamp is ours and holds no quote.
     let _infallible = write!(
         sql,
-        "\nupdate rowcast.state set functions = '{digest}', version = greatest(version, {});\n",
+        "\nupdate rowcast.state set functions = '{stamp}', version = greatest(version, {});\n",
         HISTORY.len()
     );
     sql
+}
+
+/// The release whose functions these are.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+/// Whose functions are installed, as `rowcast.state.functions` has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Stamp {
+    release: String,
+    digest: String,
+}
+
+impl Stamp {
+    /// The first releases wrote the digest alone.
+    fn parse(text: &str) -> Self {
+        let (release, digest) = text.split_once(' ').unwrap_or(("", text));
+        Self {
+            release: release.to_owned(),
+            digest: digest.to_owned(),
+        }
+    }
+
+    /// Whether a release after `other` made them. Numbers are compared as numbers.
+    fn is_after(&self, other: &str) -> bool {
+        let numbers = |text: &str| -> Vec<u64> {
+            let numbers = text.split(['.', '-', '+']).take(3);
+            numbers.map(|part| part.parse().unwrap_or(0)).collect()
+        };
+        numbers(&self.release) > numbers(other)
+    }
+}
+
+impl std::fmt::Display for Stamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.release, self.digest)
+    }
 }
 
 /// Installs what is missing. `bell` says whether writers ring.
@@ -131,62 +198,127 @@ pub async fn migrate(client: &Client, bell: bool) -> Result<Installed, MigrateEr
         return Err(MigrateError::TooOld(server.get(1)));
     }
     let wanted = functions(bell);
-    if let Some((version, digest)) = version(client).await?
-        && let Some(found) = settled(version, &digest, &wanted)
-    {
-        return Ok(found);
-    }
-    client.batch_execute("begin").await?;
-    match steps(client, &wanted).await {
-        Ok(found) => {
-            client.batch_execute("commit").await?;
-            Ok(found)
+    let begun = Instant::now();
+    let mut backoff = Backoff::new();
+    loop {
+        if let Some(state) = State::of(client).await?
+            && let Some(found) = state.settled(&wanted)?
+        {
+            return Ok(found);
         }
-        Err(error) => {
-            client.batch_execute("rollback").await?;
-            Err(error.into())
+        client.batch_execute("begin").await?;
+        let error = match steps(client, &wanted).await {
+            Ok(found) => {
+                client.batch_execute("commit").await?;
+                return Ok(found);
+            }
+            Err(error) => error,
+        };
+        client.batch_execute("rollback").await?;
+        match error {
+            MigrateError::Query(error) if is_passing(&error) => {
+                if begun.elapsed() > PATIENCE {
+                    return Err(MigrateError::Busy(error));
+                }
+            }
+            error => return Err(error),
         }
+        tokio::time::sleep(backoff.delay().min(Duration::from_millis(300))).await;
     }
 }
 
-async fn steps(client: &Client, wanted: &str) -> Result<Installed, tokio_postgres::Error> {
+/// Whether the same may go well in a moment: somebody holds a lock, or has changed the same entry of
+/// the system's own tables (which `PostgreSQL` reports as an internal error).
+fn is_passing(error: &tokio_postgres::Error) -> bool {
+    let Some(error) = error.as_db_error() else {
+        return false;
+    };
+    *error.code() == SqlState::LOCK_NOT_AVAILABLE
+        || *error.code() == SqlState::T_R_DEADLOCK_DETECTED
+        || (*error.code() == SqlState::INTERNAL_ERROR
+            && error.message().contains("concurrently updated"))
+}
+
+async fn steps(client: &Client, wanted: &str) -> Result<Installed, MigrateError> {
+    // Whoever upgrades now is waited for; nobody else.
     client.batch_execute(LOCK).await?;
-    let (version, digest) = version(client).await?.unwrap_or_default();
-    if let Some(found) = settled(version, &digest, wanted) {
+    client.batch_execute(LOCK_TIMEOUT).await?;
+    let state = State::of(client).await?.unwrap_or_default();
+    if let Some(found) = state.settled(wanted)? {
         return Ok(found);
     }
-    let done = usize::try_from(version).unwrap_or(0);
+    let done = usize::try_from(state.version).unwrap_or(0);
     for sql in HISTORY.iter().skip(done) {
         client.batch_execute(sql).await?;
+    }
+    if (1..HISTORY.len()).contains(&done) {
+        // Locks on tables are given back before the functions follow: relays read these tables with
+        // every poll. What history adds, the functions before it do not use.
+        let version = format!("update rowcast.state set version = {}", version());
+        client.batch_execute(&version).await?;
+        client.batch_execute("commit; begin").await?;
+        client.batch_execute(LOCK).await?;
+        client.batch_execute(LOCK_TIMEOUT).await?;
     }
     client.batch_execute(wanted).await?;
     Ok(Installed::Now)
 }
 
-/// Whether there is nothing to do.
-fn settled(version: i32, digest: &str, wanted: &str) -> Option<Installed> {
-    let ours = i32::try_from(HISTORY.len()).unwrap_or(i32::MAX);
-    match version {
-        newer if newer > ours => Some(Installed::Newer(newer)),
-        same if same == ours && wanted.contains(&format!("'{digest}'")) && !digest.is_empty() => {
-            Some(Installed::Already)
+/// What is installed.
+#[derive(Debug, Default)]
+struct State {
+    version: i32,
+    needs: i32,
+    functions: Stamp,
+}
+
+impl State {
+    /// `None` where nothing is.
+    async fn of(client: &Client) -> Result<Option<Self>, tokio_postgres::Error> {
+        let there = client
+            .query_one("select to_regclass('rowcast.state') is not null", &[])
+            .await?;
+        if !there.get::<_, bool>(0) {
+            return Ok(None);
         }
-        _ => None,
+        // As JSON, because the first releases have no column needs.
+        let state = client
+            .query_opt(
+                "select s.version, coalesce((to_json(s) ->> 'needs')::int, 0), s.functions from rowcast.state s",
+                &[],
+            )
+            .await?;
+        Ok(state.map(|row| Self {
+            version: row.get(0),
+            needs: row.get(1),
+            functions: Stamp::parse(row.get(2)),
+        }))
+    }
+
+    /// Whether there is nothing to do.
+    fn settled(&self, wanted: &str) -> Result<Option<Installed>, MigrateError> {
+        let ours = version();
+        if self.needs > ours {
+            return Err(MigrateError::Outdated {
+                found: self.version,
+                needs: self.needs,
+                ours,
+            });
+        }
+        if self.version > ours || (self.version == ours && self.functions.is_after(RELEASE)) {
+            return Ok(Some(Installed::Newer(self.version)));
+        }
+        let same = self.version == ours
+            && !self.functions.digest.is_empty()
+            && wanted.contains(&format!("'{}'", self.functions));
+        Ok(same.then_some(Installed::Already))
     }
 }
 
-/// Version and digest of the functions, if the schema is there.
-async fn version(client: &Client) -> Result<Option<(i32, String)>, tokio_postgres::Error> {
-    let there = client
-        .query_one("select to_regclass('rowcast.state') is not null", &[])
-        .await?;
-    if !there.get::<_, bool>(0) {
-        return Ok(None);
-    }
-    let state = client
-        .query_opt("select version, functions from rowcast.state", &[])
-        .await?;
-    Ok(state.map(|row| (row.get(0), row.get(1))))
+/// The version of the schema that this release installs.
+#[must_use]
+pub fn version() -> i32 {
+    i32::try_from(HISTORY.len()).unwrap_or(i32::MAX)
 }
 
 /// Removes everything: triggers, schema, and the roles if no other database uses them.
@@ -211,3 +343,43 @@ pub async fn uninstall(client: &Client) -> Result<(), tokio_postgres::Error> {
 
 /// Each takes at most a tenth of a second from whoever uses the tables.
 const UNINSTALL_TRIES: u32 = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_of_a_later_release_are_not_replaced_by_those_of_an_earlier_one() {
+        let stamp = |text: &str| Stamp::parse(text);
+        assert!(stamp("0.10.0 abc").is_after("0.9.3"));
+        assert!(stamp("1.0.0 abc").is_after("0.9.3"));
+        assert!(!stamp("0.9.3 abc").is_after("0.9.3"));
+        assert!(!stamp("0.9.2 abc").is_after("0.9.3"));
+        // As the first releases wrote it.
+        assert!(!stamp("abc").is_after("0.0.1"));
+        let there = |version, needs, functions: &str| State {
+            version,
+            needs,
+            functions: stamp(functions),
+        };
+        let wanted = functions(true);
+        let found = |state: State| state.settled(&wanted);
+        assert!(matches!(
+            found(there(99, 0, "x")),
+            Ok(Some(Installed::Newer(99)))
+        ));
+        assert!(matches!(
+            found(there(99, 99, "x")),
+            Err(MigrateError::Outdated { .. })
+        ));
+        assert!(matches!(
+            found(there(version(), 0, "999.0.0 x")),
+            Ok(Some(Installed::Newer(_)))
+        ));
+        assert!(matches!(found(there(version(), 0, "x")), Ok(None)));
+        assert!(matches!(
+            found(there(version() - 1, 0, "999.0.0 x")),
+            Ok(None)
+        ));
+    }
+}

@@ -1,13 +1,17 @@
-//! What must be done regularly: finding drift, noting snapshots, trimming the log.
+//! What must be done regularly: finding drift, noting snapshots, trimming the log, and telling who
+//! keeps it from being trimmed.
 //!
 //! Every relay does it, and the functions see to it that one does at a time.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
+use crate::health::Health;
+use crate::metrics::Metrics;
 use crate::postgres::connect::Target;
 use crate::shutdown::Shutdown;
 
@@ -17,63 +21,190 @@ const DRIFT: Duration = Duration::from_secs(2);
 const TRIM_EVERY: u32 = 5;
 /// Log rows deleted in one transaction.
 const CHUNK: i32 = 10_000;
+/// The same thing is told again after so long.
+const AGAIN: Duration = Duration::from_mins(10);
 
-/// Keeps watch until the stop signal. `retention` is how long a screen may be away and still resume.
-pub async fn run(target: Target, retention: Duration, shutdown: Shutdown) {
+/// What upkeep needs.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Where the log is.
+    pub target: Target,
+    /// How long a screen may be away and still resume.
+    pub retention: Duration,
+    /// Bytes that the log may hold; 0 for any number.
+    pub log_size: u64,
+    /// A transaction that is open for longer is told of.
+    pub long_transaction: Duration,
+    /// Told what stands in the way of working.
+    pub health: Arc<Health>,
+    /// Told what the log holds.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Keeps watch until the stop signal.
+pub async fn run(parts: Parts, shutdown: Shutdown) {
+    let mut upkeep = Upkeep {
+        parts,
+        told_early: None,
+        told_long: None,
+        unordered: false,
+    };
     let mut backoff = Backoff::new();
     loop {
         let error = tokio::select! {
             () = async { shutdown.begun().await; } => return,
-            error = session(&target, retention, &mut backoff) => error,
+            error = upkeep.session(&mut backoff) => error,
         };
         debug!(error, "upkeep is interrupted");
         tokio::time::sleep(backoff.delay()).await;
     }
 }
 
-/// One connection's life; returns the reason of its end.
-async fn session(target: &Target, retention: Duration, backoff: &mut Backoff) -> String {
-    let (client, connection) = match target.connect("rowcast upkeep").await {
-        Ok(connected) => connected,
-        Err(error) => return error.to_string(),
-    };
-    let work = async {
-        let mut round: u32 = 0;
-        loop {
-            if let Err(error) = rounds(&client, retention, round.is_multiple_of(TRIM_EVERY)).await {
-                return error.to_string();
+struct Upkeep {
+    parts: Parts,
+    /// When it was last told that the log is trimmed for its size.
+    told_early: Option<Instant>,
+    /// When it was last told of a long transaction.
+    told_long: Option<Instant>,
+    unordered: bool,
+}
+
+impl Upkeep {
+    /// One connection's life; returns the reason of its end.
+    async fn session(&mut self, backoff: &mut Backoff) -> String {
+        let (client, connection) = match self.parts.target.connect("rowcast upkeep").await {
+            Ok(connected) => connected,
+            Err(error) => return error.to_string(),
+        };
+        let work = async {
+            let mut round: u32 = 0;
+            loop {
+                if let Err(error) = self.rounds(&client, round.is_multiple_of(TRIM_EVERY)).await {
+                    return error.to_string();
+                }
+                backoff.reset();
+                round = round.wrapping_add(1);
+                tokio::time::sleep(DRIFT).await;
             }
-            backoff.reset();
-            round = round.wrapping_add(1);
-            tokio::time::sleep(DRIFT).await;
+        };
+        tokio::select! {
+            reason = work => reason,
+            ended = connection => ended.map_or_else(|error| error.to_string(), |()| "closed".to_owned()),
         }
-    };
-    tokio::select! {
-        reason = work => reason,
-        ended = connection => ended.map_or_else(|error| error.to_string(), |()| "closed".to_owned()),
+    }
+
+    async fn rounds(&mut self, client: &Client, trim: bool) -> Result<(), tokio_postgres::Error> {
+        for row in client.query("select rowcast.check_drift()", &[]).await? {
+            self.parts.metrics.drift.inc();
+            warn!(
+                finding = row.get::<_, &str>(0),
+                "a watched table changed behind the triggers"
+            );
+        }
+        self.order(client).await?;
+        if trim {
+            self.trim(client).await?;
+            self.look(client).await?;
+        }
+        Ok(())
+    }
+
+    /// The order of the log's ids, which somebody may take away at any time.
+    async fn order(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        let checked = client.query_one("select rowcast.check_order()", &[]).await;
+        let why = match checked {
+            Ok(row) => {
+                if let Some(finding) = row.get::<_, Option<&str>>(0) {
+                    self.parts.metrics.drift.inc();
+                    warn!(
+                        finding,
+                        "the log was out of order; every screen reads its state anew"
+                    );
+                }
+                None
+            }
+            // Writers are in the way, or it is not ours to change.
+            Err(error) if error.code().is_some() => Some(format!(
+                "the sequence of the log gives out several ids at a time, which breaks the order of changes \
+                     (found: {}; try: alter sequence rowcast.log_id_seq cache 1; select rowcast.reset())",
+                error.as_db_error().map_or("", |error| error.message())
+            )),
+            Err(error) => return Err(error),
+        };
+        let unordered = why.is_some();
+        if unordered && !self.unordered {
+            warn!(why, "not ready");
+        }
+        self.unordered = unordered;
+        self.parts.health.refuse("order", why);
+        Ok(())
+    }
+
+    async fn trim(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        let Parts {
+            retention,
+            log_size,
+            metrics,
+            ..
+        } = &self.parts;
+        let most = i64::try_from(*log_size).ok().filter(|most| *most > 0);
+        let sql = "select gone, early from rowcast.trim(make_interval(secs => $1), $2, $3)";
+        loop {
+            let row = client
+                .query_one(sql, &[&retention.as_secs_f64(), &CHUNK, &most])
+                .await?;
+            let (gone, early): (i64, bool) = (row.get(0), row.get(1));
+            metrics
+                .log_trimmed_rows
+                .inc_by(u64::try_from(gone).unwrap_or(0));
+            if early {
+                metrics.log_trimmed_early.inc();
+                if is_due(&mut self.told_early) {
+                    warn!(
+                        log_size,
+                        "the log holds more than --log-size: its oldest changes went before the retention was over, and \
+                         screens that come back from before then read their state anew"
+                    );
+                }
+            }
+            if gone < i64::from(CHUNK) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Looks what the log holds, and what holds it.
+    async fn look(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        let sql = "select kept, bytes, file, coalesce(reach, 0), held, coalesce(holder, '') from rowcast.log_status()";
+        let row = client.query_one(sql, &[]).await?;
+        let metrics = &self.parts.metrics;
+        metrics.log_kept_rows.set(row.get(0));
+        metrics.log_kept_bytes.set(row.get(1));
+        metrics.log_file_bytes.set(row.get(2));
+        metrics.log_reach.set(row.get(3));
+        let (held, holder): (f64, &str) = (row.get(4), row.get(5));
+        metrics.oldest_transaction.set(held);
+        if held >= self.parts.long_transaction.as_secs_f64() {
+            if is_due(&mut self.told_long) {
+                warn!(
+                    seconds = held.round(),
+                    holder,
+                    "a transaction is open for long: what it wrote, and the space of all that is deleted meanwhile, stays \
+                     until it ends; nothing else waits for it"
+                );
+            }
+        } else if self.told_long.take().is_some() {
+            info!("the long transaction is over");
+        }
+        Ok(())
     }
 }
 
-async fn rounds(
-    client: &Client,
-    retention: Duration,
-    trim: bool,
-) -> Result<(), tokio_postgres::Error> {
-    for row in client.query("select rowcast.check_drift()", &[]).await? {
-        warn!(
-            finding = row.get::<_, &str>(0),
-            "a watched table changed behind the triggers"
-        );
+/// Whether to tell something, for the first time or again.
+fn is_due(told: &mut Option<Instant>) -> bool {
+    let due = told.is_none_or(|told| told.elapsed() >= AGAIN);
+    if due {
+        *told = Some(Instant::now());
     }
-    if trim {
-        let seconds = retention.as_secs_f64();
-        let sql = "select rowcast.trim(make_interval(secs => $1), $2)";
-        while client
-            .query_one(sql, &[&seconds, &CHUNK])
-            .await?
-            .get::<_, i64>(0)
-            >= i64::from(CHUNK)
-        {}
-    }
-    Ok(())
+    due
 }

@@ -206,6 +206,26 @@ impl Relay {
         Self::spawn(command).await.0
     }
 
+    /// Starts it with what it logs in this file.
+    pub async fn logged(database: &Database, arguments: &[&str], log: &Path) -> Self {
+        let mut command = command();
+        command
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["--database-url", &database.url])
+            .args(arguments)
+            .stderr(std::fs::File::create(log).unwrap());
+        Self::spawn(command).await.0
+    }
+
+    /// The value of a counter or gauge, with its labels if it has some; 0 when it is not told.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").await.body;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
     /// Starts it with a private PostgreSQL and the demo board. Tells the database's address too.
     pub async fn demo(data_dir: &Path) -> (Self, String) {
         Self::demo_with(data_dir, &[]).await

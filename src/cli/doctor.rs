@@ -1,0 +1,705 @@
+//! `rowcast doctor`: what is wrong or will be, what that means, and what to do about it.
+//!
+//! Looks at the database with both logins, and asks the relay on `--listen` if one is there. It
+//! changes nothing. Exit code 0 when there is no problem; notes are no problems.
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+
+use super::{Told, database, healthcheck};
+use crate::causes::Causes;
+use crate::config::{Bell, Config};
+use crate::postgres::connect::Target;
+use crate::postgres::pooler;
+use crate::schema::migrate;
+
+/// Releases from which a listener survives that vacuum has removed the commit status of transactions
+/// which are still in the notification queue: those of February 2026, by the dates of the fixes.
+const NOTIFY_FIXED: [(u32, u32); 4] = [(15, 16), (16, 12), (17, 8), (18, 2)];
+/// Clocks that differ by more make tokens expire early or late.
+const CLOCKS: Duration = Duration::from_secs(2);
+/// Connections that a relay has besides those for requests.
+const CONNECTIONS: usize = 18;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Ok,
+    Note,
+    Problem,
+}
+
+/// What was found in one place.
+#[derive(Debug, Serialize)]
+struct Finding {
+    level: Level,
+    subject: &'static str,
+    #[serde(rename = "finding")]
+    found: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    meaning: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    remedy: String,
+}
+
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, subject: &'static str, found: impl Into<String>) {
+        self.0.push(Finding {
+            level: Level::Ok,
+            subject,
+            found: found.into(),
+            meaning: "",
+            remedy: String::new(),
+        });
+    }
+
+    fn add(
+        &mut self,
+        level: Level,
+        subject: &'static str,
+        found: impl Into<String>,
+        meaning: &'static str,
+        remedy: impl Into<String>,
+    ) {
+        self.0.push(Finding {
+            level,
+            subject,
+            found: found.into(),
+            meaning,
+            remedy: remedy.into(),
+        });
+    }
+}
+
+pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+    let (target, _) = database::running(config)?;
+    let mut findings = Findings::default();
+    match examine(config, &target, &mut findings).await {
+        Ok(()) => {}
+        Err(told) => findings.add(
+            Level::Problem,
+            "connection",
+            told.to_string(),
+            "nothing works without the database",
+            "",
+        ),
+    }
+    relay(config, &mut findings).await;
+    let Findings(findings) = findings;
+    let sick = findings
+        .iter()
+        .any(|finding| finding.level == Level::Problem);
+    if json {
+        let told = serde_json::json!({"ok": !sick, "findings": findings});
+        println!("{told}");
+    } else {
+        for finding in &findings {
+            print(finding);
+        }
+    }
+    Ok(if sick {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn print(finding: &Finding) {
+    let level = match finding.level {
+        Level::Ok => "ok",
+        Level::Note => "note",
+        Level::Problem => "PROBLEM",
+    };
+    println!("{level:<8}{}: {}", finding.subject, finding.found);
+    if !finding.meaning.is_empty() {
+        println!("        means: {}", finding.meaning);
+    }
+    if !finding.remedy.is_empty() {
+        println!("        try:   {}", finding.remedy);
+    }
+}
+
+async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> Result<(), Told> {
+    match pooler::found(target).await {
+        Ok(None) => findings.ok(
+            "connection",
+            format!("{target} answers, and sessions are whole"),
+        ),
+        Ok(Some(found)) => {
+            findings.add(
+                Level::Problem,
+                "pooler",
+                found,
+                "a transaction pooler stands in front of the server: no notification arrives, and settings of a session are lost",
+                "the server's own address as DATABASE_URL; writers may stay behind the pooler",
+            );
+            // Nothing else that is asked through it would be true for certain.
+            return Ok(());
+        }
+        Err(error) => return Err(database::unreachable(target, &error)),
+    }
+    let client = database::connect(target).await?;
+    let refused = |error: tokio_postgres::Error| {
+        Told::new(
+            "the database could not be examined",
+            Causes(&error),
+            "the login of DATABASE_URL, as the relay has it",
+        )
+    };
+    server(config, &client, findings).await.map_err(refused)?;
+    clock(&client, findings).await.map_err(refused)?;
+    let installed = "select to_regclass('rowcast.state') is not null";
+    if text(&client, installed).await.map_err(refused)? != "t" {
+        findings.add(
+            Level::Problem,
+            "schema",
+            "Rowcast is not installed in this database",
+            "no table is live",
+            "rowcast serve, or: rowcast sql | psql",
+        );
+        return Ok(());
+    }
+    schema(&client, findings).await.map_err(refused)?;
+    listening_login(&client, findings).await.map_err(refused)?;
+    tables(&client, findings).await.map_err(refused)?;
+    the_log(config, &client, findings).await.map_err(refused)?;
+    bell(config, &client, findings).await.map_err(refused)?;
+    replication(&client, findings).await.map_err(refused)?;
+    if config.api_url.is_some() {
+        let api = database::api(config, target)?;
+        let client = database::connect(&api).await?;
+        api_login(&client, findings).await.map_err(refused)?;
+    } else {
+        findings.add(
+            Level::Note,
+            "api login",
+            "requests run as the login that listens",
+            "whoever gets out of a role's rights in a request reaches the log",
+            "--api-url with a login that has no rights of its own; see sql/roles.sql",
+        );
+    }
+    Ok(())
+}
+
+type Asked<T> = Result<T, tokio_postgres::Error>;
+
+async fn rows(client: &Client, sql: &str) -> Asked<Vec<SimpleQueryRow>> {
+    let answer = client.simple_query(sql).await?;
+    Ok(answer
+        .into_iter()
+        .filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        })
+        .collect())
+}
+
+/// The first column of the first row.
+async fn text(client: &Client, sql: &str) -> Asked<String> {
+    let rows = rows(client, sql).await?;
+    let first = rows.first().and_then(|row| row.get(0));
+    Ok(first.unwrap_or_default().to_owned())
+}
+
+fn cell(row: &SimpleQueryRow, at: usize) -> &str {
+    row.get(at).unwrap_or_default()
+}
+
+async fn server(config: &Config, client: &Client, findings: &mut Findings) -> Asked<()> {
+    if text(client, "select pg_is_in_recovery()").await? == "t" {
+        findings.add(
+            Level::Problem,
+            "standby",
+            "pg_is_in_recovery() is true",
+            "a standby has no notifications and no epoch; a relay waits there until it is promoted",
+            "the primary's address, or several with target_session_attrs=read-write",
+        );
+    }
+    let number: u32 = text(client, "show server_version_num")
+        .await?
+        .parse()
+        .unwrap_or(0);
+    let (major, minor) = (number / 10_000, number % 10_000);
+    let fixed = NOTIFY_FIXED.iter().find(|(fixed, _)| *fixed == major);
+    if major < 15 {
+        findings.add(
+            Level::Problem,
+            "version",
+            format!("PostgreSQL {major}.{minor}"),
+            "the log needs PostgreSQL 15 or later",
+            "upgrade the server",
+        );
+    } else if fixed.is_some_and(|(_, fixed)| minor < *fixed) {
+        findings.add(
+            Level::Note,
+            "version",
+            format!("PostgreSQL {major}.{minor}"),
+            "a listener may fail with \"could not access status of transaction\"; the relay then polls until it has listened anew",
+            format!("the latest minor release of {major}"),
+        );
+    } else {
+        findings.ok("version", format!("PostgreSQL {major}.{minor}"));
+    }
+
+    settings(config, client, findings).await?;
+    let room = "select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int \
+        - (select count(*) from pg_stat_activity where backend_type = 'client backend' and application_name not like 'rowcast%')";
+    let room: usize = text(client, room).await?.parse().unwrap_or(0);
+    let wanted = config.pool + CONNECTIONS;
+    if room < wanted {
+        findings.add(
+            Level::Problem,
+            "connections",
+            format!("{room} are left by others, and a relay takes up to {wanted}"),
+            "requests and screens are refused when the server has no connection left",
+            "alter system set max_connections = 200; and restart the server, or a smaller --pool",
+        );
+    } else {
+        findings.ok(
+            "connections",
+            format!("{room} are left for relays, each of which takes up to {wanted}"),
+        );
+    }
+    Ok(())
+}
+
+async fn settings(config: &Config, client: &Client, findings: &mut Findings) -> Asked<()> {
+    let settings = "select name, setting, coalesce(unit, '') from pg_settings where name in \
+        ('fsync', 'full_page_writes', 'autovacuum', 'synchronous_commit', 'statement_timeout', 'transaction_timeout', \
+         'idle_session_timeout', 'max_prepared_transactions') order by name";
+    for row in rows(client, settings).await? {
+        let (name, value) = (cell(&row, 0).to_owned(), cell(&row, 1));
+        let short = value
+            .parse::<u64>()
+            .is_ok_and(|ms| (1..10_000).contains(&ms));
+        let found = format!("{name} = {value} {}", cell(&row, 2))
+            .trim_end()
+            .to_owned();
+        match (name.as_str(), value) {
+            ("fsync" | "full_page_writes", "off") => findings.add(
+                Level::Problem,
+                "settings",
+                found,
+                "a crash of the machine may leave a database that contradicts itself",
+                format!("alter system set {name} = on; select pg_reload_conf();"),
+            ),
+            ("autovacuum", "off") => findings.add(
+                Level::Problem,
+                "settings",
+                found,
+                "the space of trimmed log rows is never given back",
+                "alter system set autovacuum = on; select pg_reload_conf();",
+            ),
+            ("synchronous_commit", "off") => findings.add(
+                Level::Note,
+                "settings",
+                found,
+                "a crash may take back commits that screens have shown; they start over then",
+                "",
+            ),
+            ("statement_timeout" | "transaction_timeout", _) if short => findings.add(
+                Level::Problem,
+                "settings",
+                found,
+                "reading the log after a large change is cut off, again and again",
+                format!("alter role {} set {name} = 0;", text(client, "select quote_ident(current_user)").await?),
+            ),
+            ("idle_session_timeout", _) if short => findings.add(
+                Level::Problem,
+                "settings",
+                found,
+                "pooled connections are cut between two requests",
+                format!("alter role {} set {name} = 0;", text(client, "select quote_ident(current_user)").await?),
+            ),
+            ("max_prepared_transactions", value) if value != "0" && config.bell == Bell::Always => findings.add(
+                Level::Problem,
+                "bell",
+                found,
+                "PREPARE TRANSACTION fails after a change of a watched table: the bell rings in it",
+                "--bell auto",
+            ),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn clock(client: &Client, findings: &mut Findings) -> Asked<()> {
+    let before = SystemTime::now();
+    let theirs = text(client, "select extract(epoch from clock_timestamp())").await?;
+    let after = SystemTime::now();
+    let seconds = |time: SystemTime| {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0.0, |since| since.as_secs_f64())
+    };
+    let ours = f64::midpoint(seconds(before), seconds(after));
+    let difference = theirs.parse::<f64>().unwrap_or(ours) - ours;
+    if difference.abs() > CLOCKS.as_secs_f64() {
+        findings.add(
+            Level::Problem,
+            "clock",
+            format!("the database's is {difference:+.1} s from ours"),
+            "tokens expire early or late, and delays of changes are measured wrong",
+            "a time service (NTP) on both machines",
+        );
+    } else {
+        findings.ok(
+            "clock",
+            format!("the database's is {difference:+.3} s from ours"),
+        );
+    }
+    Ok(())
+}
+
+async fn schema(client: &Client, findings: &mut Findings) -> Asked<()> {
+    let state = "select version, coalesce((to_json(s) ->> 'needs')::int, 0), split_part(functions, ' ', 1) from rowcast.state s";
+    let ours = migrate::version();
+    for row in rows(client, state).await? {
+        let version: i32 = cell(&row, 0).parse().unwrap_or(0);
+        let needs: i32 = cell(&row, 1).parse().unwrap_or(0);
+        if needs > ours {
+            findings.add(
+                Level::Problem,
+                "schema",
+                format!(
+                    "version {version}, which needs relays of version {needs}; this one is {ours}"
+                ),
+                "this release does not serve here",
+                "a later release of Rowcast",
+            );
+        } else if version < ours {
+            findings.add(
+                Level::Note,
+                "schema",
+                format!("version {version}; this release brings {ours}"),
+                "it is upgraded when this release is started, while others go on",
+                "rowcast serve, or: rowcast sql | psql",
+            );
+        } else {
+            findings.ok(
+                "schema",
+                format!("version {version}, functions of release {}", cell(&row, 2)),
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn listening_login(client: &Client, findings: &mut Findings) -> Asked<()> {
+    let login = "select current_user, rolsuper, pg_has_role(current_user, 'rowcast_owner', 'usage'), \
+        coalesce((select string_agg(w.rel::regclass::text, ', ') from rowcast.watched w join pg_class c on c.oid = w.rel \
+                  where not has_table_privilege(c.oid, 'select')), ''), \
+        coalesce((select string_agg(w.rel::regclass::text, ', ') from rowcast.watched w join pg_class c on c.oid = w.rel \
+                  where not pg_has_role(c.relowner, 'usage')), '') \
+        from pg_roles where rolname = current_user";
+    let seen = "select pg_has_role(current_user, 'pg_read_all_stats', 'usage')";
+    let sees_all = text(client, seen).await? == "t";
+    for row in rows(client, login).await? {
+        let name = cell(&row, 0).to_owned();
+        if cell(&row, 2) != "t" {
+            findings.add(
+                Level::Problem,
+                "listening login",
+                format!("{name} is no member of rowcast_owner"),
+                "it may neither read nor keep the log",
+                format!("grant rowcast_owner to {name};"),
+            );
+            continue;
+        }
+        let superuser = cell(&row, 1) == "t";
+        if superuser {
+            findings.add(
+                Level::Note,
+                "listening login",
+                format!("{name} is a superuser"),
+                "more rights than the relay needs",
+                "a login like rowcast_listen of sql/roles.sql",
+            );
+        } else {
+            findings.ok("listening login", format!("{name} reads and keeps the log"));
+        }
+        if !cell(&row, 3).is_empty() {
+            findings.add(
+                Level::Note,
+                "listening login",
+                format!("{name} may not read {}", cell(&row, 3)),
+                "a row above 256 KiB is told there without its value, and screens fetch it",
+                format!("grant select on … to {name};"),
+            );
+        }
+        if !cell(&row, 4).is_empty() {
+            findings.add(
+                Level::Note,
+                "listening login",
+                format!("{name} does not own {}", cell(&row, 4)),
+                "it cannot repair triggers there; what is missing is told, and screens are reset",
+                "rowcast watch as the table's owner, after each new partition",
+            );
+        }
+        if !sees_all {
+            findings.add(
+                Level::Note,
+                "listening login",
+                format!("{name} is no member of pg_read_all_stats"),
+                "a transaction of somebody else that holds up the log is told without its name",
+                format!("grant pg_read_all_stats to {name};"),
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn tables(client: &Client, findings: &mut Findings) -> Asked<()> {
+    let watched = "select w.rel::regclass::text, c.oid is null, c.oid is not null and rowcast.captured(w.rel), \
+        c.oid is not null and (w.shape <> rowcast.shape(w.rel)) \
+        from rowcast.watched w left join pg_class c on c.oid = w.rel order by 1";
+    let watched = rows(client, watched).await?;
+    if watched.is_empty() {
+        findings.add(
+            Level::Note,
+            "tables",
+            "none is watched",
+            "nothing is live",
+            "rowcast watch TABLE",
+        );
+    }
+    let mut fine = Vec::new();
+    for row in &watched {
+        let table = cell(row, 0);
+        if cell(row, 1) == "t" {
+            findings.add(
+                Level::Note,
+                "tables",
+                format!("table with oid {table} was dropped"),
+                "its streams end with the reason within seconds",
+                "a relay that runs tidies up",
+            );
+        } else if cell(row, 2) != "t" {
+            findings.add(
+                Level::Problem,
+                "triggers",
+                format!("those of {table} are missing, disabled or not ALWAYS"),
+                "changes are missed; a relay that may do so repairs it within seconds and resets the table's screens",
+                format!("rowcast watch {table}"),
+            );
+        } else if cell(row, 3) == "t" {
+            findings.add(
+                Level::Note,
+                "drift",
+                format!("definition or permissions of {table} have changed since the last check"),
+                "a relay that runs resets the table's screens within seconds",
+                "",
+            );
+        } else {
+            fine.push(table);
+        }
+    }
+    if !fine.is_empty() {
+        findings.ok(
+            "tables",
+            format!("every change is captured of {}", fine.join(", ")),
+        );
+    }
+    let order =
+        "select seqcache from pg_sequence where seqrelid = to_regclass('rowcast.log_id_seq')";
+    let cached = text(client, order).await?;
+    if cached != "1" {
+        findings.add(
+            Level::Problem,
+            "order",
+            format!("the sequence of the log has CACHE {cached}"),
+            "versions of one row may be delivered in the wrong order; a relay repairs it or is not ready",
+            "select rowcast.check_order();",
+        );
+    }
+    Ok(())
+}
+
+async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> Asked<()> {
+    let status = "select to_regprocedure('rowcast.log_status()') is not null";
+    if text(client, status).await? != "t" {
+        return Ok(());
+    }
+    let status = "select kept, bytes, file, round(coalesce(reach, 0)), round(held), coalesce(holder, ''), \
+        coalesce(extract(epoch from clock_timestamp() - trimmed_early), 1e9) from rowcast.log_status()";
+    for row in rows(client, status).await? {
+        let number = |at: usize| cell(&row, at).parse::<f64>().unwrap_or(0.0);
+        let found = format!(
+            "{} rows, {} bytes; {} bytes on disk; tokens of the last {} s can be served",
+            cell(&row, 0),
+            cell(&row, 1),
+            cell(&row, 2),
+            cell(&row, 3)
+        );
+        if number(6) < config.retention.as_secs_f64() {
+            findings.add(
+                Level::Note,
+                "log",
+                found,
+                "it was trimmed for its size, before the retention was over: who comes back late reads the state anew",
+                "a larger --log-size, or a shorter --retention",
+            );
+        } else {
+            findings.ok("log", found);
+        }
+        let limit = f64::from(u32::try_from(config.long_transaction).unwrap_or(u32::MAX));
+        if number(4) >= limit {
+            findings.add(
+                Level::Problem,
+                "transaction",
+                format!("open for {} s: {}", cell(&row, 4), cell(&row, 5)),
+                "what it wrote, and the space of all that is deleted meanwhile, stays until it ends",
+                "end it; idle_in_transaction_session_timeout ends those that were forgotten",
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn bell(config: &Config, client: &Client, findings: &mut Findings) -> Asked<()> {
+    let rings =
+        "select prosrc like '%notify%' from pg_proc where oid = to_regprocedure('rowcast.ring()')";
+    let rings = text(client, rings).await? == "t";
+    let prepared = text(client, "show max_prepared_transactions").await? != "0";
+    match (rings, config.bell, prepared) {
+        (true, Bell::Off, _) => findings.add(
+            Level::Note,
+            "bell",
+            "writers ring, and --bell is off",
+            "it falls silent when a relay with this setting starts",
+            "",
+        ),
+        (true, Bell::Auto, true) => findings.add(
+            Level::Problem,
+            "bell",
+            "writers ring, and max_prepared_transactions is not 0",
+            "PREPARE TRANSACTION fails after a change of a watched table",
+            "start a relay with --bell auto, which silences it",
+        ),
+        (true, ..) => findings.ok("bell", "writers ring"),
+        (false, Bell::Auto, true) | (false, Bell::Off, _) => {
+            findings.ok("bell", "writers do not ring; relays poll");
+        }
+        (false, ..) => findings.add(
+            Level::Note,
+            "bell",
+            "writers do not ring",
+            "screens wait for the next poll",
+            "start a relay, which installs the bell",
+        ),
+    }
+    let usage = text(client, "select pg_notification_queue_usage()").await?;
+    let usage: f64 = usage.parse().unwrap_or(0.0);
+    let found = format!("the notification queue is {:.2} % full", usage * 100.0);
+    if usage > 0.01 {
+        findings.add(
+            Level::Problem,
+            "queue",
+            found,
+            "a session listens inside a transaction or does not read; once the queue is full every commit that notifies fails",
+            "select pid, application_name, state, xact_start from pg_stat_activity where wait_event = 'ClientWrite' or state like 'idle in%';",
+        );
+    } else {
+        findings.ok("queue", found);
+    }
+    Ok(())
+}
+
+async fn replication(client: &Client, findings: &mut Findings) -> Asked<()> {
+    let slots = "select slot_name, active, coalesce(pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)), ''), \
+        coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0) > 1073741824, xmin is not null or catalog_xmin is not null \
+        from pg_replication_slots where not pg_is_in_recovery()";
+    for row in rows(client, slots).await? {
+        let (name, active) = (cell(&row, 0), cell(&row, 1) == "t");
+        if !active && (cell(&row, 3) == "t" || cell(&row, 4) == "t") {
+            findings.add(
+                Level::Problem,
+                "slot",
+                format!(
+                    "replication slot {name} is not in use and keeps {} of WAL",
+                    cell(&row, 2)
+                ),
+                "the disk fills up, or dead rows are not removed",
+                format!("select pg_drop_replication_slot('{name}'); if nobody will use it again"),
+            );
+        }
+    }
+    let published = "select string_agg(pubname, ', ') from pg_publication where puballtables";
+    let published = text(client, published).await?;
+    if !published.is_empty() {
+        findings.add(
+            Level::Note,
+            "publication",
+            format!("{published} is for all tables, and so for those of Rowcast"),
+            "a subscriber receives the log, and its own relay would find foreign transaction ids in it",
+            "publications that name their tables or schemas",
+        );
+    }
+    Ok(())
+}
+
+async fn api_login(client: &Client, findings: &mut Findings) -> Asked<()> {
+    let login = "select current_user, rolsuper, rolbypassrls, \
+        coalesce(has_schema_privilege('rowcast', 'usage') and has_table_privilege('rowcast.log', 'select'), false), \
+        coalesce((select string_agg(r.rolname, ', ' order by r.rolname) from pg_auth_members m \
+                  join pg_roles r on r.oid = m.roleid where m.member = o.oid), '') \
+        from pg_roles o where rolname = current_user";
+    for row in rows(client, login).await? {
+        let name = cell(&row, 0);
+        if cell(&row, 1) == "t" || cell(&row, 2) == "t" {
+            findings.add(
+                Level::Problem,
+                "api login",
+                format!("{name} is a superuser or has BYPASSRLS"),
+                "policies do not hold for requests without a role",
+                "a login like rowcast_api of sql/roles.sql",
+            );
+        } else if cell(&row, 3) == "t" {
+            findings.add(
+                Level::Problem,
+                "api login",
+                format!("{name} may read rowcast.log"),
+                "whoever gets out of a role's rights in a request sees every change",
+                format!("revoke rowcast_owner from {name}; revoke all on rowcast.log from {name};"),
+            );
+        } else if cell(&row, 4).is_empty() {
+            findings.add(
+                Level::Note,
+                "api login",
+                format!("{name} is a member of no role"),
+                "requests run as this login itself",
+                format!("grant web_anon, web_user to {name};"),
+            );
+        } else {
+            findings.ok("api login", format!("{name} may become {}", cell(&row, 4)));
+        }
+    }
+    Ok(())
+}
+
+/// What the relay says of itself, if there is one.
+async fn relay(config: &Config, findings: &mut Findings) {
+    match healthcheck::ready(config.listen).await {
+        Ok((true, _)) => findings.ok("relay", format!("the one on {} is ready", config.listen)),
+        Ok((false, why)) => findings.add(
+            Level::Problem,
+            "relay",
+            format!("the one on {} is not ready: {why}", config.listen),
+            "a balancer sends nobody there; open screens know that they are stale",
+            "",
+        ),
+        Err(error) => findings.add(
+            Level::Note,
+            "relay",
+            format!("none answers on {}: {error}", config.listen),
+            "",
+            "rowcast serve",
+        ),
+    }
+}

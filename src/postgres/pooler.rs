@@ -1,0 +1,105 @@
+//! Whether a transaction pooler stands between us and the server.
+//!
+//! Such a pooler gives a session another server connection for each transaction: what belongs to a
+//! session (LISTEN, settings, advisory locks) is set on one and missed on the next, and
+//! notifications are dropped, all without an error. So it is found out by what it breaks. It does not
+//! know what the connection is for.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream;
+use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
+
+use super::connect::{ConnectError, Connection, Target};
+
+/// How long a notification may take to come. Also where there is no pooler it needs the server's
+/// attention, and a loaded one is slow.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why it could not be found out.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolerError {
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connection was lost.
+    #[error("the database could not be asked whether a pooler is in front of it")]
+    Query(#[from] tokio_postgres::Error),
+}
+
+/// What gave a pooler away, in words; `None` when sessions are whole. A standby knows no
+/// notifications; there only the first half is asked.
+///
+/// # Errors
+/// [`PoolerError`].
+pub async fn found(target: &Target) -> Result<Option<String>, PoolerError> {
+    let (one, connection) = target.connect("rowcast probe").await?;
+    let (told, mut notices) = tokio::sync::mpsc::unbounded_channel();
+    let _one = Stop(tokio::spawn(read(connection, told)).abort_handle());
+    let (two, connection) = target.connect("rowcast probe").await?;
+    let _two = Stop(tokio::spawn(connection).abort_handle());
+
+    let channel = format!("rowcast_probe_{:016x}", fastrand::u64(..));
+    let hears = match one.batch_execute(&format!("listen {channel}")).await {
+        Ok(()) => true,
+        Err(error) if error.code().is_some() => false,
+        Err(error) => return Err(error.into()),
+    };
+    let first = process(&one).await?;
+    // A transaction of the other session keeps a server connection to itself for a moment.
+    two.batch_execute("begin").await?;
+    let other = process(&two).await?;
+    let second = process(&one).await?;
+    two.batch_execute("rollback").await?;
+    if first == other {
+        return Ok(Some(format!(
+            "two sessions that were open at once shared server process {first}"
+        )));
+    }
+    if first != second {
+        return Ok(Some(format!(
+            "one session was served by process {first} and then by process {second}"
+        )));
+    }
+    if !hears {
+        return Ok(None);
+    }
+    two.batch_execute(&format!("notify {channel}")).await?;
+    match tokio::time::timeout(PATIENCE, notices.recv()).await {
+        Ok(Some(())) => Ok(None),
+        Ok(None) | Err(_) => Ok(Some(format!(
+            "a notification from another session did not arrive within {} s",
+            PATIENCE.as_secs()
+        ))),
+    }
+}
+
+/// By the simple protocol: poolers do not take prepared statements either.
+async fn process(client: &Client) -> Result<String, tokio_postgres::Error> {
+    let answer = client.simple_query("select pg_backend_pid()").await?;
+    let found = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(found.unwrap_or_default().to_owned())
+}
+
+/// Drives the connection, and tells of every notification.
+async fn read(mut connection: Connection, told: tokio::sync::mpsc::UnboundedSender<()>) {
+    let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
+    while let Some(Ok(message)) = messages.next().await {
+        if matches!(message, AsyncMessage::Notification(_)) && told.send(()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Ends a task when it is not needed any more.
+struct Stop(tokio::task::AbortHandle);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

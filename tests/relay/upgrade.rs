@@ -1,0 +1,144 @@
+//! A new release meets relays and writers of the one before, and neither notices.
+//!
+//! `upgrade/schema-4.sql` is what `rowcast sql` printed when the schema had version 4.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+use crate::harness::{Database, Screen, command, database, eventually};
+
+const BEFORE: &str = include_str!("upgrade/schema-4.sql");
+
+/// What a relay of version 4 says all the time, one connection a task. Panics when it fails.
+async fn relay_of_version_4(database: &Database) -> Vec<JoinHandle<()>> {
+    let poll = "begin isolation level repeatable read, read only; set local search_path = pg_catalog, pg_temp;
+        set local enable_seqscan = off; set local jit = off; set local row_security = off; set local lock_timeout = '300ms';
+        select pg_current_snapshot()::text, e.uuid::text, s.horizon::text, g.last_value, g.is_called, s.gap
+        from rowcast.state s left join rowcast.epoch e on true cross join rowcast.gap g;
+        select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where xid >= pg_snapshot_xmin(pg_current_snapshot());
+        commit";
+    let starts = "select rowcast.begin_epoch();
+        select coalesce((select t.snapshot from rowcast.tick t, rowcast.state s
+            where t.at > clock_timestamp() - interval '5 minutes'
+              and (s.horizon is null or pg_snapshot_xmin(t.snapshot) >= pg_snapshot_xmax(s.horizon))
+            order by t.at limit 1), pg_current_snapshot())::text";
+    let upkeep = "select rowcast.check_drift(); select rowcast.trim(make_interval(secs => 3600), 10000); select rowcast.settle_gap(0)";
+    let reads = "select * from rowcast.position(); select rowcast.channel_allowed('lobby')";
+    let mut tasks = Vec::new();
+    for (sql, pause) in [(poll, 2), (poll, 3), (starts, 20), (upkeep, 15), (reads, 5)] {
+        let client = database.client().await;
+        tasks.push(tokio::spawn(again(client, sql.to_owned(), pause)));
+    }
+    tasks
+}
+
+async fn again(client: Client, sql: String, pause: u64) {
+    loop {
+        client
+            .batch_execute(&sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {:?}", error.as_db_error()));
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_schema_is_upgraded_under_relays_and_writers_of_the_release_before() {
+    let database = database().await;
+    database.sql(BEFORE).await;
+    database
+        .sql("create table tasks (id int primary key, title text); select rowcast.begin_epoch(); select rowcast.watch('tasks')")
+        .await;
+    let version = "select version::text from rowcast.state";
+    assert_eq!(database.one(version).await, "4");
+    let old = relay_of_version_4(&database).await;
+    let writer = database.client().await;
+    let writing = tokio::spawn(async move {
+        let mut longest = Duration::ZERO;
+        for n in 1..=1000 {
+            let begun = Instant::now();
+            let sql = format!("insert into tasks values ({n}, 'x')");
+            writer.batch_execute(&sql).await.unwrap();
+            longest = longest.max(begun.elapsed());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        longest
+    });
+    // In the middle of it, and with somebody who holds a table for a while.
+    eventually("writing has begun", async || {
+        let count = database.one("select count(*) from tasks").await;
+        (count.parse::<u32>().unwrap() > 20).then_some(())
+    })
+    .await;
+    let holder = database.client().await;
+    holder
+        .batch_execute("begin; select version from rowcast.state; select from rowcast.tick limit 1")
+        .await
+        .unwrap();
+    let release = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        holder.batch_execute("commit").await.unwrap();
+    });
+    let relay = database.relay().await;
+    release.await.unwrap();
+    assert_eq!(
+        database.one(version).await,
+        rowcast::schema::migrate::version().to_string()
+    );
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    let mut screen = Screen::default();
+    let longest = writing.await.unwrap();
+    let txid = database
+        .commit("insert into tasks values (0, 'last')")
+        .await;
+    screen.reach(&mut stream, &txid).await;
+    assert_eq!(screen.rows.len(), 1001);
+    for task in old {
+        assert!(!task.is_finished(), "{:?}", task.await);
+        task.abort();
+    }
+    // Nobody queued behind the one who held a table for a second.
+    assert!(longest < Duration::from_millis(900), "{longest:?}");
+}
+
+#[tokio::test]
+async fn an_earlier_relay_works_with_what_a_later_one_left_or_says_that_it_cannot() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql("create table tasks (id int primary key); select rowcast.watch('tasks')")
+        .await;
+    relay.kill().await;
+    // A later release, which earlier relays can work with.
+    database
+        .sql("update rowcast.state set version = 99, functions = '99.0.0 abc'")
+        .await;
+    let relay = database.relay().await;
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    let mut screen = Screen::default();
+    let txid = database.commit("insert into tasks values (1)").await;
+    screen.reach(&mut stream, &txid).await;
+    relay.kill().await;
+    let left = "select version || ' ' || functions from rowcast.state";
+    assert_eq!(database.one(left).await, "99 99.0.0 abc");
+
+    // And one that they cannot.
+    database.sql("update rowcast.state set needs = 99").await;
+    let refused = command()
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--database-url",
+            &database.url,
+        ])
+        .output()
+        .await
+        .unwrap();
+    assert!(!refused.status.success());
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("needs relays of version 99"), "{said}");
+    assert!(said.contains("try:"), "{said}");
+}

@@ -1,0 +1,407 @@
+//! The log keeps what it must and no more, and says so when it cannot.
+
+use std::time::Duration;
+
+use crate::harness::{
+    Database, Event, Relay, Screen, Server, Stream, command, database, eventually,
+};
+
+const TASKS: &str = "create table tasks (id int primary key, title text);
+    insert into tasks values (1, 'one'); select rowcast.watch('tasks')";
+const PATH: &str = "/rest/v1/tasks";
+
+/// A screen that has everything up to now, the reset that watching logs included.
+async fn settled(database: &Database, relay: &Relay) -> (Stream, Screen) {
+    let mut stream = relay.stream(PATH).await;
+    let mut screen = Screen::default();
+    let txid = database
+        .commit("update tasks set title = title where id = 1")
+        .await;
+    screen.reach(&mut stream, &txid).await;
+    (stream, screen)
+}
+
+async fn shows_what_is_there(relay: &Relay, path: &str, screen: &Screen) {
+    let read = relay.get(path).await.json();
+    let mut rows: Vec<_> = screen.rows.values().cloned().collect();
+    rows.sort_by_key(|row| row["id"].as_i64());
+    let mut read = read.as_array().unwrap().clone();
+    read.sort_by_key(|row| row["id"].as_i64());
+    assert_eq!(rows, read);
+}
+
+/// Applies events until one is a reset; gives all.
+async fn until_reset(stream: &mut Stream, screen: &mut Screen) -> Vec<Event> {
+    let mut events = Vec::new();
+    loop {
+        let event = stream.next().await.expect("the stream goes on");
+        screen.apply(&event);
+        let is_reset = event.has_control("reset");
+        events.push(event);
+        if is_reset {
+            return events;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_is_too_large_loses_its_oldest_changes_and_says_so() {
+    let database = database().await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let relay = Relay::logged(&database, &["--log-size", "100KiB"], log.path()).await;
+    database.sql(TASKS).await;
+    let (stream, _) = settled(&database, &relay).await;
+    let early = stream.id.clone();
+    drop(stream);
+    database
+        .sql("insert into tasks select n, repeat('x', 1000) from generate_series(2, 500) n")
+        .await;
+    // Two ticks that know of it, of which the log keeps what is after the first.
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        database
+            .sql("select rowcast.trim('1 h', 1, 1000000000)")
+            .await;
+    }
+    let late = settled(&database, &relay).await.0.id;
+    eventually("the log is trimmed for its size", async || {
+        (relay.metric("rowcast_log_trimmed_early_total").await >= 1.0).then_some(())
+    })
+    .await;
+    eventually("its size is told", async || {
+        let kept = relay.metric("rowcast_log_kept_bytes").await;
+        (kept < 102_400.0).then_some(())
+    })
+    .await;
+    assert!(relay.metric("rowcast_log_trimmed_rows_total").await >= 500.0);
+    assert!(relay.metric("rowcast_log_file_bytes").await > 0.0);
+    let said = std::fs::read_to_string(log.path()).unwrap();
+    assert!(said.contains("more than --log-size"), "{said}");
+    relay.kill().await;
+
+    // Whoever comes back from before reads the state anew; whoever does not, does not.
+    let relay = database.relay().await;
+    let mut stream = relay.resume(PATH, &early).await;
+    let mut screen = Screen::default();
+    let event = stream.data().await;
+    assert!(event.has_control("reset"), "{}", event.data);
+    let mut stream = relay.resume(PATH, &late).await;
+    let txid = database
+        .commit("update tasks set title = 'two' where id = 2")
+        .await;
+    screen.complete = true;
+    let events = screen.reach(&mut stream, &txid).await;
+    assert!(!events.iter().any(|event| event.has_control("reset")));
+}
+
+#[tokio::test]
+async fn a_screen_that_returns_while_the_log_is_trimmed_misses_nothing() {
+    let database = database().await;
+    let mut relay = database.relay().await;
+    database.sql(TASKS).await;
+    let mut screens = Vec::new();
+    for _ in 0..6 {
+        let (stream, screen) = settled(&database, &relay).await;
+        screens.push((stream.id.clone(), screen));
+    }
+    // What is done goes at once, a few rows at a time, over and over.
+    let trimming = {
+        let client = database.client().await;
+        tokio::spawn(async move {
+            loop {
+                client
+                    .batch_execute(
+                        "insert into rowcast.tick default values on conflict do nothing;
+                         select rowcast.trim('0 s', 3)",
+                    )
+                    .await
+                    .unwrap();
+                tokio::time::sleep(Duration::from_millis(7)).await;
+            }
+        })
+    };
+    let writing = {
+        let client = database.client().await;
+        tokio::spawn(async move {
+            for n in 2.. {
+                let sql = format!(
+                    "insert into tasks values ({n}, 'new'); update tasks set title = 'at {n}' where id % 7 = {n} % 7;
+                     delete from tasks where id = {n} - 40"
+                );
+                client.batch_execute(&sql).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+        })
+    };
+    let (mut resets, mut resumes) = (0, 0);
+    for round in 0..6_usize {
+        // A new relay has little in memory: it reads the log, or cannot.
+        relay.kill().await;
+        relay = database.relay().await;
+        for (at, (id, screen)) in screens.iter_mut().enumerate() {
+            // Some come back soon and some have been away for rounds.
+            if !(round + at).is_multiple_of(at / 2 + 1) && round < 5 {
+                continue;
+            }
+            let mut stream = relay.resume(PATH, id).await;
+            let txid = database
+                .commit("update tasks set title = 'mark' where id = 1; insert into tasks values (-1, 'mark') on conflict (id) do update set title = clock_timestamp()::text")
+                .await;
+            let events = screen.reach(&mut stream, &txid).await;
+            if events.iter().any(|event| event.has_control("reset")) {
+                resets += 1;
+            } else {
+                resumes += 1;
+            }
+            id.clone_from(&stream.id);
+        }
+    }
+    writing.abort();
+    trimming.abort();
+    let _both = (writing.await, trimming.await);
+    for (id, screen) in &mut screens {
+        let mut stream = relay.resume(PATH, id).await;
+        let txid = database
+            .commit("update tasks set title = 'the end' where id = 1")
+            .await;
+        screen.reach(&mut stream, &txid).await;
+        shows_what_is_there(&relay, PATH, screen).await;
+    }
+    assert!(resets > 0, "nobody came too late: {resumes} resumes");
+}
+
+#[tokio::test]
+async fn a_change_that_could_not_even_be_logged_by_key_is_a_reset_once_it_is_committed() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let (mut stream, mut screen) = settled(&database, &relay).await;
+    // Rows above the cap are logged by their key, and here that fails too.
+    database
+        .sql("alter table rowcast.log add constraint no_keys check (not truncated)")
+        .await;
+    let writer = database.client().await;
+    writer
+        .batch_execute(
+            "begin; insert into tasks select 2, string_agg(md5(n::text), '') from generate_series(1, 20000) n",
+        )
+        .await
+        .unwrap();
+    // Something else tells the relay to look, and it sees that something is missing.
+    database
+        .sql("update tasks set title = 'x' where id = 1")
+        .await;
+    stream
+        .until(|event| event.name == "control" && event.json()["upToDate"] == false)
+        .await;
+    // Not before the writer is done: a state that is read now does not have it.
+    while let Some(event) = stream.next_within(Duration::from_millis(1500)).await {
+        assert!(!event.has_control("reset"), "{}", event.data);
+        if event.name == "control" {
+            assert_eq!(event.json()["upToDate"], false);
+            break;
+        }
+    }
+    writer.batch_execute("commit").await.unwrap();
+    until_reset(&mut stream, &mut screen).await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.contains_key("2"))
+        .await;
+    stream
+        .until(|event| event.name == "control" && event.json()["upToDate"] == true)
+        .await;
+}
+
+#[tokio::test]
+async fn what_changes_behind_the_triggers_is_shown_whatever_it_is() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql("create role somebody_else_of_upkeep;
+              create table days (id int, day date, note text, primary key (id, day)) partition by range (day);
+              create table november partition of days for values from ('2026-11-01') to ('2026-12-01');
+              create table december partition of days for values from ('2026-12-01') to ('2027-01-01');
+              insert into days values (1, '2026-11-01', 'a'), (2, '2026-12-01', 'b');
+              create table tasks (id int primary key, n int, note text);
+              insert into tasks values (1, 10, 'x'), (2, 20, 'y');
+              select rowcast.watch('tasks'), rowcast.watch('days')")
+        .await;
+    for (what, path, sql) in [
+        ("a partition goes with its rows", "/rest/v1/days", "alter table days detach partition december"),
+        (
+            "and comes back with others",
+            "/rest/v1/days",
+            "update december set note = 'unseen';
+             alter table days attach partition december for values from ('2026-12-01') to ('2027-01-01')",
+        ),
+        ("a type is changed, and values with it", PATH, "alter table tasks alter n type bigint using n * 10"),
+        ("values are rewritten under the same type", PATH, "alter table tasks alter note type text using upper(note)"),
+        (
+            "triggers are disabled for a while",
+            PATH,
+            "begin; alter table tasks disable trigger all; update tasks set note = 'unseen'; alter table tasks enable trigger all; commit",
+        ),
+        (
+            "a trigger does not fire always any more",
+            PATH,
+            "begin; alter table tasks enable trigger \"!rowcast\"; set local session_replication_role = replica;
+             update tasks set note = 'replayed'; commit",
+        ),
+        ("the owner changes", PATH, "alter table tasks owner to somebody_else_of_upkeep"),
+        ("a column is renamed", PATH, "alter table tasks rename note to remark"),
+    ] {
+        let mut stream = relay.stream(path).await;
+        let mut screen = Screen::default();
+        screen.follow(&mut stream, |_| true).await;
+        // Whatever watching or the case before has left is over once a change is shown.
+        let table = path.rsplit('/').next().unwrap();
+        let txid = database.commit(&format!("update {table} set id = id")).await;
+        screen.reach(&mut stream, &txid).await;
+        eventually("drift is settled", async || {
+            let settled = format!("select rowcast.captured('{table}'::regclass) and w.shape = rowcast.shape(w.rel) and w.files::text = rowcast.files(w.rel)::text
+                                   from rowcast.watched w where rel = '{table}'::regclass");
+            (database.one(&settled).await == "t").then_some(())
+        })
+        .await;
+        let txid = database.commit(&format!("update {table} set id = id")).await;
+        screen.reach(&mut stream, &txid).await;
+
+        database.sql(sql).await;
+        let begun = std::time::Instant::now();
+        until_reset(&mut stream, &mut screen).await;
+        screen.follow(&mut stream, |_| true).await;
+        let txid = database.commit(&format!("update {table} set id = id")).await;
+        screen.reach(&mut stream, &txid).await;
+        shows_what_is_there(&relay, path, &screen).await;
+        eventually(what, async || {
+            let captured = format!("select rowcast.captured('{table}'::regclass)");
+            (database.one(&captured).await == "t").then_some(())
+        })
+        .await;
+        assert!(begun.elapsed() < Duration::from_secs(15), "{what}");
+    }
+    assert!(relay.metric("rowcast_drift_total").await >= 8.0);
+}
+
+#[tokio::test]
+async fn a_token_from_the_future_resets_only_the_client_that_brought_it() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let (mut honest, mut screen) = settled(&database, &relay).await;
+    let before = honest.id.clone();
+    let [epoch, view, _] = before.split('.').collect::<Vec<_>>()[..] else {
+        panic!("{before}")
+    };
+    let forged = format!("{epoch}.{view}.fffffffffff");
+    let mut liar = relay.resume(PATH, &forged).await;
+    assert!(liar.data().await.has_control("reset"));
+    let txid = database.commit("insert into tasks values (2, 'two')").await;
+    let events = screen.reach(&mut honest, &txid).await;
+    assert!(!events.iter().any(|event| event.has_control("reset")));
+    assert!(honest.id.starts_with(epoch), "{} {}", honest.id, forged);
+}
+
+#[tokio::test]
+async fn a_new_epoch_voids_every_token() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let (mut stream, mut screen) = settled(&database, &relay).await;
+    let before = stream.id.clone();
+    let made = command()
+        .args(["new-epoch", "--database-url", &database.url])
+        .output()
+        .await
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    until_reset(&mut stream, &mut screen).await;
+    let txid = database.commit("insert into tasks values (2, 'two')").await;
+    screen.reach(&mut stream, &txid).await;
+    shows_what_is_there(&relay, PATH, &screen).await;
+    let epoch = |id: &str| id.split('.').next().unwrap().to_owned();
+    assert_ne!(epoch(&stream.id), epoch(&before));
+    let mut returned = relay.resume(PATH, &before).await;
+    assert!(returned.data().await.has_control("reset"));
+}
+
+#[tokio::test]
+async fn files_that_are_restored_under_a_running_relay_are_noticed() {
+    let server = Server::start(&[]).await;
+    let database = server.database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let (mut stream, mut screen) = settled(&database, &relay).await;
+
+    let Server { cluster, directory } = server;
+    cluster.stop().await;
+    let data = directory.path().join("d/data");
+    let copy = directory.path().join("d/copy");
+    copied(&data, &copy).await;
+    let server = Server::resume(directory).await;
+    for n in 2..20 {
+        let txid = database
+            .commit(&format!("insert into tasks values ({n}, 'lost')"))
+            .await;
+        screen.reach(&mut stream, &txid).await;
+    }
+    let before = stream.id.clone();
+
+    let Server { cluster, directory } = server;
+    cluster.stop().await;
+    tokio::fs::remove_dir_all(&data).await.unwrap();
+    copied(&copy, &data).await;
+    let server = Server::resume(directory).await;
+    eventually("the database is back", async || {
+        let connected = tokio_postgres::connect(&database.url, tokio_postgres::NoTls).await;
+        connected.is_ok().then_some(())
+    })
+    .await;
+    // Under an id that was given out before, for another change.
+    database.sql("insert into tasks values (2, 'after')").await;
+    until_reset(&mut stream, &mut screen).await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 2)
+        .await;
+    shows_what_is_there(&relay, PATH, &screen).await;
+    // And with it everybody who comes back from what is no more.
+    let mut returned = relay.resume(PATH, &before).await;
+    assert!(returned.data().await.has_control("reset"));
+    drop(server);
+}
+
+/// As the server that owns the files would, owners and all.
+async fn copied(from: &std::path::Path, to: &std::path::Path) {
+    let status = tokio::process::Command::new("cp")
+        .arg("-a")
+        .args([from, to])
+        .status()
+        .await
+        .unwrap();
+    assert!(status.success());
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_open_for_long_is_told_of() {
+    let database = database().await;
+    let open = database.client().await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let relay = Relay::logged(&database, &["--long-transaction", "1"], log.path()).await;
+    database.sql(TASKS).await;
+    open.batch_execute(
+        "begin; set local application_name = 'forgotten'; insert into tasks values (2, 'open')",
+    )
+    .await
+    .unwrap();
+    eventually("it is told of", async || {
+        let said = std::fs::read_to_string(log.path()).unwrap();
+        said.contains("a transaction is open for long")
+            .then_some(())
+    })
+    .await;
+    let said = std::fs::read_to_string(log.path()).unwrap();
+    assert!(said.contains("forgotten"), "{said}");
+    let age = relay.metric("rowcast_oldest_transaction_age_seconds").await;
+    assert!(age >= 1.0, "{age}");
+    open.batch_execute("commit").await.unwrap();
+}
