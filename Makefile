@@ -3,7 +3,7 @@
 # Node from tests/setup.sh, where the system's is too old.
 export PATH := $(CURDIR)/tests/.node/node_modules/node/bin:$(PATH)
 
-.PHONY: help run test lint bench histcheck
+.PHONY: help run test lint bench fuzz histcheck
 
 help: ## tell what there is
 	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-12s%s\n", $$1, $$2 }'
@@ -38,3 +38,13 @@ bench: ## measure the rooms that need no database
 histcheck: ## check histories under faults: 20 seeds of 5 minutes, with a report
 	@tests/setup.sh test
 	cargo test --test histcheck -- --seeds 20 --seconds 300 --report target/histcheck
+
+TARGETS ?= token resume filter body jwt sse image http1 http2 config
+SECONDS_EACH ?= 600
+fuzz: ## look for inputs that break a promise, ten minutes a target; TARGETS="jwt sse" SECONDS_EACH=60 for less
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	@for target in $(TARGETS); do \
+	  echo "== $$target" && mkdir -p fuzz/found/$$target && \
+	  cargo +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+	    -max_total_time=$(SECONDS_EACH) -max_len=16384 -timeout=20 -rss_limit_mb=4096 || exit 1; \
+	done

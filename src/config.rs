@@ -20,6 +20,11 @@ pub struct Config {
     )]
     pub listen: SocketAddr,
 
+    /// A second address, for operators: health, counters, and what `rowcast trace` asks. Keep it on
+    /// loopback or a private network
+    #[arg(long, env = "ROWCAST_OPS_LISTEN", global = true)]
+    pub ops_listen: Option<SocketAddr>,
+
     /// The database; without it and without PG*, a private one is started
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
     pub database_url: Option<String>,

@@ -20,7 +20,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, Kind as TypeKind, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use crate::cursor::{Cursor, Xid};
+use crate::cursor::{Cursor, Name, Xid};
 use crate::event::{Entry, Image, Operation, State, TOO_LARGE};
 use crate::postgres::quote;
 use crate::schema::catalog::{Catalog, Table};

@@ -6,12 +6,14 @@ mod database;
 mod demo;
 mod doctor;
 mod healthcheck;
+mod log;
 mod psql;
 mod serve;
 mod settings;
 mod tables;
 mod tail;
 mod token;
+mod trace;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -96,6 +98,12 @@ enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Say why a screen did not get a change: captured? visible? read? shown to whom?
+    Trace {
+        /// A table and a key (tasks 7; members 7,42), or a transaction's id
+        #[arg(required = true, num_args = 1..=2)]
+        what: Vec<String>,
     },
     /// Void every token given out so far: a step of every restore of files
     NewEpoch,
@@ -235,6 +243,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 &claims,
                 expires,
             )?),
+            Command::Trace { what } => trace::run(&config, &what).await,
             Command::NewEpoch => tables::new_epoch(&config).await,
             Command::Uninstall => tables::uninstall(&config).await,
             Command::Healthcheck => healthcheck::run(config.listen).await,

@@ -1,7 +1,7 @@
 //! `rowcast serve`: settings, build, say every address, start, wait for a reason to stop, drain.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,12 +11,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_postgres::SimpleQueryMessage;
-use tracing_subscriber::EnvFilter;
 
-use super::{Told, access, database, demo, tables};
+use super::{Told, access, database, demo, log, tables};
 use crate::auth::{Authenticator, Secret};
 use crate::backoff::Backoff;
-use crate::config::{Bell, Config, LogFormat};
+use crate::config::{Bell, Config};
 use crate::doorbell::Doorbell;
 use crate::feed::{self, Feed};
 use crate::health::Health;
@@ -24,6 +23,7 @@ use crate::http::api::Api;
 use crate::http::assets::Assets;
 use crate::http::body;
 use crate::http::cors::Origins;
+use crate::http::debug::Debug;
 use crate::http::demo::SignIn;
 use crate::http::problem;
 use crate::http::route::Router;
@@ -57,7 +57,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
 const DEMO: &str = include_str!("../../sql/demo.sql");
 
 pub(super) async fn run(config: Config) -> anyhow::Result<()> {
-    log(config.log_format);
+    log::start(config.log_format);
     // Signals are taken from here on, so that an early Ctrl-C ends the private database too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -71,14 +71,16 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
         )
     })?;
     let auth = access::authenticator(&config.access)?;
-    let listener = server::listen(config.listen).map_err(|error| {
-        Told::new(
-            format!("{} cannot be served on", config.listen),
-            error,
-            "another --listen, e.g. 127.0.0.1:0 for any free port",
-        )
-    })?;
+    let listener = listen(config.listen, "--listen")?;
     let address = listener.local_addr()?;
+    let operators = config
+        .ops_listen
+        .map(|address| listen(address, "--ops-listen"));
+    let operators = operators.transpose()?;
+    let ops_address = operators
+        .as_ref()
+        .map(TcpListener::local_addr)
+        .transpose()?;
     let (target, cluster) = database(&config).await?;
     let rings = prepare(&config, &target, cluster.is_some()).await?;
 
@@ -96,9 +98,18 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let relay = Relay::build(&config, &target, door, origins, rings, cluster.is_some());
     let shutdown = relay.shutdown.clone();
     let health = Arc::clone(&relay.health);
+    let debug = relay.debug();
     let mut tasks = relay.start(&config, listener, definitions_changed);
+    if let Some(listener) = operators {
+        let ignored: Observer = Arc::new(|_incident| {});
+        let (stop, limits) = (shutdown.clone(), Limits::default());
+        let server = Server::new(vec![listener], stop, limits, ignored, debug.into_handler());
+        tasks.spawn(async move {
+            server.run().await;
+        });
+    }
 
-    say(&health, address, &target, cluster.is_some()).await;
+    say(&health, address, ops_address, &target, cluster.is_some()).await;
     let mut failed = None;
     tokio::select! {
         _ = terminate.recv() => {}
@@ -123,19 +134,14 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     }
 }
 
-fn log(format: LogFormat) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,deadpool=error"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Json => builder.json().init(),
-        LogFormat::Text => builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_target(false)
-            .init(),
-    }
+fn listen(address: SocketAddr, flag: &str) -> Result<TcpListener, Told> {
+    server::listen(address).map_err(|error| {
+        Told::new(
+            format!("{address} cannot be served on"),
+            error,
+            format!("another {flag}, e.g. 127.0.0.1:0 for any free port"),
+        )
+    })
 }
 
 /// The named database, or a private one.
@@ -361,6 +367,16 @@ impl Relay {
         }
     }
 
+    /// What operators are answered with on their own address.
+    fn debug(&self) -> Debug {
+        let feed = Arc::clone(&self.feed);
+        Debug {
+            health: Arc::clone(&self.health),
+            metrics: Arc::clone(&self.metrics),
+            trace: Arc::new(move |txid| serde_json::json!(feed.stage().trace(txid)).to_string()),
+        }
+    }
+
     /// Starts every task; they end by the stop signal.
     fn start(
         self,
@@ -484,7 +500,13 @@ fn quoted(name: &str) -> String {
 }
 
 /// Says every address, once the relay is ready to be used.
-async fn say(health: &Health, address: SocketAddr, target: &Target, board: bool) {
+async fn say(
+    health: &Health,
+    address: SocketAddr,
+    operators: Option<SocketAddr>,
+    target: &Target,
+    board: bool,
+) {
     let begun = Instant::now();
     let mut fresh = health.watch_fresh();
     let ready = async {
@@ -503,10 +525,12 @@ async fn say(health: &Health, address: SocketAddr, target: &Target, board: bool)
     } else {
         String::new()
     };
+    let operators =
+        operators.map_or_else(String::new, |address| format!("ops   http://{address}/\n"));
     let psql = target.psql_line();
     // Whoever started us may have stopped listening; that is no reason not to serve.
     let _unread = write!(
         std::io::stdout(),
-        "{page}api   http://{address}/rest/v1/\npsql  {psql}\n"
+        "{page}{operators}api   http://{address}/rest/v1/\npsql  {psql}\n"
     );
 }

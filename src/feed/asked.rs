@@ -139,6 +139,16 @@ impl Stage {
         }
     }
 
+    /// Views that ask.
+    pub(super) fn asked_views(&self) -> Vec<Arc<View>> {
+        let state = self.asked.lock();
+        state
+            .views
+            .values()
+            .map(|entry| Arc::clone(&entry.view))
+            .collect()
+    }
+
     /// Whether there are views that ask.
     #[must_use]
     pub fn asks(&self) -> bool {

@@ -11,6 +11,7 @@ mod asking;
 mod reading;
 mod ring;
 mod stage;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use crate::shutdown::Shutdown;
 pub use asked::Unjoined;
 pub use reading::{EpochEnded, Reading, Source, follow};
 pub use stage::{Joined, Missed, NotYet, Position, Stage};
+pub use trace::{Trace, Traced};
 
 /// A relay looks at the log this often even if no bell rings.
 const SAFETY_POLL: Duration = Duration::from_secs(1);

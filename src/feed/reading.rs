@@ -88,7 +88,9 @@ pub async fn follow<S: Source>(
             Verdict::Good => {}
             Verdict::Stale => continue,
             Verdict::Past(epoch) => {
-                warn!("the database has gone back to an earlier state under the same epoch: files were restored");
+                warn!(
+                    "the database has gone back to an earlier state under the same epoch: files were restored"
+                );
                 source.end_epoch(epoch).await?;
                 return Err(EpochEnded.into());
             }

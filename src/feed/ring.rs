@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::stage::Missed;
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Xid};
 use crate::event::Transaction;
 
 /// The transactions between two cursors, in delivery order.
@@ -42,6 +42,12 @@ impl Ring {
             self.weight -= weight;
             self.start = oldest.after;
         }
+    }
+
+    /// A transaction, while it is remembered.
+    pub(super) fn find(&self, xid: Xid) -> Option<&Arc<Transaction>> {
+        let kept = self.kept.iter().map(|(missed, _)| &missed.transaction);
+        kept.rev().find(|transaction| transaction.xid == xid)
     }
 
     /// What somebody at `cursor` has not seen; `None` when the ring does not reach back to it.

@@ -352,6 +352,13 @@ impl Stage {
     }
 }
 
+impl Live {
+    /// Views that are decided from images.
+    pub(super) fn views(&self) -> impl Iterator<Item = &Arc<View>> {
+        self.views.values()
+    }
+}
+
 impl At {
     fn join(&self, subscriber: Subscriber<Delivery>, from: Option<&Cursor>) -> Joined {
         let within = from.filter(|from| self.cursor.covers(from));

@@ -1,6 +1,7 @@
 //! What every exchange has, whatever it is about: an id, a span in the log, a duration.
 //!
-//! The id is the caller's when it is harmless and ours otherwise; it comes back in `X-Request-Id`
+//! The id is the caller's when it is harmless (`X-Request-Id`, or the trace of a `traceparent`) and ours
+//! otherwise; it comes back in `X-Request-Id`
 //! and stands in the log. Durations are counted by route pattern, never by path, and never for event
 //! streams, which last as long as somebody looks. It does not know what is answered.
 
@@ -15,6 +16,7 @@ use super::{Request, Response};
 use crate::metrics::{Exchange, Metrics};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Longest id taken from a caller, in bytes.
 const LONGEST_ID: usize = 64;
 
@@ -23,12 +25,13 @@ const LONGEST_ID: usize = 64;
 pub struct RequestId(String);
 
 impl RequestId {
-    /// The caller's id if it is one of at most 64 bytes of `[A-Za-z0-9._-]`, otherwise a new one.
+    /// The caller's id if it is one of at most 64 bytes of `[A-Za-z0-9._-]`, or that of the trace that
+    /// he takes part in, otherwise a new one.
     fn of(headers: &HeaderMap) -> Self {
-        headers
-            .get(X_REQUEST_ID)
-            .and_then(|id| id.to_str().ok())
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        text(X_REQUEST_ID)
             .filter(|id| is_harmless(id))
+            .or_else(|| trace_id(text(TRACEPARENT)?))
             .map_or_else(Self::new, |id| Self(id.to_owned()))
     }
 
@@ -45,6 +48,26 @@ impl RequestId {
     fn into_header(self) -> HeaderValue {
         HeaderValue::try_from(self.0).expect("only harmless ids are taken or made")
     }
+}
+
+/// The trace of a W3C `traceparent`, `version-trace-parent-flags` in lower-case hexadecimal; zeros alone
+/// are no trace.
+fn trace_id(traceparent: &str) -> Option<&str> {
+    let parts: Vec<&str> = traceparent.split('-').collect();
+    let [version, trace, parent, flags, ..] = parts[..] else {
+        return None;
+    };
+    let hexadecimal = |part: &str, length: usize| {
+        part.len() == length
+            && part
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let whole = hexadecimal(version, 2)
+        && hexadecimal(trace, 32)
+        && hexadecimal(parent, 16)
+        && hexadecimal(flags, 2);
+    (whole && version != "ff" && trace.contains(|digit| digit != '0')).then_some(trace)
 }
 
 /// The set is that of our own tokens: an id is copied into the log and into a header.
@@ -151,6 +174,32 @@ mod tests {
             RequestId::of(&HeaderMap::new()),
             RequestId::of(&HeaderMap::new())
         );
+    }
+
+    #[test]
+    fn a_trace_names_a_request_that_has_no_other_name() {
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let whole = format!("00-{trace}-b7ad6b7169203331-01");
+        assert_eq!(trace_id(&whole), Some(trace));
+        assert_eq!(
+            trace_id(&format!("cc-{trace}-b7ad6b7169203331-01-more")),
+            Some(trace)
+        );
+        for wrong in [
+            "",
+            "00-abc-b7ad6b7169203331-01",
+            &whole.to_uppercase(),
+            &whole[..whole.len() - 1],
+            &whole.replacen("00", "ff", 1),
+            &format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)),
+        ] {
+            assert_eq!(trace_id(wrong), None, "{wrong}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(TRACEPARENT, HeaderValue::try_from(whole).unwrap());
+        assert_eq!(RequestId::of(&headers).as_str(), trace);
+        headers.insert(X_REQUEST_ID, HeaderValue::from_static("mine"));
+        assert_eq!(RequestId::of(&headers).as_str(), "mine");
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod channels;
 pub mod context;
 pub mod cors;
 pub mod deadline;
+pub mod debug;
 pub mod demo;
 pub mod exchange;
 pub mod headers;

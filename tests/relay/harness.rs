@@ -188,6 +188,8 @@ pub struct Relay {
     pub child: Child,
     /// `http://127.0.0.1:PORT`
     pub url: String,
+    /// `127.0.0.1:PORT` for operators, if there is one.
+    pub ops: Option<String>,
 }
 
 impl Relay {
@@ -208,7 +210,22 @@ impl Relay {
 
     /// Starts it with what it logs in this file.
     pub async fn logged(database: &Database, arguments: &[&str], log: &Path) -> Self {
+        Self::logged_by(command(), database, arguments, log).await
+    }
+
+    /// The same with everything that it has to say.
+    pub async fn verbose(database: &Database, arguments: &[&str], log: &Path) -> Self {
         let mut command = command();
+        command.env("RUST_LOG", "trace");
+        Self::logged_by(command, database, arguments, log).await
+    }
+
+    async fn logged_by(
+        mut command: Command,
+        database: &Database,
+        arguments: &[&str],
+        log: &Path,
+    ) -> Self {
         command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(["--database-url", &database.url])
@@ -256,7 +273,7 @@ impl Relay {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let said = tokio::time::timeout(DEADLINE * 2, async {
-            let mut url = None;
+            let (mut url, mut ops) = (None, None);
             loop {
                 let line = lines
                     .next_line()
@@ -265,14 +282,18 @@ impl Relay {
                     .expect("the relay says its address");
                 if let Some(api) = line.strip_prefix("api   ") {
                     url = Some(api.trim_end_matches("/rest/v1/").to_owned());
+                } else if let Some(address) = line.strip_prefix("ops   http://") {
+                    ops = Some(address.trim_end_matches('/').to_owned());
                 } else if let Some(psql) = line.strip_prefix("psql  ") {
-                    return (url.expect("the API comes first"), psql.to_owned());
+                    let url: String = url.expect("the API comes first");
+                    return (url, psql.to_owned(), ops);
                 }
             }
         })
         .await
         .expect("the relay starts");
-        (Self { child, url: said.0 }, said.1)
+        let (url, psql, ops) = said;
+        (Self { child, url, ops }, psql)
     }
 
     /// `kill -9`.

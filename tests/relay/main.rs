@@ -18,6 +18,7 @@ mod crash;
 mod demo;
 mod dialect;
 mod docs;
+mod fuzz;
 mod guard;
 mod harness;
 mod heal;
@@ -33,9 +34,14 @@ mod refusals;
 mod refuses;
 mod resume;
 mod schema;
+mod secrets;
+mod seeing;
 mod shapes;
 mod shutdown;
 mod sights;
 mod tokens;
 mod upgrade;
 mod upkeep;
+
+#[path = "../../fuzz/src/lib.rs"]
+mod targets;

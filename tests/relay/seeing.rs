@@ -1,0 +1,274 @@
+//! Whoever operates a relay sees what is wrong, and why a screen did not get a change.
+
+use serde_json::Value;
+
+use crate::harness::{Relay, Screen, Server, command, database, eventually};
+
+const TASKS: &str = "create table tasks (id int primary key, title text);
+    insert into tasks values (7, 'seven'); select rowcast.watch('tasks')";
+
+/// What the command prints, and whether it ended well.
+async fn printed(arguments: &[&str]) -> (bool, String) {
+    let output = command().args(arguments).output().await.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[tokio::test]
+async fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
+    // What tests run on otherwise is not what a doctor likes to see.
+    let server = Server::start(&[("fsync", "on")]).await;
+    let database = server.database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let address = relay.url.trim_start_matches("http://").to_owned();
+    let url = database.url.as_str();
+    let (well, said) = printed(&["doctor", "--database-url", url, "--listen", &address]).await;
+    assert!(well, "{said}");
+    for ok in [
+        "the one on",
+        "every change is captured of tasks",
+        "writers ring",
+        "rows,",
+    ] {
+        assert!(said.contains(ok), "{ok}: {said}");
+    }
+    assert!(!said.contains("PROBLEM"), "{said}");
+    relay.kill().await;
+
+    let open = database.client().await;
+    open.batch_execute(
+        "begin; set local application_name = 'forgotten'; insert into tasks values (8)",
+    )
+    .await
+    .unwrap();
+    database
+        .sql(
+            "create table days (id int primary key); select rowcast.watch('days');
+              alter table days disable trigger all",
+        )
+        .await;
+    database
+        .sql("alter sequence rowcast.log_id_seq cache 5")
+        .await;
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let arguments = [
+        "doctor",
+        "--json",
+        "--long-transaction",
+        "1",
+        "--database-url",
+        url,
+        "--listen",
+        &address,
+    ];
+    let (well, said) = printed(&arguments).await;
+    assert!(!well, "{said}");
+    let told: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(told["ok"], false);
+    let findings = told["findings"].as_array().unwrap();
+    for (subject, found) in [
+        ("triggers", "days"),
+        ("order", "CACHE 5"),
+        ("transaction", "forgotten"),
+    ] {
+        let finding = findings
+            .iter()
+            .find(|finding| finding["subject"] == subject)
+            .unwrap_or_else(|| panic!("{subject}: {said}"));
+        assert_eq!(finding["level"], "problem", "{finding}");
+        assert!(
+            finding["finding"].as_str().unwrap().contains(found),
+            "{finding}"
+        );
+        assert!(
+            !finding["meaning"].as_str().unwrap().is_empty(),
+            "{finding}"
+        );
+        assert!(!finding["remedy"].as_str().unwrap().is_empty(), "{finding}");
+    }
+    let away = ["doctor", "--database-url", "postgres://u@127.0.0.1:1/d"];
+    let (well, said) = printed(&away).await;
+    assert!(!well && said.contains("cannot be reached"), "{said}");
+}
+
+#[tokio::test]
+async fn a_change_is_traced_from_the_table_to_the_screens() {
+    let database = database().await;
+    let relay = Relay::start(&database, &["--ops-listen", "127.0.0.1:0"]).await;
+    database.sql(TASKS).await;
+    let ops = relay.ops.clone().expect("it says where operators ask");
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    let mut screen = Screen::default();
+    let mut other = relay.stream("/rest/v1/tasks?id=eq.1").await;
+    other.data().await;
+    let txid = database
+        .commit("update tasks set title = 'canary' where id = 7")
+        .await;
+    screen.reach(&mut stream, &txid).await;
+    let url = database.url.as_str();
+    let trace = async |what: &[&str]| {
+        let arguments = [
+            &["trace"],
+            what,
+            &["--database-url", url, "--ops-listen", &ops],
+        ]
+        .concat();
+        printed(&arguments).await
+    };
+    for what in [vec!["tasks", "7"], vec![txid.as_str()]] {
+        let (well, said) = trace(&what).await;
+        assert!(well, "{said}");
+        for wanted in [
+            &*format!("transaction {txid}: committed"),
+            "1 update of tasks",
+            "visible:  yes",
+            "it has read it, and remembers it",
+            "update 7",
+            "nothing: its rows are not in this view",
+            "1 streams",
+        ] {
+            assert!(said.contains(wanted), "{wanted}: {said}");
+        }
+        assert!(
+            !said.contains("canary"),
+            "values are nobody's business: {said}"
+        );
+    }
+    let (_, said) = trace(&["tasks", "99"]).await;
+    assert!(said.contains("no change of it is in the log"), "{said}");
+    let gone = database.client().await;
+    gone.batch_execute("begin").await.unwrap();
+    let row = gone
+        .query_one("select pg_current_xact_id()::text", &[])
+        .await
+        .unwrap();
+    let gone_id: String = row.get(0);
+    let (_, said) = trace(&[&gone_id]).await;
+    assert!(
+        said.contains("in progress") && said.contains("has not read it yet"),
+        "{said}"
+    );
+    gone.batch_execute("rollback").await.unwrap();
+    let (_, said) = trace(&[&gone_id]).await;
+    assert!(said.contains("it was rolled back"), "{said}");
+    let (well, said) = trace(&["nothing", "7"]).await;
+    assert!(!well && said.contains("does not exist"), "{said}");
+
+    // Not on the public address, and not for pages.
+    let path = format!("/debug/trace?txid={txid}");
+    assert_eq!(relay.get(&path).await.status, 404);
+    let operators = Relay {
+        url: format!("http://{ops}"),
+        ..relay
+    };
+    assert_eq!(operators.get(&path).await.status, 200);
+    assert_eq!(operators.get("/readyz").await.status, 200);
+    assert!(operators.metric("rowcast_subscribers").await >= 2.0);
+    for headers in [
+        ("host", "evil.example:80"),
+        ("origin", "http://127.0.0.1"),
+        ("sec-fetch-site", "same-origin"),
+    ] {
+        let answer = operators
+            .request(hyper::Method::GET, &path, &[headers], "")
+            .await;
+        assert_eq!(answer.status, 403, "{headers:?}");
+    }
+    let answer = operators.post(&path, "").await;
+    assert_eq!(answer.status, 405);
+    eventually("its streams go on", async || {
+        (operators.get("/livez").await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_has_one_name_from_the_caller_to_the_log() {
+    let database = database().await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let relay = Relay::verbose(&database, &["--log-format", "json"], log.path()).await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for (headers, id) in [
+        (vec![("x-request-id", "from-the-proxy")], "from-the-proxy"),
+        (
+            vec![("traceparent", trace)],
+            "0af7651916cd43dd8448eb211c80319c",
+        ),
+        (
+            vec![("x-request-id", "mine"), ("traceparent", trace)],
+            "mine",
+        ),
+    ] {
+        let answer = relay
+            .request(hyper::Method::GET, "/rest/v1/nothing", &headers, "")
+            .await;
+        assert_eq!(answer.header("x-request-id"), id);
+        eventually("it is in the log", async || {
+            let said = std::fs::read_to_string(log.path()).unwrap();
+            let mut lines = said
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines
+                .any(|line| line["span"]["id"] == id && line["fields"]["message"] == "answered")
+                .then_some(())
+        })
+        .await;
+    }
+    let invented = [(
+        "traceparent",
+        "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+    )];
+    let answer = relay
+        .request(hyper::Method::GET, "/livez", &invented, "")
+        .await;
+    assert_eq!(answer.header("x-request-id").len(), 16);
+}
+
+#[tokio::test]
+async fn settings_are_shown_with_where_they_come_from_and_checked_all_at_once() {
+    let mut command = command();
+    command
+        .env("ROWCAST_POOL", "3")
+        .args([
+            "--print-config",
+            "--retention",
+            "77",
+            "--jwt-secret",
+            "canary canary canary canary canary",
+        ])
+        .args(["--database-url", "postgres://u:canary@h/d"]);
+    let output = command.output().await.unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    let line = |flag: &str| {
+        let line = said.lines().find(|line| line.starts_with(flag));
+        line.unwrap_or_else(|| panic!("{flag}: {said}")).to_owned()
+    };
+    assert!(line("--pool 3").ends_with("# environment"));
+    assert!(line("--retention 77").ends_with("# flag"));
+    assert!(line("--listen 127.0.0.1:3000").ends_with("# default"));
+    assert!(line("--database-url postgres://u@h").ends_with("# flag"));
+    assert!(line("--jwks-url").ends_with("# not set"));
+    assert!(!said.contains("canary"), "{said}");
+
+    let wrong = [
+        "--check",
+        "--allow-origin",
+        "nonsense",
+        "--jwt-secret",
+        "short",
+        "--database-url",
+        "postgres://h:x:y/d",
+    ];
+    let (well, said) = printed(&wrong).await;
+    assert!(!well);
+    for wanted in ["allowed origin", "secret", "database's address"] {
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    }
+    let right = ["--check", "--database-url", "postgres://u@h/d"];
+    assert_eq!(
+        printed(&right).await,
+        (true, "the settings make sense\n".to_owned())
+    );
+}
