@@ -80,7 +80,7 @@ impl Place {
         let sql = "select concat_ws(':', (select system_identifier from pg_control_system()), \
                    (select oid from pg_database where datname = current_database()), \
                    'rowcast.log'::regclass::oid)";
-        let row = client.query_one(sql, &[]).await?;
+        let row = in_time(client.query_one(sql, &[])).await??;
         Ok(Self::new(row.try_get(0)?))
     }
 }
@@ -98,7 +98,7 @@ pub async fn read(
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
     let batch = open(client, place, from, catalog, bounds).await?;
-    client.batch_execute("commit").await?;
+    in_time(client.batch_execute("commit")).await??;
     Ok(batch)
 }
 
@@ -178,10 +178,10 @@ enum Attempt {
 
 /// [`rows_by_key`] under a savepoint.
 async fn attempt(client: &Client, table: &Table, lookups: &[&str]) -> Result<Attempt, LogError> {
-    client.batch_execute("savepoint lookup").await?;
+    in_time(client.batch_execute("savepoint lookup")).await??;
     let found = match rows_by_key(client, table, lookups).await {
         Ok(found) => {
-            client.batch_execute("release savepoint lookup").await?;
+            in_time(client.batch_execute("release savepoint lookup")).await??;
             return Ok(Attempt::Rows(found));
         }
         Err(LogError::Query(error)) => match error.code() {
@@ -191,9 +191,8 @@ async fn attempt(client: &Client, table: &Table, lookups: &[&str]) -> Result<Att
         },
         Err(error) => return Err(error),
     };
-    client
-        .batch_execute("rollback to savepoint lookup; release savepoint lookup")
-        .await?;
+    let undone = "rollback to savepoint lookup; release savepoint lookup";
+    in_time(client.batch_execute(undone)).await??;
     Ok(found)
 }
 
@@ -219,7 +218,7 @@ async fn rows_by_key(
         on = same.join(" and "),
     );
     let json = Text(format!("[{}]", lookups.join(",")));
-    let rows = client.query_typed(&sql, &[(&json, Type::JSON)]).await?;
+    let rows = in_time(client.query_typed(&sql, &[(&json, Type::JSON)])).await??;
     let mut found = HashMap::with_capacity(rows.len());
     for row in rows {
         let (Text(key), image): (Text, Option<Text>) = (row.try_get(0)?, row.try_get(1)?);
@@ -288,7 +287,12 @@ async fn begin(
     }))
 }
 
-async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, LogError> {
+/// Bytes may vanish on the way and leave the connection open, so whatever is asked of the log must
+/// be answered in time: no end of the connection would ever tell.
+///
+/// # Errors
+/// [`LogError::Silent`].
+pub async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, LogError> {
     tokio::time::timeout(SILENCE, step)
         .await
         .map_err(|_| LogError::Silent)
@@ -321,14 +325,12 @@ fn entry(row: &Row) -> Result<(Xid, Entry), LogError> {
 /// # Errors
 /// [`LogError`].
 pub async fn start(client: &Client) -> Result<Cursor, LogError> {
-    client
-        .query_one("select rowcast.begin_epoch()", &[])
-        .await?;
+    in_time(client.query_one("select rowcast.begin_epoch()", &[])).await??;
     let sql = "select coalesce((select t.snapshot from rowcast.tick t, rowcast.state s \
                  where t.at > clock_timestamp() - interval '5 minutes' \
                    and (s.horizon is null or pg_snapshot_xmin(t.snapshot) >= pg_snapshot_xmax(s.horizon)) \
                  order by t.at limit 1), pg_current_snapshot())::text";
-    let row = client.query_one(sql, &[]).await?;
+    let row = in_time(client.query_one(sql, &[])).await??;
     Cursor::from_pg_snapshot(row.try_get(0)?)
         .map_err(|_| LogError::Unexpected("a snapshot in another form"))
 }
@@ -341,13 +343,13 @@ pub async fn start(client: &Client) -> Result<Cursor, LogError> {
 /// [`LogError`].
 pub async fn end_epoch(client: &Client, place: &Place, known: Name) -> Result<(), LogError> {
     let sql = "select uuid::text from rowcast.epoch";
-    let Some(row) = client.query_opt(sql, &[]).await? else {
+    let Some(row) = in_time(client.query_opt(sql, &[])).await?? else {
         return Ok(());
     };
     let uuid: &str = row.try_get(0)?;
     if place.epoch(uuid) == known {
         let sql = "select rowcast.new_epoch($1::text::uuid)";
-        client.query_one(sql, &[&uuid]).await?;
+        in_time(client.query_one(sql, &[&uuid])).await??;
     }
     Ok(())
 }
@@ -359,7 +361,7 @@ pub async fn end_epoch(client: &Client, place: &Place, known: Name) -> Result<()
 /// [`LogError`], also while writers are in the way.
 pub async fn check_order(client: &Client) -> Result<Option<String>, LogError> {
     let sql = "select rowcast.check_order()";
-    Ok(client.query_one(sql, &[]).await?.try_get(0)?)
+    Ok(in_time(client.query_one(sql, &[])).await??.try_get(0)?)
 }
 
 /// The present, for a relay that would have to read too much to begin earlier.
@@ -367,9 +369,8 @@ pub async fn check_order(client: &Client) -> Result<Option<String>, LogError> {
 /// # Errors
 /// [`LogError`].
 pub async fn present(client: &Client) -> Result<Cursor, LogError> {
-    let row = client
-        .query_one("select pg_current_snapshot()::text", &[])
-        .await?;
+    let asked = client.query_one("select pg_current_snapshot()::text", &[]);
+    let row = in_time(asked).await??;
     Cursor::from_pg_snapshot(row.try_get(0)?)
         .map_err(|_| LogError::Unexpected("a snapshot in another form"))
 }
@@ -379,14 +380,14 @@ pub async fn present(client: &Client) -> Result<Cursor, LogError> {
 /// # Errors
 /// [`LogError`].
 pub async fn barrier(client: &Client) -> Result<Xid, LogError> {
-    let rows: Vec<Row> = client
-        .query_raw(
-            "select pg_current_xact_id()",
-            std::iter::empty::<&(dyn ToSql + Sync)>(),
-        )
-        .await?
-        .try_collect()
-        .await?;
+    let asked = async {
+        let none = std::iter::empty::<&(dyn ToSql + Sync)>();
+        let rows = client
+            .query_raw("select pg_current_xact_id()", none)
+            .await?;
+        rows.try_collect().await
+    };
+    let rows: Vec<Row> = in_time(asked).await??;
     let row = rows
         .first()
         .ok_or(LogError::Unexpected("no transaction id"))?;
@@ -399,9 +400,7 @@ pub async fn barrier(client: &Client) -> Result<Xid, LogError> {
 /// # Errors
 /// [`LogError`].
 pub async fn settle_gap(client: &Client, value: i64) -> Result<(), LogError> {
-    client
-        .execute("select rowcast.settle_gap($1)", &[&value])
-        .await?;
+    in_time(client.execute("select rowcast.settle_gap($1)", &[&value])).await??;
     Ok(())
 }
 

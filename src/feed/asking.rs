@@ -20,7 +20,7 @@ use super::{AbortOnDrop, EpochEnded, Feed, FeedError, Position};
 use crate::backoff::Backoff;
 use crate::causes::Causes;
 use crate::cursor::{Cursor, Name};
-use crate::log::{self, Batch, Bounds, LogError, Place};
+use crate::log::{self, Batch, Bounds, LogError, Place, in_time};
 use crate::postgres::pool::{Lease, PINS, PoolError};
 use crate::postgres::transaction::{self, Terms, TransactionError};
 use crate::shutdown::Shutdown;
@@ -93,7 +93,7 @@ impl Feed {
         let (client, connection) = self.parts.target.connect("rowcast asking").await?;
         let _stop_driver = AbortOnDrop(tokio::spawn(connection));
         let settings = format!("{PINS}; set search_path = pg_catalog, pg_temp");
-        let settings = client.batch_execute(&settings).await;
+        let settings = in_time(client.batch_execute(&settings)).await?;
         settings.map_err(LogError::from)?;
         let place = Place::of(&client).await?;
         loop {
@@ -125,9 +125,8 @@ impl Feed {
         }
         let questions = self.stage.questions(&batch, epoch, &end);
         self.put(questions, &snapshot, epoch, &end).await;
-        client
-            .batch_execute("commit")
-            .await
+        in_time(client.batch_execute("commit"))
+            .await?
             .map_err(LogError::from)?;
         Ok(())
     }
@@ -202,7 +201,7 @@ impl Feed {
 }
 
 async fn rollback(client: &Client) -> Result<(), LogError> {
-    Ok(client.batch_execute("rollback").await?)
+    Ok(in_time(client.batch_execute("rollback")).await??)
 }
 
 async fn sleep_until(wake: Option<Instant>) {

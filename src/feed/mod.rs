@@ -24,7 +24,7 @@ use crate::backoff::Backoff;
 use crate::causes::Causes;
 use crate::cursor::{Cursor, Name, Xid};
 use crate::health::Health;
-use crate::log::{self, Batch, Bounds, LogError, Place};
+use crate::log::{self, Batch, Bounds, LogError, Place, in_time};
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Target};
 use crate::postgres::pool::{PINS, Pool};
@@ -145,13 +145,11 @@ impl Feed {
         // Rows that are read again must look like images, and no function of a table's owner may be
         // taken for one of PostgreSQL's.
         let settings = format!("{PINS}; set search_path = pg_catalog, pg_temp");
-        client
-            .batch_execute(&settings)
-            .await
+        in_time(client.batch_execute(&settings))
+            .await?
             .map_err(LogError::from)?;
-        let recovery = client
-            .query_one("select pg_is_in_recovery()", &[])
-            .await
+        let recovery = in_time(client.query_one("select pg_is_in_recovery()", &[]))
+            .await?
             .map_err(FeedError::Recovery)?;
         if recovery.get(0) {
             return Err(FeedError::Standby);
@@ -219,7 +217,7 @@ impl Source for Connection<'_> {
         match log::read(&self.client, &self.place, from, catalog, bounds).await {
             Err(LogError::TooMuch(_)) => {
                 // Left open by the read that was given up.
-                let rolled_back = self.client.batch_execute("rollback").await;
+                let rolled_back = in_time(self.client.batch_execute("rollback")).await?;
                 rolled_back.map_err(LogError::from)?;
                 Ok(None)
             }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_postgres::types::ToSql;
@@ -652,7 +653,13 @@ pub enum CatalogError {
     /// The queries failed.
     #[error("the catalogue could not be read")]
     Query(#[from] tokio_postgres::Error),
+    /// No answer, which ends by itself where the connection was lost and nobody said so.
+    #[error("the catalogue did not come within {} seconds", SILENCE.as_secs())]
+    Silent,
 }
+
+/// A database that is silent for so long is gone.
+const SILENCE: Duration = Duration::from_secs(10);
 
 impl Handle {
     /// An empty catalogue of `schemas` that will be read through `pool`. Reads are counted in
@@ -699,8 +706,12 @@ impl Handle {
             reads.begun
         };
         let lease = Lease::take(&self.pool).await?;
-        lease.batch_execute(NO_WAITING).await?;
-        let catalog = Arc::new(Catalog::load(lease.client(), &self.schemas).await?);
+        let read = async {
+            lease.batch_execute(NO_WAITING).await?;
+            Catalog::load(lease.client(), &self.schemas).await
+        };
+        let read = tokio::time::timeout(SILENCE, read).await;
+        let catalog = Arc::new(read.map_err(|_| CatalogError::Silent)??);
         lease.give_back();
         self.metrics.catalog_loads.inc();
         self.current.send_replace(Arc::clone(&catalog));

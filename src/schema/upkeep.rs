@@ -24,6 +24,9 @@ const CHUNK: i32 = 10_000;
 /// The same thing is told again after so long.
 const AGAIN: Duration = Duration::from_mins(10);
 
+/// Longest round. A large log is trimmed in many; what one leaves, the next one takes.
+const SILENCE: Duration = Duration::from_mins(1);
+
 /// What upkeep needs.
 #[derive(Debug, Clone)]
 pub struct Parts {
@@ -79,8 +82,11 @@ impl Upkeep {
         let work = async {
             let mut round: u32 = 0;
             loop {
-                if let Err(error) = self.rounds(&client, round.is_multiple_of(TRIM_EVERY)).await {
-                    return error.to_string();
+                let rounds = self.rounds(&client, round.is_multiple_of(TRIM_EVERY));
+                match tokio::time::timeout(SILENCE, rounds).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return error.to_string(),
+                    Err(_silent) => return "no answer".to_owned(),
                 }
                 backoff.reset();
                 round = round.wrapping_add(1);

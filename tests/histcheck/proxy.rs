@@ -38,9 +38,11 @@ pub struct Way {
     pub delay: Duration,
     /// Bytes stay where they are until the trouble is over: packets are dropped, and sent again.
     pub stalled: bool,
-    /// Bytes vanish, and so does the end of the connection: half-open. Whoever lost bytes is cut
-    /// when the trouble is over.
+    /// Bytes vanish, and so does the end of the connection: half-open. A direction that lost bytes is
+    /// silent also afterwards, for what follows a hole is no stream; nobody is told.
     pub swallowed: bool,
+    /// The same from the first piece on that holds this.
+    pub swallowed_from: Option<&'static str>,
     /// At most that many bytes in one piece; 0 for no limit.
     pub slice: usize,
     /// Bytes a second; 0 for no limit.
@@ -238,7 +240,11 @@ async fn pump(
             let mut buffer = vec![0; PIECE];
             let read = from.read(&mut buffer).await.unwrap_or(0);
             let now = way(&troubles.borrow_and_update());
-            if now.swallowed {
+            let begins = now.swallowed_from.is_some_and(|text| {
+                let mut windows = buffer[..read].windows(text.len());
+                windows.any(|window| window == text.as_bytes())
+            });
+            if now.swallowed || begins {
                 done.swallowed_bytes
                     .fetch_add(read as u64, Ordering::Relaxed);
                 lost = true;
@@ -247,7 +253,9 @@ async fn pump(
                 }
             }
             if lost {
-                // What follows a hole is no stream: silence, and an end when the trouble is over.
+                if read > 0 {
+                    continue;
+                }
                 let _healed = troubles.wait_for(|now| !way(now).swallowed).await;
                 return;
             }

@@ -1,6 +1,9 @@
 //! A stream that cannot be yet says why, ends, and works once it can: no screen has to be reloaded.
 
-use crate::harness::{Event, Relay, Screen, Server, Stream, database, eventually};
+use std::sync::atomic::Ordering;
+
+use crate::harness::{Database, Event, Relay, Screen, Server, Stream, database, eventually};
+use crate::proxy::{Link, Place, Trouble, Way};
 
 async fn refused_for_now(relay: &Relay, path: &str, id: &str) -> Event {
     let mut stream = relay.resume(path, id).await;
@@ -112,4 +115,43 @@ async fn a_page_may_be_opened_while_the_database_is_away() {
     let (_, again) = works(&relay, path, "0").await;
     assert_eq!(again.rows, screen.rows);
     drop(server);
+}
+
+#[tokio::test]
+async fn a_relay_whose_commit_was_swallowed_on_the_way_reads_on() {
+    let database = database().await;
+    let mut words = database.url.split_whitespace();
+    let mut word = |name| words.find_map(|word| word.strip_prefix(name)).unwrap();
+    let socket = format!("{}/.s.PGSQL.{}", word("host="), word("port="));
+    let name = database.url.rsplit('=').next().unwrap();
+    let link = Link::open(Place::Unix(socket.into())).await;
+    let port = link.address.port();
+    let behind = Database {
+        url: format!("host=127.0.0.1 port={port} user=postgres dbname={name} sslmode=disable"),
+    };
+    let relay = behind.relay().await;
+    database
+        .sql("create table notes (id int primary key); select rowcast.watch('notes')")
+        .await;
+    let mut stream = relay.stream("/rest/v1/notes").await;
+    let mut screen = Screen::default();
+    let txid = database.commit("insert into notes values (1)").await;
+    screen.reach(&mut stream, &txid).await;
+
+    // The connection stays open, and what it is waited for never comes.
+    link.misbehave(Trouble {
+        up: Way {
+            swallowed_from: Some("commit\0"),
+            ..Way::default()
+        },
+        ..Trouble::default()
+    });
+    eventually("a commit is swallowed", async || {
+        (link.done.swallowed_bytes.load(Ordering::Relaxed) > 0).then_some(())
+    })
+    .await;
+    link.heal();
+    let txid = database.commit("insert into notes values (2)").await;
+    screen.reach(&mut stream, &txid).await;
+    assert_eq!(screen.rows.len(), 2);
 }

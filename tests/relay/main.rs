@@ -30,6 +30,9 @@ mod logins;
 mod openapi;
 mod policies;
 mod poll;
+#[path = "../histcheck/proxy.rs"]
+#[allow(dead_code, reason = "histcheck uses the rest of it")]
+mod proxy;
 mod refusals;
 mod refuses;
 mod resume;
