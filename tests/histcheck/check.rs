@@ -22,7 +22,7 @@ const FRESH: u64 = 3 * SECOND;
 /// For how long a screen may be old and not know it.
 const HONEST: u64 = 12 * SECOND;
 /// From then on an event may stand for several transactions.
-const LATE: u64 = SECOND;
+const LATE: u64 = SECOND / 5;
 /// A machine with more to do than it can: a pause of it is nobody's lie.
 const AIR: u64 = 2 * SECOND;
 /// Longest text that a view sends as a value; above it says that it is too large.

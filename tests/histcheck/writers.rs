@@ -18,8 +18,9 @@ use crate::record::{Intent, Outcome, Way, now};
 use crate::tables::{ACCOUNTS, DOCS, GHOST, LISTS, REGISTERS, TENANTS, canary};
 use crate::world::{ask, http};
 
-/// Errors that writers do to each other: serialization, deadlock, unique, foreign key.
-const CONCURRENCY: [&str; 4] = ["40001", "40P01", "23505", "23503"];
+/// Errors that writers do to each other: serialization, deadlock, unique, foreign key, and a lock
+/// that a third one holds for longer than a request waits.
+const CONCURRENCY: [&str; 5] = ["40001", "40P01", "23505", "23503", "55P03"];
 
 /// What a relay says that has more to do than it can: every connection of its pool is in use.
 const BUSY: &str = "PGRST003";
