@@ -478,9 +478,12 @@ async fn lock_waits(world: &World) -> (u64, Vec<String>) {
         let pid = line
             .split_once('[')
             .and_then(|(_, rest)| rest.split(']').next());
-        let name = line.split_once("application_name=").map(|(_, name)| name);
-        if let (true, Some(pid), Some(name)) = (line.contains("connection authorized"), pid, name) {
-            names.insert(pid, name);
+        if line.contains("connection authorized")
+            && let Some(pid) = pid
+        {
+            // Process ids come again, also for sessions without a name.
+            let name = line.split_once("application_name=");
+            names.insert(pid, name.map_or("", |(_, name)| name));
         }
         if line.contains("still waiting for") {
             all += 1;
