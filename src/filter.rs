@@ -9,7 +9,7 @@ pub mod scanner;
 mod tree;
 mod value;
 
-pub use matcher::{Facts, Matcher, MissingColumn, Refusal, decidable};
+pub use matcher::{Equalities, Facts, Matcher, MissingColumn, Refusal, decidable};
 pub use scanner::{Path, Step};
 pub use tree::{Filter, Group, Joint};
 pub use value::{Kind, Value};

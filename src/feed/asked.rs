@@ -92,7 +92,8 @@ impl Stage {
         let mut state = self.asked.lock();
         let state = &mut *state;
         let known = state.views.get(&view.name());
-        if known.is_some_and(|known| !known.view.is_defined_like(&view)) {
+        if known.is_some_and(|known| !known.view.is_defined_like(&view) || !live.holds(&known.view))
+        {
             self.reset_entry(state, view.name(), None);
         }
         if state.views.len() >= MOST && !state.views.contains_key(&view.name()) {
@@ -129,11 +130,14 @@ impl Stage {
         Ok((view, joined))
     }
 
-    /// Forgets views without subscribers.
-    pub(super) fn leave_asked(&self) {
+    /// Forgets the view of that name if nobody subscribes to it.
+    pub(super) fn leave_asked(&self, name: Name) {
         let mut state = self.asked.lock();
         let views = &mut state.views;
-        views.retain(|_, entry| entry.view.topic().subscribers() > 0);
+        let entry = views.get(&name);
+        if entry.is_some_and(|entry| entry.view.topic().subscribers() == 0) {
+            views.remove(&name);
+        }
         if views.is_empty() {
             state.at = None;
         }

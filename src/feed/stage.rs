@@ -9,17 +9,19 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 use super::asked::Asked;
 use super::ring::Ring;
+use super::routes::Routes;
 use crate::cursor::{Cursor, Name, Steps, Token};
-use crate::event::{Element, Transaction};
+use crate::event::{Element, Scope, Transaction};
 use crate::hub::{Subscriber, Topic};
 use crate::log::{Batch, Place};
 use crate::metrics::{Metrics, Reason};
 use crate::sse;
-use crate::view::{Channel, Delivery, Event, Mark, Sight, View};
+use crate::view::{Channel, Delivery, Event, Mark, View};
 
 /// Bytes of recent transactions kept in memory.
 const MEMORY: usize = 64 << 20;
@@ -51,7 +53,41 @@ pub struct Position {
 pub(super) struct Live {
     pub(super) at: Option<At>,
     views: HashMap<Name, Arc<View>>,
+    /// The same views, those that row images decide.
+    routes: Routes,
     channels: HashMap<String, Arc<Channel>>,
+    definitions: Definitions,
+}
+
+/// When each table's definition, policies and grants were last said to have changed, in numbers that
+/// only grow.
+#[derive(Debug, Default)]
+struct Definitions {
+    now: u64,
+    all: u64,
+    tables: HashMap<u32, u64>,
+}
+
+impl Definitions {
+    fn changed(&mut self, table: u32) {
+        self.now += 1;
+        self.tables.insert(table, self.now);
+    }
+
+    fn all_changed(&mut self) {
+        self.now += 1;
+        self.all = self.now;
+        self.tables.clear();
+    }
+
+    /// Whether what was looked up at `then` still holds for the table.
+    fn hold(&self, table: u32, then: u64) -> bool {
+        self.all <= then
+            && self
+                .tables
+                .get(&table)
+                .is_none_or(|changed| *changed <= then)
+    }
 }
 
 #[derive(Debug)]
@@ -100,7 +136,9 @@ impl Stage {
             live: Mutex::new(Live {
                 at: None,
                 views: HashMap::new(),
+                routes: Routes::default(),
                 channels: HashMap::new(),
+                definitions: Definitions::default(),
             }),
             asked: Asked::default(),
             asked_anew: Notify::new(),
@@ -135,6 +173,20 @@ impl Stage {
         self.wanted.subscribe()
     }
 
+    /// A number for what has been said of definitions so far. Who makes a view takes it before looking
+    /// anything up, see [`View::made_at`].
+    #[must_use]
+    pub fn definitions(&self) -> u64 {
+        self.lock().definitions.now
+    }
+
+    /// Whether nothing has been said of the definition of its table since the view was made. Asked
+    /// after joining: what is said later ends the view's topic.
+    #[must_use]
+    pub fn is_current(&self, view: &View) -> bool {
+        self.lock().holds(view)
+    }
+
     /// Joins the view of that name, registering `view` if there is none, and looks up what somebody
     /// at `from` has missed.
     ///
@@ -151,17 +203,20 @@ impl Stage {
         if live
             .views
             .get(&view.name())
-            .is_some_and(|known| known.table() != view.table())
+            .is_some_and(|known| known.table() != view.table() || !live.holds(known))
         {
             // The table changed, and one of the two was made before: who shows the old one asks again.
             if let Some(old) = live.views.remove(&view.name()) {
+                live.routes.remove(&old);
                 self.reset(old.topic(), "table", None);
             }
         }
-        let view = live
-            .views
-            .entry(view.name())
-            .or_insert_with(|| Arc::new(view));
+        let routes = &mut live.routes;
+        let view = live.views.entry(view.name()).or_insert_with(|| {
+            let view = Arc::new(view);
+            routes.insert(&view);
+            view
+        });
         Ok((Arc::clone(view), at.join(view.topic().subscribe(), from)))
     }
 
@@ -186,15 +241,28 @@ impl Stage {
         Ok(joined)
     }
 
-    /// Forgets views and channels without subscribers. Called by who leaves, after it has left.
-    pub fn leave(&self) {
+    /// Forgets the view of that name if nobody subscribes to it. Called by who leaves, after it has
+    /// left.
+    pub fn leave_view(&self, name: Name) {
         let mut live = self.lock();
-        live.views.retain(|_, view| view.topic().subscribers() > 0);
-        live.channels
-            .retain(|_, channel| channel.topic.subscribers() > 0);
-        self.tell_wanted(&live);
+        let view = live.views.get(&name);
+        if view.is_some_and(|view| view.topic().subscribers() == 0)
+            && let Some(view) = live.views.remove(&name)
+        {
+            live.routes.remove(&view);
+        }
         drop(live);
-        self.leave_asked();
+        self.leave_asked(name);
+    }
+
+    /// The same for a channel.
+    pub fn leave_channel(&self, name: &str) {
+        let mut live = self.lock();
+        let channel = live.channels.get(name);
+        if channel.is_some_and(|channel| channel.topic.subscribers() == 0) {
+            live.channels.remove(name);
+            self.tell_wanted(&live);
+        }
     }
 
     /// Delivers a bare NOTIFY to those who are there.
@@ -260,6 +328,8 @@ impl Stage {
     }
 
     fn reset_all(&self, live: &mut Live, reason: &'static str, mark: Option<&Mark>) {
+        live.definitions.all_changed();
+        live.routes.clear();
         for (_, view) in live.views.drain() {
             self.reset(view.topic(), reason, mark.cloned());
         }
@@ -305,37 +375,38 @@ impl Stage {
             self.reset_all(live, "log", Some(&mark));
             return;
         }
-        let token = |view| Token {
-            epoch,
-            view,
-            cursor: (**cursor).clone(),
-        };
-        let publish = |topic: &Topic<Delivery>, name, body| {
+        let publish = |topic: &Topic<Delivery>, view, body: &Bytes| {
+            let token = Token {
+                epoch,
+                view,
+                cursor: (**cursor).clone(),
+            };
             let cursor = Arc::clone(cursor);
-            let event = Event::new(mark.clone(), transaction.at, &token(name), cursor, &body);
+            let event = Event::new(mark.clone(), transaction.at, &token, cursor, body);
             let weight = event.frame.len();
             topic.publish(Delivery::Event(Arc::new(event)), weight);
         };
         for delta in &transaction.deltas {
-            live.views.retain(|name, view| {
-                if view.table().oid != delta.table {
-                    return true;
-                }
-                let Sight::Images(images) = view.sight() else {
-                    return true;
+            if delta.scope == Scope::Unknown {
+                live.definitions.changed(delta.table);
+            }
+            let touched = live.routes.touched(transaction.xid, delta);
+            for told in touched.told {
+                // They are of one table and show the same columns, so one encoding serves them all.
+                let Some(first) = told.views.first() else {
+                    continue;
                 };
-                match images.elements(transaction.xid, delta) {
-                    Ok(elements) if elements.is_empty() => true,
-                    Ok(elements) => {
-                        publish(view.topic(), *name, view.encode(&elements));
-                        true
-                    }
-                    Err(_undecided) => {
-                        self.reset(view.topic(), "table", Some(mark.clone()));
-                        false
-                    }
+                let body = first.encode(&told.elements);
+                for view in &told.views {
+                    publish(view.topic(), view.name(), &body);
                 }
-            });
+            }
+            let undecided: Vec<Arc<View>> = touched.undecided.into_iter().cloned().collect();
+            for view in undecided {
+                self.reset(view.topic(), "table", Some(mark.clone()));
+                live.views.remove(&view.name());
+                live.routes.remove(&view);
+            }
         }
         let mut told: Vec<&str> = Vec::new();
         for message in &transaction.messages {
@@ -346,7 +417,7 @@ impl Stage {
             if let Some(channel) = live.channels.get(&message.channel)
                 && let Some(body) = channel.encode(&[transaction])
             {
-                publish(&channel.topic, channel.name, body);
+                publish(&channel.topic, channel.name, &body);
             }
         }
     }
@@ -356,6 +427,10 @@ impl Live {
     /// Views that are decided from images.
     pub(super) fn views(&self) -> impl Iterator<Item = &Arc<View>> {
         self.views.values()
+    }
+
+    pub(super) fn holds(&self, view: &View) -> bool {
+        self.definitions.hold(view.table().oid, view.made())
     }
 }
 
@@ -369,5 +444,86 @@ impl At {
             missed: within.and_then(|from| self.ring.since(from)),
             subscriber,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::super::routes::tests::{TABLE, view};
+    use super::*;
+    use crate::event::Delta;
+    use crate::filter::Matcher;
+
+    fn at(xmax: u64) -> Cursor {
+        Cursor::new(xmax, [])
+    }
+
+    fn stage() -> Stage {
+        let stage = Stage::new(Arc::new(Metrics::new()));
+        let epoch = Name::of(["epoch"]);
+        stage.begin(&Place::new("here".into()), epoch, at(10), &at(10));
+        stage
+    }
+
+    /// Somebody says that the definition of the table has changed.
+    fn change_definition(stage: &Stage, xid: u64) {
+        let transaction = Transaction {
+            xid,
+            at: Timestamp::UNIX_EPOCH,
+            deltas: vec![Delta {
+                table: TABLE,
+                scope: Scope::Unknown,
+                changes: Vec::new(),
+            }],
+            messages: Vec::new(),
+            reset_all: false,
+        };
+        let batch = Batch {
+            end: at(xid + 1),
+            epoch: Some(Name::of(["epoch"])),
+            horizon: None,
+            gap: 0,
+            gap_told: 0,
+            rows: 1,
+            definitions: vec![xid],
+            transactions: vec![Arc::new(transaction)],
+        };
+        stage.publish(&batch, &at(xid));
+    }
+
+    #[test]
+    fn a_view_that_was_looked_at_before_its_policies_changed_is_made_again() {
+        let stage = stage();
+        let made = || view("v", Matcher::default(), None).made_at(stage.definitions());
+        let early = made();
+        change_definition(&stage, 10);
+        let (joined, mut stale) = stage.join_view(early, None).unwrap();
+        assert!(!stage.is_current(&joined), "it shows what was so before");
+        let (joined, _current) = stage.join_view(made(), None).unwrap();
+        assert!(stage.is_current(&joined));
+        let told = stale.subscriber.take(9).unwrap();
+        assert!(
+            matches!(told.as_slice(), [Delivery::Reset(None)]),
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn what_nobody_watches_is_forgotten() {
+        let stage = stage();
+        let (shown, mine) = stage
+            .join_view(view("v", Matcher::default(), None), None)
+            .unwrap();
+        let (_, other) = stage
+            .join_view(view("v", Matcher::default(), None), None)
+            .unwrap();
+        drop(mine);
+        stage.leave_view(shown.name());
+        assert_eq!(stage.lock().views.len(), 1, "somebody is still there");
+        drop(other);
+        stage.leave_view(shown.name());
+        assert_eq!(stage.lock().views.len(), 0);
     }
 }

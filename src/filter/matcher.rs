@@ -1,6 +1,7 @@
 //! Conditions decided on row images, exactly as PostgreSQL decides them.
 
 use std::cmp::Ordering;
+use std::hash::{DefaultHasher, Hasher};
 
 use super::value::{Kind, Value};
 use super::{Condition, Operator, Test, Truth};
@@ -44,12 +45,12 @@ pub enum Refusal {
 }
 
 /// A filter over the images of one table: its conditions, `ANDed`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Matcher {
     tests: Vec<Typed>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Typed {
     column: String,
     negated: bool,
@@ -57,7 +58,7 @@ struct Typed {
     test: TypedTest,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum TypedTest {
     Compare(Operator, Value),
     In(Vec<Value>),
@@ -131,7 +132,91 @@ fn moves(literal: &str) -> bool {
         .any(|word| literal.contains(word))
 }
 
+/// What a row must be equal to for a filter to hold: columns, and one or more tuples of values for
+/// them by their hash. A row whose own hash is not among them is not in the view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Equalities {
+    /// Columns and how their values compare, by name.
+    pub columns: Vec<(String, Kind)>,
+    /// Hashes as [`Equalities::of_row`] makes them.
+    pub hashes: Vec<u64>,
+}
+
+/// An `in` list longer than this is not looked up by its members.
+const MEMBERS: usize = 64;
+
+impl Equalities {
+    /// The hash of a row's values in these columns; `column` gives the JSON text of one. `None` when
+    /// one of them is null or not of its kind, so that nothing is equal to it.
+    ///
+    /// # Errors
+    /// [`MissingColumn`].
+    pub fn of_row<'a>(
+        columns: &[(String, Kind)],
+        column: impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<Option<u64>, MissingColumn> {
+        let mut hash = DefaultHasher::new();
+        for (name, kind) in columns {
+            let json = column(name).ok_or(MissingColumn)?;
+            let Some(value) = Value::read(*kind, json) else {
+                return Ok(None);
+            };
+            value.mark(&mut hash);
+        }
+        Ok(Some(hash.finish()))
+    }
+}
+
 impl Matcher {
+    /// What must be equal for it to hold; no columns when there is no such condition, or only one
+    /// with many alternatives.
+    #[must_use]
+    pub fn equalities(&self) -> Equalities {
+        let mut equal: Vec<(&Typed, &Value)> = Vec::new();
+        let mut listed: Option<(&Typed, &[Value])> = None;
+        for test in self.tests.iter().filter(|test| !test.negated) {
+            match &test.test {
+                // A second value for the same column is left to the matcher.
+                TypedTest::Compare(Operator::Eq, value)
+                    if equal.iter().all(|(known, _)| known.column != test.column) =>
+                {
+                    equal.push((test, value));
+                }
+                TypedTest::In(values) if values.len() <= MEMBERS => listed = Some((test, values)),
+                _ => {}
+            }
+        }
+        equal.sort_by_key(|(test, _)| test.column.as_str());
+        let (columns, tuples): (Vec<&Typed>, Vec<Vec<&Value>>) = match listed {
+            _ if !equal.is_empty() => {
+                let (columns, values) = equal.into_iter().unzip();
+                (columns, vec![values])
+            }
+            Some((test, values)) => (vec![test], values.iter().map(|v| vec![v]).collect()),
+            None => {
+                return Equalities {
+                    columns: Vec::new(),
+                    hashes: Vec::new(),
+                };
+            }
+        };
+        let hash = |values: Vec<&Value>| {
+            let mut hash = DefaultHasher::new();
+            values.into_iter().for_each(|value| value.mark(&mut hash));
+            hash.finish()
+        };
+        let mut hashes: Vec<u64> = tuples.into_iter().map(hash).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        let columns = columns.into_iter();
+        Equalities {
+            columns: columns
+                .map(|test| (test.column.clone(), test.kind))
+                .collect(),
+            hashes,
+        }
+    }
+
     /// The filter of `conditions`. Each comes with its kind, from [`decidable`], and its values as
     /// PostgreSQL reads them: JSON text of the literal cast to the column's type, in the order of
     /// [`Condition::values`]. `None` when such a text is not of the kind, or the counts differ.
@@ -179,11 +264,17 @@ impl Matcher {
         &self,
         column: impl Fn(&str) -> Option<&'a str>,
     ) -> Result<bool, MissingColumn> {
+        // One condition that does not hold is enough, also where another cannot be looked at.
+        let mut missing = false;
         for test in &self.tests {
-            let json = column(&test.column).ok_or(MissingColumn)?;
-            if test.holds(json) != Some(true) {
-                return Ok(false);
+            match column(&test.column) {
+                Some(json) if test.holds(json) == Some(true) => {}
+                Some(_) => return Ok(false),
+                None => missing = true,
             }
+        }
+        if missing {
+            return Err(MissingColumn);
         }
         Ok(true)
     }

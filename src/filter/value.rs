@@ -4,6 +4,7 @@
 //! side from a row image, the filter's side from `to_json` of the cast literal.
 
 use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
 
 /// How the values of a type compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,6 +72,26 @@ impl Value {
             Kind::Text => text().map(Self::Text),
             Kind::Blank => text().map(|text| Self::Text(text.trim_end_matches(' ').to_owned())),
             Kind::Instant => instant(&text()?),
+        }
+    }
+
+    /// Adds the value to a hash: values of one kind that are equal, in the sense of [`Self::order`],
+    /// add the same.
+    pub fn mark(&self, hash: &mut impl Hasher) {
+        match self {
+            Self::Bool(value) => value.hash(hash),
+            Self::Int(value) => value.hash(hash),
+            Self::Decimal(Decimal::Finite(negative, whole, fraction)) => {
+                (negative, whole, fraction).hash(hash);
+            }
+            Self::Decimal(Decimal::NegativeInfinity) => "-Infinity".hash(hash),
+            Self::Decimal(Decimal::Infinity) => "Infinity".hash(hash),
+            Self::Decimal(Decimal::NaN) => "NaN".hash(hash),
+            Self::Float(value) if value.is_nan() => f64::NAN.to_bits().hash(hash),
+            // Zeros are equal: adding one to the other gives the positive one.
+            Self::Float(value) => (value + 0.0).to_bits().hash(hash),
+            Self::Text(text) => text.hash(hash),
+            Self::Instant(year, rest) => (year, rest).hash(hash),
         }
     }
 
@@ -171,6 +192,12 @@ fn instant(text: &str) -> Option<Value> {
 mod tests {
     use super::*;
 
+    fn marked(value: &Value) -> u64 {
+        let mut hash = std::hash::DefaultHasher::new();
+        value.mark(&mut hash);
+        hash.finish()
+    }
+
     fn ascending(kind: Kind, values: &[&str]) {
         let values: Vec<Value> = values
             .iter()
@@ -179,6 +206,7 @@ mod tests {
         for (i, a) in values.iter().enumerate() {
             for (j, b) in values.iter().enumerate() {
                 assert_eq!(a.order(b), Some(i.cmp(&j)), "{a:?} {b:?}");
+                assert_eq!(marked(a) == marked(b), i == j, "{a:?} {b:?}");
             }
         }
     }
@@ -247,12 +275,9 @@ mod tests {
     #[test]
     fn equal_values_may_be_written_differently() {
         let equal = |kind, a, b| {
-            assert_eq!(
-                Value::read(kind, a)
-                    .unwrap()
-                    .order(&Value::read(kind, b).unwrap()),
-                Some(Ordering::Equal)
-            );
+            let (a, b) = (Value::read(kind, a).unwrap(), Value::read(kind, b).unwrap());
+            assert_eq!(a.order(&b), Some(Ordering::Equal));
+            assert_eq!(marked(&a), marked(&b), "{a:?} {b:?}");
         };
         equal(Kind::Decimal, "1.50", "1.5");
         equal(Kind::Decimal, "-0.00", "0");

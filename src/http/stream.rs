@@ -31,23 +31,28 @@ pub async fn respond(
         Ok(request) => request,
         Err(problem) => return problem.into_response(),
     };
+    let definitions = parts.stage.definitions();
     match watch::make(rows, &request, identity).await {
         Ok(view) => {
             let asked = Arc::new((request, identity.clone()));
-            let rows = Arc::clone(rows);
+            let (rows, stage) = (Arc::clone(rows), Arc::clone(&parts.stage));
             let opener: Opener = Arc::new(move || {
-                let (rows, asked) = (Arc::clone(&rows), Arc::clone(&asked));
+                let (rows, stage) = (Arc::clone(&rows), Arc::clone(&stage));
+                let asked = Arc::clone(&asked);
                 async move {
                     // Called when the view has become worthless: the table may have changed.
+                    let definitions = stage.definitions();
                     let _old_picture_serves = rows.catalog.reload().await;
                     let (request, identity) = &*asked;
                     let made = watch::make(&rows, request, identity).await;
+                    let made = made.map(|view| view.made_at(definitions));
                     made.map_err(|cannot| watch::told(cannot).unavailable())
                 }
                 .boxed()
             });
             let source = Source::View(opener);
-            stream(Subscription::new(parts.clone(), source, token, Some(view)).until(end))
+            let view = Some(view.made_at(definitions));
+            stream(Subscription::new(parts.clone(), source, token, view).until(end))
         }
         Err(Cannot::Ever(problem)) => problem.into_response(),
         Err(Cannot::Now(problem)) => closed(token.as_deref(), &problem.unavailable()),

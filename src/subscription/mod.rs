@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::backoff::Backoff;
-use crate::cursor::{Cursor, START, Token};
+use crate::cursor::{Cursor, Name, START, Token};
 use crate::event::Element;
 use crate::feed::{Joined, NotYet, Stage, Unjoined};
 use crate::health::Health;
@@ -197,13 +197,40 @@ impl Shown {
 struct Present {
     metrics: Arc<Metrics>,
     stage: Arc<Stage>,
+    /// What it joined last.
+    at: Option<Place>,
     _guard: Guard,
+}
+
+/// What a stream has joined.
+#[derive(PartialEq)]
+enum Place {
+    View(Name),
+    Channel(String),
+}
+
+impl Present {
+    /// It has joined this, and has left what it showed before.
+    fn joined(&mut self, place: Place) {
+        if self.at.as_ref() != Some(&place) {
+            self.leave();
+            self.at = Some(place);
+        }
+    }
+
+    fn leave(&mut self) {
+        match self.at.take() {
+            Some(Place::View(name)) => self.stage.leave_view(name),
+            Some(Place::Channel(name)) => self.stage.leave_channel(&name),
+            None => {}
+        }
+    }
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
         self.metrics.subscribers.dec();
-        self.stage.leave();
+        self.leave();
     }
 }
 
@@ -219,6 +246,7 @@ impl Subscription {
         let present = Present {
             metrics: Arc::clone(&parts.metrics),
             stage: Arc::clone(&parts.stage),
+            at: None,
             _guard: parts.shutdown.guard(),
         };
         let mut fresh = parts.health.watch_fresh();
@@ -442,6 +470,10 @@ impl Subscription {
             let joined = stage.join_view(view, from.map(|token| &token.cursor));
             joined.map_err(|error| self.explain(&error.into()))?
         };
+        self.present.joined(Place::View(view.name()));
+        if !self.parts.stage.is_current(&view) {
+            return Ok(None);
+        }
         // Made before the table changed, and so late that nobody will reset it: make it again.
         let current = self.parts.reads.catalog();
         let now = current.table_by_oid(view.table().oid);
@@ -571,6 +603,7 @@ impl Subscription {
         let stage = &self.parts.stage;
         let joined = stage.join_channel(channel, from.map(|token| &token.cursor));
         let (channel, joined) = joined.map_err(|error| self.explain(&error.into()))?;
+        self.present.joined(Place::Channel(channel.channel.clone()));
         if let Some(from) = from
             && let Some(caught) = self.missed(&joined, from).await
             && let Ok(told) = caught.of_channel(coming, &channel)

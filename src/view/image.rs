@@ -4,11 +4,9 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use crate::cursor::Xid;
-use crate::event::{Change, Delta, Element, Image, Scope, State};
-use crate::filter::Matcher;
+use crate::event::{Change, Element, Image, State};
+use crate::filter::{Equalities, Kind, Matcher};
 
 /// A view that is decided from row images.
 #[derive(Debug, Clone)]
@@ -27,26 +25,110 @@ pub struct Images {
 #[error("row images do not decide what the view shows")]
 pub struct Undecided;
 
-/// What is known of a row and a view.
-enum Membership {
-    Out,
-    In(Option<Arc<str>>),
+/// A change with its images taken apart, once for all views of its table.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    change: &'a Change,
+    before: Side<'a>,
+    after: Side<'a>,
+}
+
+/// A row before or after a change.
+#[derive(Debug)]
+enum Side<'a> {
+    Absent,
+    Row(&'a Arc<str>, Image<'a>),
+    TooLarge,
+    /// Not told by the log, or no image of a row.
     Unknown,
 }
 
-impl Images {
-    /// The elements of one transaction; none when it does not concern the view.
-    ///
-    /// # Errors
-    /// [`Undecided`], also for a delta of unknown scope.
-    pub fn elements(&self, xid: Xid, delta: &Delta) -> Result<Vec<Element>, Undecided> {
-        if delta.scope == Scope::Unknown {
-            return Err(Undecided);
+/// What a change means for those who see the rows of one filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The row was not in the view and is.
+    Insert,
+    /// It was, or may have been, and is.
+    Update,
+    /// It was, or may have been, and is not.
+    Delete,
+}
+
+impl<'a> Side<'a> {
+    fn of(state: &'a State) -> Self {
+        match state {
+            State::Absent => Self::Absent,
+            State::TooLarge => Self::TooLarge,
+            State::Unknown(_) => Self::Unknown,
+            State::Row(text) => {
+                Image::parse(text).map_or(Self::Unknown, |image| Self::Row(text, image))
+            }
         }
-        let changes = delta.changes.iter().map(|change| (xid, change));
-        self.told(delta.scope == Scope::Truncated, changes)
+    }
+}
+
+impl<'a> Seen<'a> {
+    /// Takes the images of a change apart. After a truncation there was no row before.
+    #[must_use]
+    pub fn new(change: &'a Change, truncated: bool) -> Self {
+        let before = if truncated {
+            Side::Absent
+        } else {
+            Side::of(&change.before)
+        };
+        Self {
+            change,
+            before,
+            after: Side::of(&change.after),
+        }
     }
 
+    /// Hashes of what its rows are equal to, see [`Equalities`]: before and after, without those
+    /// that no row is equal to.
+    ///
+    /// # Errors
+    /// [`Undecided`] where a row is there that the images do not tell.
+    pub fn equalities(&self, columns: &[(String, Kind)]) -> Result<[Option<u64>; 2], Undecided> {
+        let hash = |side: &Side<'_>| match side {
+            Side::Absent => Ok(None),
+            Side::Row(_, image) => {
+                Equalities::of_row(columns, |column| image.get(column)).map_err(|_| Undecided)
+            }
+            Side::TooLarge | Side::Unknown => Err(Undecided),
+        };
+        Ok([hash(&self.before)?, hash(&self.after)?])
+    }
+
+    /// What the change means for those who see what matches; `None` for nothing.
+    ///
+    /// # Errors
+    /// [`Undecided`].
+    pub fn judged(&self, matcher: &Matcher) -> Result<Option<Verdict>, Undecided> {
+        let matches = |image: &Image<'_>| {
+            let matched = matcher.matches(|column| image.get(column));
+            matched.map_err(|_| Undecided)
+        };
+        let was = match &self.before {
+            Side::Absent => Some(false),
+            Side::Row(_, image) => Some(matches(image)?),
+            Side::TooLarge | Side::Unknown => None,
+        };
+        let is = match &self.after {
+            Side::Absent => false,
+            Side::Row(_, image) => matches(image)?,
+            Side::TooLarge if matcher.is_always() => true,
+            Side::TooLarge | Side::Unknown => return Err(Undecided),
+        };
+        Ok(match (was, is) {
+            (Some(false), false) => None,
+            (_, false) => Some(Verdict::Delete),
+            (Some(false), true) => Some(Verdict::Insert),
+            (_, true) => Some(Verdict::Update),
+        })
+    }
+}
+
+impl Images {
     /// Deletes first, then the rows that are there: no order of keys inside a transaction can make
     /// a client drop a row that another key's change brought.
     ///
@@ -57,32 +139,14 @@ impl Images {
         truncated: bool,
         changes: impl Iterator<Item = (Xid, &'a Change)>,
     ) -> Result<Vec<Element>, Undecided> {
-        let mut elements = Vec::new();
-        if truncated {
-            elements.push(Element::Reset);
-        }
-        let mut upserts = Vec::new();
+        let mut told = Telling::new(truncated);
         for (xid, change) in changes {
-            let before = if truncated {
-                Membership::Out
-            } else {
-                self.before(&change.before)?
-            };
-            match (before, self.after(&change.after)?) {
-                (Membership::Out, Membership::Out) => {}
-                (_, Membership::Out) => elements.push(delete(change, xid, change.at)),
-                (before, Membership::In(value)) => upserts.push(Element::Upsert {
-                    key: Arc::clone(&change.key),
-                    value,
-                    inserted: matches!(before, Membership::Out),
-                    xid,
-                    at: change.at,
-                }),
-                (_, Membership::Unknown) => return Err(Undecided),
+            let seen = Seen::new(change, truncated);
+            if let Some(verdict) = seen.judged(&self.matcher)? {
+                told.tell(self, xid, &seen, verdict)?;
             }
         }
-        elements.append(&mut upserts);
-        Ok(elements)
+        Ok(told.finish())
     }
 
     /// A row of the state, from its image.
@@ -99,46 +163,13 @@ impl Images {
         })
     }
 
-    fn before(&self, state: &State) -> Result<Membership, Undecided> {
-        match state {
-            State::Absent => Ok(Membership::Out),
-            State::Unknown(_) | State::TooLarge => Ok(Membership::Unknown),
-            State::Row(text) => {
-                let image = Image::parse(text).map_err(|_| Undecided)?;
-                Ok(if self.shows(&image)? {
-                    Membership::In(None)
-                } else {
-                    Membership::Out
-                })
-            }
+    /// What is shown of a row after a change.
+    fn value(&self, seen: &Seen<'_>) -> Result<Option<Arc<str>>, Undecided> {
+        match (&seen.after, &self.columns) {
+            (Side::Row(text, _), None) => Ok(Some(Arc::clone(text))),
+            (Side::Row(text, image), Some(_)) => self.shown(text, image).map(Some),
+            _ => Ok(None),
         }
-    }
-
-    fn after(&self, state: &State) -> Result<Membership, Undecided> {
-        match state {
-            State::Absent => Ok(Membership::Out),
-            State::Unknown(_) => Ok(Membership::Unknown),
-            State::TooLarge if self.matcher.is_always() => Ok(Membership::In(None)),
-            State::TooLarge => Err(Undecided),
-            State::Row(text) => {
-                let image = Image::parse(text).map_err(|_| Undecided)?;
-                Ok(if self.shows(&image)? {
-                    Membership::In(Some(match &self.columns {
-                        None => Arc::clone(text),
-                        Some(_) => self.shown(text, &image)?,
-                    }))
-                } else {
-                    Membership::Out
-                })
-            }
-        }
-    }
-
-    fn shows(&self, image: &Image<'_>) -> Result<bool, Undecided> {
-        let matcher = &self.matcher;
-        matcher
-            .matches(|column| image.get(column))
-            .map_err(|_| Undecided)
     }
 
     fn shown(&self, text: &str, image: &Image<'_>) -> Result<Arc<str>, Undecided> {
@@ -152,9 +183,55 @@ impl Images {
     }
 }
 
-fn delete(change: &Change, xid: Xid, at: Timestamp) -> Element {
-    Element::Delete {
-        key: Arc::clone(&change.key),
-        by: Some((xid, at)),
+/// The elements of one event, as they come together.
+#[derive(Debug)]
+pub struct Telling {
+    /// A reset, then deletes.
+    elements: Vec<Element>,
+    upserts: Vec<Element>,
+}
+
+impl Telling {
+    /// Nothing but a reset, where the table was truncated.
+    #[must_use]
+    pub fn new(truncated: bool) -> Self {
+        Self {
+            elements: truncated.then_some(Element::Reset).into_iter().collect(),
+            upserts: Vec::new(),
+        }
+    }
+
+    /// Adds what a change means for a view.
+    ///
+    /// # Errors
+    /// [`Undecided`] when the image is not of this table.
+    pub fn tell(
+        &mut self,
+        view: &Images,
+        xid: Xid,
+        seen: &Seen<'_>,
+        verdict: Verdict,
+    ) -> Result<(), Undecided> {
+        let (key, at) = (Arc::clone(&seen.change.key), seen.change.at);
+        if verdict == Verdict::Delete {
+            let by = Some((xid, at));
+            self.elements.push(Element::Delete { key, by });
+            return Ok(());
+        }
+        self.upserts.push(Element::Upsert {
+            key,
+            value: view.value(seen)?,
+            inserted: verdict == Verdict::Insert,
+            xid,
+            at,
+        });
+        Ok(())
+    }
+
+    /// All of it, deletes first.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<Element> {
+        self.elements.append(&mut self.upserts);
+        self.elements
     }
 }

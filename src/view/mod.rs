@@ -60,6 +60,8 @@ pub enum Sight {
 #[derive(Debug)]
 pub struct View {
     name: Name,
+    /// What had been said of definitions before anybody looked.
+    made: u64,
     kind: String,
     definition: Definition,
     topic: Topic<Delivery>,
@@ -224,6 +226,7 @@ impl View {
     pub fn new(name: Name, definition: Definition) -> Self {
         Self {
             name,
+            made: 0,
             kind: definition.table.qualified(),
             definition,
             topic: Topic::new(BUFFER),
@@ -239,6 +242,21 @@ impl View {
             topic: Topic::new(bounds),
             ..self
         }
+    }
+
+    /// The same, made from what was looked up after definitions were told up to this number.
+    #[must_use]
+    pub fn made_at(self, definitions: u64) -> Self {
+        Self {
+            made: definitions,
+            ..self
+        }
+    }
+
+    /// Up to which number definitions had been told when it was made.
+    #[must_use]
+    pub fn made(&self) -> u64 {
+        self.made
     }
 
     /// What its tokens are for.
