@@ -483,12 +483,7 @@ pub(super) mod tests {
             let found = told(&touched);
             for view in &views {
                 let Sight::Images(images) = view.sight() else { unreachable!() };
-                let alone = if scope == Scope::Unknown {
-                    Err(Undecided)
-                } else {
-                    let changes = delta.changes.iter().map(|change| (9, change));
-                    images.told(scope == Scope::Truncated, changes)
-                };
+                let alone = images.elements(9, &delta);
                 match (alone, found.get(&view.name())) {
                     (Ok(elements), None) => prop_assert!(elements.is_empty(), "forgotten: {elements:?}"),
                     (Ok(elements), Some(Some(told))) => {

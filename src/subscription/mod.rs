@@ -291,7 +291,7 @@ impl Subscription {
                     let shutdown = self.parts.shutdown.clone();
                     tokio::select! {
                         biased;
-                                opened = self.open(token.as_deref(), view.map(|view| *view), Coming::Back, Some(RETRY)) => match opened {
+                                opened = Box::pin(self.open(token.as_deref(), view.map(|view| *view), Coming::Back, Some(RETRY))) => match opened {
                             Ok(live) => self.phase = Phase::Live(live),
                             Err(why) => {
                                 let frame = Self::unavailable(token.as_deref(), &why);
@@ -371,7 +371,7 @@ impl Subscription {
                     }
                     Taken::Anew => {
                         drop(live);
-                        let live = self.reopen(START.to_owned(), Coming::Live).await?;
+                        let live = Box::pin(self.reopen(START.to_owned(), Coming::Live)).await?;
                         return Some((live, false));
                     }
                     Taken::Again => return Some((self.again(live, Coming::Live).await?, false)),
@@ -384,7 +384,7 @@ impl Subscription {
     async fn again(&mut self, live: Live, coming: Coming) -> Option<Live> {
         let token = live.screen.token().to_string();
         drop(live);
-        self.reopen(token, coming).await
+        Box::pin(self.reopen(token, coming)).await
     }
 
     /// Begins again within the same stream, from `token`. A database that is just coming back gets

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::cursor::Xid;
-use crate::event::{Change, Element, Image, State};
+use crate::event::{Change, Delta, Element, Image, Scope, State};
 use crate::filter::{Equalities, Kind, Matcher};
 
 /// A view that is decided from row images.
@@ -129,6 +129,19 @@ impl<'a> Seen<'a> {
 }
 
 impl Images {
+    /// What one transaction did to the table, as the view tells it; nothing when it does not concern
+    /// the view.
+    ///
+    /// # Errors
+    /// [`Undecided`], also for a delta of unknown scope.
+    pub fn elements(&self, xid: Xid, delta: &Delta) -> Result<Vec<Element>, Undecided> {
+        if delta.scope == Scope::Unknown {
+            return Err(Undecided);
+        }
+        let changes = delta.changes.iter().map(|change| (xid, change));
+        self.told(delta.scope == Scope::Truncated, changes)
+    }
+
     /// Deletes first, then the rows that are there: no order of keys inside a transaction can make
     /// a client drop a row that another key's change brought.
     ///
