@@ -202,7 +202,9 @@ impl Matcher {
         };
         let hash = |values: Vec<&Value>| {
             let mut hash = DefaultHasher::new();
-            values.into_iter().for_each(|value| value.mark(&mut hash));
+            for value in values {
+                value.mark(&mut hash);
+            }
             hash.finish()
         };
         let mut hashes: Vec<u64> = tuples.into_iter().map(hash).collect();
