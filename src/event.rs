@@ -277,6 +277,7 @@ impl<'a> Image<'a> {
         }
         let mut json = serde_json::Deserializer::from_str(text);
         let members = json.deserialize_map(Members).map_err(|_| NotAnObject)?;
+        json.end().map_err(|_| NotAnObject)?;
         Ok(Self { members })
     }
 

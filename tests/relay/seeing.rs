@@ -36,12 +36,6 @@ async fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
     assert!(!said.contains("PROBLEM"), "{said}");
     relay.kill().await;
 
-    let open = database.client().await;
-    open.batch_execute(
-        "begin; set local application_name = 'forgotten'; insert into tasks values (8)",
-    )
-    .await
-    .unwrap();
     database
         .sql(
             "create table days (id int primary key); select rowcast.watch('days');
@@ -51,6 +45,12 @@ async fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
     database
         .sql("alter sequence rowcast.log_id_seq cache 5")
         .await;
+    let open = database.client().await;
+    open.batch_execute(
+        "begin; set local application_name = 'forgotten'; insert into tasks values (8)",
+    )
+    .await
+    .unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     let arguments = [
         "doctor",
