@@ -32,8 +32,12 @@ lint: ## check format, lints, and what the dependencies bring along
 	  set -x && cargo deny check bans licenses sources; \
 	fi
 
-bench: ## measure the rooms that need no database
-	cargo bench --bench rooms
+bench: ## measure; FIGURES="fan-1000 patch" measures some of it, FIGURES=list tells what there is
+	@if [ -z "$(FIGURES)" ]; then set -x && cargo bench --bench rooms; fi
+	@if [ "$(FIGURES)" != list ]; then \
+	  set -x && cargo build --release --manifest-path benches/naive/Cargo.toml --target-dir target/naive; \
+	fi
+	cargo bench --bench side_by_side -- $(FIGURES)
 
 histcheck: ## check histories under faults: 20 seeds of 5 minutes, with a report
 	@tests/setup.sh test

@@ -3,7 +3,7 @@
 //! Opens screens, commits rows at a rate, and tells what arrived, how late, and what that cost the
 //! relay. It promises to be bounded in count and time, to leave nothing behind, and to say when a
 //! figure is its own doing and not the relay's. What it is made of serves the comparison with other
-//! servers (`benches/side_by_side.rs`) too.
+//! servers (`benches/side_by_side`) too.
 
 pub mod histogram;
 mod plot;
@@ -15,14 +15,18 @@ pub mod tally;
 pub mod wire;
 pub mod writer;
 
+use std::cell::Cell;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_postgres::Client;
 
 use super::Told;
 use crate::config::Config;
@@ -32,7 +36,7 @@ use process::{Cpu, Machine};
 use report::{Asked, Changes, Connect, Latency, Relay, Report};
 use screens::{Clock, Plan, Screens, Seen};
 use stage::{Shape, Stage};
-use writer::{Schedule, Written};
+use writer::{Commit, Schedule, Written};
 
 /// Longest wait for all screens to have their state.
 const OPENING: Duration = Duration::from_mins(2);
@@ -44,15 +48,18 @@ const OTHER_FILES: u64 = 100;
 /// A thread that reads for more of its time than this may be what is late.
 const READER_IS_BUSY: f64 = 0.85;
 
-/// What `rowcast bench` is asked.
+/// What is to be held.
 #[derive(Debug, Clone, Args)]
-pub struct Options {
+pub struct Load {
     /// Screens to open
     #[arg(long, default_value = "1000", value_parser = between(1, 100_000))]
     pub screens: u64,
     /// Rows to commit in a second, each in a transaction of its own
     #[arg(long, default_value = "100", value_parser = rate)]
     pub rate: f64,
+    /// Of these, how many are sent at once
+    #[arg(long, default_value = "1", value_parser = between(1, 10_000))]
+    pub burst: u64,
     /// How long to commit, in seconds
     #[arg(long, default_value = "10", value_parser = between(1, 3600))]
     pub seconds: u64,
@@ -71,6 +78,14 @@ pub struct Options {
     /// Seconds to look at the screens while nothing is committed
     #[arg(long, default_value = "0", value_parser = between(0, 600))]
     pub idle: u64,
+}
+
+/// What `rowcast bench` is asked.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// The load
+    #[command(flatten)]
+    pub load: Load,
     /// Use a running relay, e.g. `http://127.0.0.1:3000`, and the database of --database-url,
     /// instead of both of its own
     #[arg(long)]
@@ -100,12 +115,30 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-impl Options {
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            screens: 1000,
+            rate: 100.0,
+            burst: 1,
+            seconds: 10,
+            views: 1,
+            touched: None,
+            rows: 10,
+            size: 100,
+            idle: 0,
+        }
+    }
+}
+
+impl Load {
     fn touched(&self) -> u64 {
         self.touched.unwrap_or(self.views).min(self.views)
     }
 
-    fn shape(&self) -> Shape {
+    /// The table that it needs.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
         Shape {
             views: size(self.views),
             rows: self.rows,
@@ -119,24 +152,54 @@ impl Options {
             lasts: Duration::from_secs(self.seconds),
             views: size(self.touched()),
             rows: self.rows,
+            burst: self.burst,
         }
     }
 }
 
+/// What is measured: something that shows on screens what is committed.
+pub struct Subject<'a> {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The request of each view.
+    pub requests: Vec<Arc<[u8]>>,
+    /// Whether a stream begins with a state.
+    pub states: bool,
+    /// Its processes, when they are of this machine.
+    pub processes: Vec<u32>,
+    /// What commits.
+    pub client: &'a Client,
+    /// Who is told of each commit.
+    pub told: Option<UnboundedSender<Commit>>,
+}
+
 pub(super) async fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
-    fits(&options)?;
-    let say = Progress::new();
+    let load = &options.load;
+    fits(load)?;
+    let progress = Progress::new();
     let stage = match &options.url {
         None => {
             eprintln!("starting a PostgreSQL and a relay for this run");
-            Stage::own(&config, options.shape()).await?
+            Stage::own(&config, load.shape()).await?
         }
-        Some(url) => Stage::running(&config, options.shape(), url, options.pid).await?,
+        Some(url) => Stage::running(&config, load.shape(), url, options.pid).await?,
+    };
+    let token = options.token.as_deref();
+    let subject = Subject {
+        address: stage.address,
+        requests: (0..load.views)
+            .map(|view| stage::request(&stage.host, view, token))
+            .collect(),
+        states: true,
+        processes: stage.relay.into_iter().collect(),
+        client: &stage.client,
+        told: None,
     };
     let measured = tokio::select! {
-        measured = measure(&stage, &options, &say) => Some(measured),
+        measured = measure(&subject, load, &progress) => Some(measured),
         _ = tokio::signal::ctrl_c() => None,
     };
+    drop(subject);
     stage.clear().await;
     let Some(measured) = measured else {
         anyhow::bail!("interrupted; everything was cleared away");
@@ -145,11 +208,11 @@ pub(super) async fn run(config: Config, options: Options) -> anyhow::Result<Exit
     if let Some(file) = &options.svg {
         let title = format!(
             "{} screens, {} commits/s, {} s",
-            report::whole(options.screens),
-            report::number(options.rate),
-            options.seconds
+            report::whole(load.screens),
+            report::number(load.rate),
+            load.seconds
         );
-        let svg = plot::svg(&title, &seen.latency, &seen.slots, real(options.seconds));
+        let svg = plot::svg(&title, &seen.latency, &seen.slots, real(load.seconds));
         std::fs::write(file, svg)?;
     }
     if options.json {
@@ -165,15 +228,15 @@ pub(super) async fn run(config: Config, options: Options) -> anyhow::Result<Exit
 }
 
 /// Refuses what the system will not give.
-fn fits(options: &Options) -> Result<(), Told> {
-    let wanted = options.screens + OTHER_FILES;
+fn fits(load: &Load) -> Result<(), Told> {
+    let wanted = load.screens + OTHER_FILES;
     if let Some((now, most)) = process::file_limit()
         && now < wanted
     {
         return Err(Told::new(
             format!(
                 "{} screens need as many open files",
-                report::whole(options.screens)
+                report::whole(load.screens)
             ),
             format!("this process may open {now}, and {most} when it asks"),
             if most < wanted {
@@ -187,12 +250,12 @@ fn fits(options: &Options) -> Result<(), Told> {
         ));
     }
     if let Some(ports) = process::local_ports()
-        && ports < options.screens
+        && ports < load.screens
     {
         return Err(Told::new(
             format!(
                 "{} screens need as many local ports",
-                report::whole(options.screens)
+                report::whole(load.screens)
             ),
             format!("there are {ports}"),
             "sysctl -w net.ipv4.ip_local_port_range='1024 65535'",
@@ -204,121 +267,121 @@ fn fits(options: &Options) -> Result<(), Told> {
 /// Where the costs of a time begin.
 struct Since {
     at: Instant,
-    relay: Option<Cpu>,
+    subject: Cpu,
     me: Option<Cpu>,
     machine: Option<Machine>,
 }
 
-/// What a time has cost, in processors kept busy.
+/// What a time has cost.
 struct Cost {
     seconds: f64,
-    relay: Option<Duration>,
+    /// Nothing where processes cannot be looked at.
+    subject: Option<Duration>,
     me: Duration,
     machine: Option<report::Machine>,
 }
 
 impl Since {
-    fn now(stage: &Stage) -> Self {
+    fn now(subject: &Subject<'_>) -> Self {
         Self {
             at: Instant::now(),
-            relay: stage.relay.and_then(Cpu::of),
+            subject: Cpu::of_all(&subject.processes),
             me: Cpu::of(std::process::id()),
             machine: Machine::now(),
         }
     }
 
     fn until(&self, now: &Self) -> Cost {
-        let spent = |before: &Option<Cpu>, after: &Option<Cpu>| {
-            Some(after.as_ref()?.since(before.as_ref()?))
-        };
-        let machine = self
-            .machine
-            .zip(now.machine)
-            .map(|(before, after)| report::Machine {
+        let me = self.me.as_ref().zip(now.me.as_ref());
+        let machine = self.machine.zip(now.machine);
+        Cost {
+            seconds: (now.at - self.at).as_secs_f64(),
+            subject: (now.subject != Cpu::default()).then(|| now.subject.since(&self.subject)),
+            me: me.map_or(Duration::ZERO, |(before, after)| after.since(before)),
+            machine: machine.map(|(before, after)| report::Machine {
                 cpus: std::thread::available_parallelism().map_or(1, usize::from),
                 busy: after.busy_since(&before),
                 stolen: after.stolen_since(&before),
-            });
-        Cost {
-            seconds: (now.at - self.at).as_secs_f64(),
-            relay: spent(&self.relay, &now.relay),
-            me: spent(&self.me, &now.me).unwrap_or_default(),
-            machine,
+            }),
         }
     }
 }
 
-async fn measure(
-    stage: &Stage,
-    options: &Options,
+/// Opens the screens, commits, and tells what came of it.
+///
+/// # Errors
+/// When not all screens can be opened, or a commit fails.
+pub async fn measure(
+    subject: &Subject<'_>,
+    load: &Load,
     say: &Progress,
 ) -> anyhow::Result<(Report, Seen)> {
     let clock = Clock::default();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let before = resident(stage);
-    let plan = plan(stage, options, clock, threads);
+    let before = resident(subject);
+    let plan = Plan {
+        address: subject.address,
+        requests: subject.requests.clone(),
+        screens: (0..load.screens)
+            .map(|screen| size(screen % load.views))
+            .collect(),
+        threads,
+        states: subject.states,
+        rows: load.rows,
+        clock,
+        lasts: Duration::from_secs(load.seconds),
+    };
     let begun = clock.now();
     let screens = Screens::open(&plan)?;
-    opened(&screens, options, say).await?;
+    opened(&screens, load, say).await?;
     let opening = screens.ready_at().saturating_sub(begun);
 
-    let open = Since::now(stage);
-    sleep(Duration::from_secs(options.idle)).await;
-    let idle = (options.idle > 0).then(|| open.until(&Since::now(stage)));
-    let open = resident(stage);
+    let open = Since::now(subject);
+    sleep(Duration::from_secs(load.idle)).await;
+    let idle = (load.idle > 0).then(|| open.until(&Since::now(subject)));
+    let open = resident(subject);
 
-    let (start, bytes) = (Since::now(stage), screens.bytes());
+    let (start, bytes) = (Since::now(subject), screens.bytes());
     screens.begin(clock.now());
     let written = {
-        let writing = writer::write(&stage.client, options.schedule(), clock);
-        let told = progress(&screens, say);
+        let told = subject.told.as_ref();
+        let writing = writer::write(subject.client, load.schedule(), clock, told);
         tokio::select! {
             written = writing => written?,
-            never = told => match never {},
+            never = progress(&screens, say) => match never {},
         }
     };
     let expected = expected(&plan.screens, &written.committed);
     drain(&screens, expected).await;
-    let cost = start.until(&Since::now(stage));
+    let cost = start.until(&Since::now(subject));
     let bytes = screens.bytes() - bytes;
-    let after = resident(stage);
+    let after = resident(subject);
     let seen = screens.finish(&written.committed);
     say.done();
 
-    let relay = cost.relay.map(|cpu| Relay {
+    let relay = cost.subject.map(|cpu| Relay {
         cpu_us_per_event: microseconds(cpu) / real(seen.delivered.max(1)),
         cpu_us_per_commit: microseconds(cpu) / real(written.commits().max(1)),
         cpus: cpu.as_secs_f64() / cost.seconds,
         idle_cpus: idle
             .as_ref()
-            .and_then(|idle| Some(idle.relay?.as_secs_f64() / idle.seconds)),
+            .and_then(|idle| Some(idle.subject?.as_secs_f64() / idle.seconds)),
         rss_bytes: open,
-        rss_bytes_per_screen: real(open.saturating_sub(before)) / real(options.screens),
+        rss_bytes_per_screen: real(open.saturating_sub(before)) / real(load.screens),
         rss_bytes_after: after,
     });
     let report = Report {
         asked: Asked {
-            screens: size(options.screens),
-            rate: options.rate,
-            seconds: options.seconds,
-            views: size(options.views),
-            touched: size(options.touched()),
-            rows: options.rows,
-            size: size(options.size),
+            screens: size(load.screens),
+            rate: load.rate,
+            burst: load.burst,
+            seconds: load.seconds,
+            views: size(load.views),
+            touched: size(load.touched()),
+            rows: load.rows,
+            size: size(load.size),
         },
-        changes: Changes {
-            committed: written.commits(),
-            expected,
-            delivered: seen.delivered,
-            lost: seen.outcome.lost,
-            folded: seen.outcome.folded,
-            duplicated: seen.outcome.duplicated,
-            out_of_order: seen.outcome.out_of_order,
-            resets: seen.outcome.resets,
-            closed: seen.closed,
-            events_per_second: real(seen.delivered) / cost.seconds,
-            bytes_per_event: real(bytes) / real(seen.delivered.max(1)),
-        },
+        changes: changes(&seen, expected, bytes, &written, &cost),
         latency_ms: latency(&seen.latency),
         commit_ms: latency(&written.commit),
         connect: Connect {
@@ -330,43 +393,31 @@ async fn measure(
             cpu_us_per_event: microseconds(cost.me) / real(seen.delivered.max(1)),
             cpus: cost.me.as_secs_f64() / cost.seconds,
             slip_ms: latency(&written.slip),
-            limits: limits(options, &written, &cost, threads),
+            limits: limits(load, &written, &cost, threads),
         },
         machine: cost.machine,
     };
     Ok((report, seen))
 }
 
-fn plan(stage: &Stage, options: &Options, clock: Clock, threads: usize) -> Plan {
-    let token = options.token.as_ref();
-    let authorization = token.map_or(String::new(), |token| {
-        format!("Authorization: Bearer {token}\r\n")
-    });
-    let request = |view| {
-        let request = format!(
-            "GET /rest/v1/{}?view=eq.{view} HTTP/1.1\r\nHost: {}\r\n\
-             Accept: text/event-stream\r\n{authorization}\r\n",
-            stage::TABLE,
-            stage.host
-        );
-        Arc::from(request.into_bytes())
-    };
-    Plan {
-        address: stage.address,
-        requests: (0..options.views).map(request).collect(),
-        screens: (0..options.screens)
-            .map(|screen| size(screen % options.views))
-            .collect(),
-        threads,
-        states: true,
-        rows: options.rows,
-        clock,
-        lasts: Duration::from_secs(options.seconds),
+fn changes(seen: &Seen, expected: u64, bytes: u64, written: &Written, cost: &Cost) -> Changes {
+    Changes {
+        committed: written.commits(),
+        expected,
+        delivered: seen.delivered,
+        lost: seen.outcome.lost,
+        folded: seen.outcome.folded,
+        duplicated: seen.outcome.duplicated,
+        out_of_order: seen.outcome.out_of_order,
+        resets: seen.outcome.resets,
+        closed: seen.closed,
+        events_per_second: real(seen.delivered) / cost.seconds,
+        bytes_per_event: real(bytes) / real(seen.delivered.max(1)),
     }
 }
 
 /// Waits until all screens have their state.
-async fn opened(screens: &Screens, options: &Options, say: &Progress) -> Result<(), Told> {
+async fn opened(screens: &Screens, load: &Load, say: &Progress) -> Result<(), Told> {
     let begun = Instant::now();
     while !screens.all_ready() {
         let (closed, reason) = screens.closed();
@@ -378,7 +429,7 @@ async fn opened(screens: &Screens, options: &Options, say: &Progress) -> Result<
         };
         if failed {
             return Err(Told::new(
-                format!("not all of {} screens could be opened", options.screens),
+                format!("not all of {} screens could be opened", load.screens),
                 found,
                 "fewer --screens, or ulimit -n where the relay runs",
             ));
@@ -386,7 +437,7 @@ async fn opened(screens: &Screens, options: &Options, say: &Progress) -> Result<
         say.now(&format!(
             "{} of {} screens open",
             report::whole(screens.ready()),
-            report::whole(options.screens)
+            report::whole(load.screens)
         ));
         sleep(Duration::from_millis(20)).await;
     }
@@ -430,15 +481,15 @@ fn expected(screens: &[usize], committed: &[u64]) -> u64 {
 }
 
 /// What was not the relay's doing.
-fn limits(options: &Options, written: &Written, cost: &Cost, threads: usize) -> Vec<String> {
+fn limits(load: &Load, written: &Written, cost: &Cost, threads: usize) -> Vec<String> {
     let mut limits = Vec::new();
     let took = written.took.as_secs_f64();
     let rate = real(written.commits()) / took.max(0.001);
-    if written.held_up > 0 || (rate < options.rate * 0.95 && took > real(options.seconds) * 1.05) {
+    if written.held_up > 0 || (rate < load.rate * 0.95 && took > real(load.seconds) * 1.05) {
         limits.push(format!(
             "the database was the limit: {} of {} commits/s, p99 of a commit {} ms",
             report::number(rate),
-            report::number(options.rate),
+            report::number(load.rate),
             report::number(milliseconds(written.commit.quantile(0.99)))
         ));
     }
@@ -472,8 +523,8 @@ fn limits(options: &Options, written: &Written, cost: &Cost, threads: usize) -> 
         }
         let others = machine.busy * real(machine.cpus as u64)
             - cost.me.as_secs_f64() / cost.seconds
-            - cost.relay.unwrap_or_default().as_secs_f64() / cost.seconds;
-        if cost.relay.is_some() && others > real(machine.cpus as u64) * 0.5 {
+            - cost.subject.unwrap_or_default().as_secs_f64() / cost.seconds;
+        if cost.subject.is_some() && others > real(machine.cpus as u64) * 0.5 {
             limits.push(format!(
                 "others, the database among them, kept {} of {} CPUs busy",
                 report::number(others),
@@ -495,8 +546,9 @@ fn latency(histogram: &Histogram) -> Latency {
     }
 }
 
-fn resident(stage: &Stage) -> u64 {
-    stage.relay.and_then(process::resident).unwrap_or_default()
+fn resident(subject: &Subject<'_>) -> u64 {
+    let each = subject.processes.iter();
+    each.filter_map(|pid| process::resident(*pid)).sum()
 }
 
 fn milliseconds(microseconds: u64) -> f64 {
@@ -518,24 +570,43 @@ fn size(number: u64) -> usize {
 }
 
 /// Says on the error output how far a run is.
-struct Progress {
+pub struct Progress {
     /// One line that changes, or one line a second.
     terminal: bool,
-    told: std::cell::Cell<Option<Instant>>,
+    silent: bool,
+    told: Cell<Option<Instant>>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Progress {
-    fn new() -> Self {
+    /// For a person who waits.
+    #[must_use]
+    pub fn new() -> Self {
         Self {
             terminal: std::io::stderr().is_terminal(),
-            told: std::cell::Cell::new(None),
+            silent: false,
+            told: Cell::new(None),
+        }
+    }
+
+    /// Says nothing.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self {
+            silent: true,
+            ..Self::new()
         }
     }
 
     /// What is so now; not more than once a second.
     fn now(&self, text: &str) {
         const OFTEN: Duration = Duration::from_millis(900);
-        if self.told.get().is_some_and(|told| told.elapsed() < OFTEN) {
+        if self.silent || self.told.get().is_some_and(|told| told.elapsed() < OFTEN) {
             return;
         }
         self.told.set(Some(Instant::now()));
@@ -547,7 +618,7 @@ impl Progress {
     }
 
     fn done(&self) {
-        if self.terminal {
+        if self.terminal && !self.silent {
             eprint!("\r\x1b[K");
         }
     }

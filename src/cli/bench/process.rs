@@ -25,6 +25,13 @@ impl Cpu {
         Some(Self(threads))
     }
 
+    /// Of all these processes, as far as they are there.
+    #[must_use]
+    pub fn of_all(pids: &[u32]) -> Self {
+        let each = pids.iter().filter_map(|pid| Self::of(*pid));
+        Self(each.flat_map(|cpu| cpu.0).collect())
+    }
+
     /// What was spent since `before`. A thread that has ended in between is not counted.
     #[must_use]
     pub fn since(&self, before: &Self) -> Duration {
@@ -44,6 +51,19 @@ pub fn resident(pid: u32) -> Option<u64> {
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024)
+}
+
+/// The processes that process `pid` has started and that are still there.
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
+    let parent = |pid: u32| -> Option<u32> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+        line.trim().parse().ok()
+    };
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    all.filter(|child| parent(*child) == Some(pid)).collect()
 }
 
 /// What the machine's processors have done, in ticks.

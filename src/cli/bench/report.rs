@@ -31,6 +31,7 @@ pub struct Report {
 pub struct Asked {
     pub screens: usize,
     pub rate: f64,
+    pub burst: u64,
     pub seconds: u64,
     pub views: usize,
     pub touched: usize,

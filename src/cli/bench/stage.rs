@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -274,17 +275,36 @@ async fn address(url: &str) -> Result<(String, SocketAddr), Told> {
     Ok((host.to_owned(), address))
 }
 
-/// Makes the table and watches it.
-async fn prepare(client: &Client, shape: Shape, and: &str) -> Result<(), Told> {
+/// SQL that makes the table.
+#[must_use]
+pub fn table(shape: Shape) -> String {
     let Shape { views, rows, size } = shape;
-    let sql = format!(
+    format!(
         "create table {TABLE} (id bigint primary key, view integer not null, \
            seq bigint not null default 0, sent bigint not null default 0, body text not null); \
          insert into {TABLE} (id, view, body) \
          select v * {rows}::bigint + r, v, repeat('x', {size}) \
          from generate_series(0, {views} - 1) v, generate_series(0, {rows} - 1) r; \
-         select rowcast.watch('{TABLE}'); {and}"
+         create index on {TABLE} (view); "
+    )
+}
+
+/// The request for one of the views.
+#[must_use]
+pub fn request(host: &str, view: u64, token: Option<&str>) -> Arc<[u8]> {
+    let authorization = token.map_or(String::new(), |token| {
+        format!("Authorization: Bearer {token}\r\n")
+    });
+    let request = format!(
+        "GET /rest/v1/{TABLE}?view=eq.{view} HTTP/1.1\r\nHost: {host}\r\n\
+         Accept: text/event-stream\r\n{authorization}\r\n"
     );
+    Arc::from(request.into_bytes())
+}
+
+/// Makes the table and watches it.
+async fn prepare(client: &Client, shape: Shape, and: &str) -> Result<(), Told> {
+    let sql = table(shape) + &format!("select rowcast.watch('{TABLE}'); {and}");
     client.batch_execute(&sql).await.map_err(|error| {
         Told::new(
             format!("the table {TABLE} cannot be made"),

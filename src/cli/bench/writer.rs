@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::stream::FuturesOrdered;
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
@@ -28,6 +28,21 @@ pub struct Schedule {
     pub views: usize,
     /// Rows of each, one after the other.
     pub rows: u64,
+    /// Commits that are sent at once; the rate stays the same.
+    pub burst: u64,
+}
+
+/// A row that was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Commit {
+    /// Of which view.
+    pub view: usize,
+    /// Its key.
+    pub row: u64,
+    /// Its number in the view.
+    pub number: u64,
+    /// When its statement was sent, in microseconds of the clock.
+    pub sent: u64,
 }
 
 /// What was written.
@@ -53,11 +68,17 @@ impl Written {
     }
 }
 
-/// Writes it. Each statement is a transaction of its own, and they are committed in order.
+/// Writes it. Each statement is a transaction of its own, and they are committed in order. `told`
+/// hears of each once it is committed, for servers that must be told.
 ///
 /// # Errors
 /// When a statement fails.
-pub async fn write(client: &Client, schedule: Schedule, clock: Clock) -> anyhow::Result<Written> {
+pub async fn write(
+    client: &Client,
+    schedule: Schedule,
+    clock: Clock,
+    told: Option<&mpsc::UnboundedSender<Commit>>,
+) -> anyhow::Result<Written> {
     let sql = format!("update {TABLE} set seq = $2, sent = $3 where id = $1");
     let statement = client.prepare(&sql).await?;
     let mut written = Written {
@@ -66,7 +87,7 @@ pub async fn write(client: &Client, schedule: Schedule, clock: Clock) -> anyhow:
     };
     let begun = Instant::now();
     let mut due = timer(schedule, begun);
-    let mut answers = FuturesUnordered::new();
+    let mut answers = FuturesOrdered::new();
     let mut next = 0;
     let mut more = true;
     while more || !answers.is_empty() {
@@ -84,17 +105,22 @@ pub async fn write(client: &Client, schedule: Schedule, clock: Clock) -> anyhow:
                 let sent = clock.now();
                 written.slip.record(sent.saturating_sub(clock.of(planned)));
                 written.took = begun.elapsed();
-                let statement = &statement;
-                answers.push(async move {
+                let (statement, commit) = (&statement, Commit { view, row, number, sent });
+                answers.push_back(async move {
                     let (row, number) = (signed(row), signed(number));
                     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
                         [&row, &number, &signed(sent)];
-                    client.execute(statement, &parameters).await.map(|_| sent)
+                    client.execute(statement, &parameters).await.map(|_| commit)
                 });
                 written.held_up += u64::from(answers.len() == IN_FLIGHT);
             }
             Some(answer) = answers.next() => {
-                written.commit.record(clock.now().saturating_sub(answer?));
+                let commit: Commit = answer?;
+                written.commit.record(clock.now().saturating_sub(commit.sent));
+                if let Some(told) = told {
+                    // Whoever does not listen any more is missed by the screens.
+                    let _nobody = told.send(commit);
+                }
             }
             () = tokio::time::sleep(PATIENCE) => {
                 anyhow::bail!("the database did not answer within {} s", PATIENCE.as_secs());
@@ -113,7 +139,11 @@ fn signed(number: u64) -> i64 {
 fn timer(schedule: Schedule, begun: Instant) -> mpsc::Receiver<Instant> {
     let (tell, due) = mpsc::channel(IN_FLIGHT);
     let ticks = std::iter::successors(Some(0_u32), |number| number.checked_add(1));
-    let times = ticks.map(move |number| Duration::from_secs_f64(f64::from(number) / schedule.rate));
+    let burst = u32::try_from(schedule.burst).unwrap_or(u32::MAX).max(1);
+    let times = ticks.map(move |number| {
+        let first = number - number % burst;
+        Duration::from_secs_f64(f64::from(first) / schedule.rate)
+    });
     let times = times.take_while(move |time| *time < schedule.lasts);
     // Ends with its schedule, or with who listens.
     std::thread::spawn(move || {
