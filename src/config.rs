@@ -92,6 +92,10 @@ pub struct Config {
     #[arg(long, env = "ROWCAST_POOL", default_value = "8", global = true)]
     pub pool: usize,
 
+    /// What clients may take
+    #[command(flatten)]
+    pub bounds: Bounds,
+
     /// Who the caller is
     #[command(flatten)]
     pub access: Access,
@@ -103,6 +107,46 @@ pub struct Config {
     /// How requests end, and whether Prefer: tx= may say otherwise
     #[arg(long, env = "ROWCAST_TX_END", default_value = "commit", global = true)]
     pub tx_end: TxEnd,
+}
+
+/// What clients may take of the relay. 0 is no limit.
+#[derive(Debug, Clone, Args)]
+pub struct Bounds {
+    /// Connections of clients; fewer where the system allows fewer open files
+    #[arg(
+        long,
+        env = "ROWCAST_MAX_CONNECTIONS",
+        default_value = "20000",
+        global = true
+    )]
+    pub max_connections: usize,
+
+    /// Event streams in all; 0 is nine tenths of the connections
+    #[arg(long, env = "ROWCAST_MAX_STREAMS", default_value = "0", global = true)]
+    pub max_streams: usize,
+
+    /// Event streams of one user: of everybody with the same role and claims; 0 is no limit
+    #[arg(
+        long,
+        env = "ROWCAST_MAX_STREAMS_PER_USER",
+        default_value = "100",
+        global = true
+    )]
+    pub max_streams_per_user: usize,
+
+    /// Event streams without a token from one public address; 0 is no limit
+    #[arg(
+        long,
+        env = "ROWCAST_MAX_STREAMS_PER_ADDRESS",
+        default_value = "500",
+        global = true
+    )]
+    pub max_streams_per_address: usize,
+
+    /// Memory, e.g. 512MiB; that of the control group or the machine when not given. At 90 % new
+    /// streams are refused, at 95 % the slowest are cut
+    #[arg(long, env = "ROWCAST_MEMORY_LIMIT", value_parser = memory, global = true)]
+    pub memory_limit: Option<u64>,
 }
 
 /// Who the caller is. With none of these, every request runs as the API's login.
@@ -215,6 +259,16 @@ pub enum LogFormat {
     Text,
     /// For machines
     Json,
+}
+
+/// As [`bytes`], for memory: with less a relay does not start.
+fn memory(text: &str) -> Result<u64, String> {
+    bytes(text).and_then(|bytes| {
+        if bytes < 64 << 20 {
+            return Err("at least 64MiB".to_owned());
+        }
+        Ok(bytes)
+    })
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -198,13 +198,19 @@ impl Doorbell {
 
 /// Drives the connection and hands its notifications on. It never waits for who takes them.
 async fn read(mut connection: Connection, notices: mpsc::Sender<Notification>) {
+    // One line a second: anybody may flood a channel, and the log is not to be flooded with it.
+    let (mut cut, mut told) = (0_u64, None::<tokio::time::Instant>);
     loop {
         match poll_fn(|context| connection.poll_message(context)).await {
             Some(Ok(AsyncMessage::Notification(notice))) => match notices.try_send(notice) {
                 Ok(()) => {}
                 // Full: the bell among those that wait will be heard, and notes are live only.
                 Err(mpsc::error::TrySendError::Full(_)) => {
-                    warn!("a burst of notifications was cut");
+                    cut += 1;
+                    if told.is_none_or(|told| told.elapsed() >= Duration::from_secs(1)) {
+                        warn!(cut, "a burst of notifications was cut");
+                        told = Some(tokio::time::Instant::now());
+                    }
                 }
                 Err(mpsc::error::TrySendError::Closed(_)) => return,
             },

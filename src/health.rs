@@ -14,6 +14,9 @@ use tokio::time::Instant;
 /// runs every second, so three missed ones mean that something is wrong.
 pub const FRESH_FOR: Duration = Duration::from_secs(3);
 
+/// The relay is not ready for so long after a connection could not be accepted.
+const REFUSING_FOR: Duration = Duration::from_secs(1);
+
 /// The state that the parts report.
 #[derive(Debug)]
 pub struct Health {
@@ -23,6 +26,8 @@ pub struct Health {
     catalog: watch::Sender<bool>,
     draining: watch::Sender<bool>,
     refused: watch::Sender<BTreeMap<&'static str, String>>,
+    /// When a connection could not be accepted last.
+    not_accepted: Mutex<Option<Instant>>,
 }
 
 impl Default for Health {
@@ -42,6 +47,7 @@ impl Health {
             catalog: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             refused: watch::Sender::new(BTreeMap::new()),
+            not_accepted: Mutex::new(None),
         }
     }
 
@@ -119,6 +125,17 @@ impl Health {
         self.draining.send_replace(true);
     }
 
+    /// A connection could not be accepted, for want of descriptors or memory.
+    pub fn cannot_accept(&self) {
+        *self.not_accepted.lock().expect("no panic while held") = Some(Instant::now());
+    }
+
+    /// Whether that was a moment ago.
+    fn is_refusing(&self) -> bool {
+        let refused = *self.not_accepted.lock().expect("no panic while held");
+        refused.is_some_and(|at| at.elapsed() < REFUSING_FOR)
+    }
+
     /// Every reason not to be ready; empty means ready.
     #[must_use]
     pub fn unready(&self) -> Vec<String> {
@@ -130,6 +147,7 @@ impl Health {
                 "the listening connection is not up",
             ),
             (!*self.catalog.borrow(), "the catalogue is not loaded"),
+            (self.is_refusing(), "connections cannot be accepted"),
             (
                 !self.is_fresh(),
                 "the log has not been read for three seconds",

@@ -19,13 +19,16 @@
 //! | [`log`] | committed entries between two cursors | views |
 //! | [`doorbell`] | LISTEN: "look again" | data |
 //! | [`hub`] | one publisher, many positions in one buffer | HTTP, SQL, events |
+//! | [`admission`] | who may open one more stream, and who is cut when there are too many | HTTP, what a stream carries |
 //! | [`auth`] | token and clock in, identity out | requests, what a role may do |
 //! | [`rows`] | reads and writes in the PostgREST dialect | subscribers: it never publishes |
 //! | [`schema`] | our schema, the catalogue, drift | requests, views |
+//! | [`memory`] | how much memory is used of what may be | who uses it |
 //! | [`postgres`] | connections, quoting, the private cluster | what is asked |
 //! | [`event`], [`cursor`], [`etag`], [`filter`], [`sse`] | pure: no socket, no task | |
 //! | [`health`], [`metrics`], [`config`], [`shutdown`], [`backoff`], [`causes`] | what everyone may name | any other room |
 
+pub mod admission;
 pub mod auth;
 pub mod backoff;
 pub mod causes;
@@ -41,6 +44,7 @@ pub mod health;
 pub mod http;
 pub mod hub;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod postgres;
 pub mod rows;

@@ -144,6 +144,7 @@ pub struct Metrics {
     pub events: Counter,
     pub event_bytes: Counter,
     pub commit_to_write: Histogram,
+    pub refused_streams: Family<Reason, Counter>,
     pub dropped_subscribers: Family<Reason, Counter>,
     pub resumes: Family<Answer, Counter>,
     pub resets: Family<Reason, Counter>,
@@ -153,6 +154,11 @@ pub struct Metrics {
     pub listener_connected: Gauge,
     pub listener_reconnects: Counter,
     pub notify_queue_usage: Gauge<f64, std::sync::atomic::AtomicU64>,
+    pub connections: Gauge,
+    pub refused_connections: Family<Reason, Counter>,
+    pub panics: Counter,
+    pub memory_used: Gauge,
+    pub memory_limit: Gauge,
     pub catalog_loads: Counter,
     pub log_kept_rows: Gauge,
     pub log_kept_bytes: Gauge,
@@ -211,6 +217,7 @@ impl Metrics {
             subscriptions: Counter, "rowcast_subscriptions", "Event streams opened";
             events: Counter, "rowcast_events", "Events handed to event streams";
             event_bytes: Counter, "rowcast_event_bytes", "Bytes handed to event streams";
+            refused_streams: Family<Reason, Counter>, "rowcast_refused_streams", "Event streams that got no place: total, user, address or memory";
             dropped_subscribers: Family<Reason, Counter>, "rowcast_dropped_subscribers", "Event streams ended by the relay";
             resumes: Family<Answer, Counter>, "rowcast_resumes", "Event streams that brought a token, by where their history came from";
             resets: Family<Reason, Counter>, "rowcast_resets", "Resets sent to screens";
@@ -220,6 +227,11 @@ impl Metrics {
             listener_connected: Gauge, "rowcast_listener_connected", "1 while the listening connection is up";
             listener_reconnects: Counter, "rowcast_listener_reconnects", "Times the listening connection was made anew";
             notify_queue_usage: Gauge<f64, std::sync::atomic::AtomicU64>, "rowcast_notify_queue_usage_ratio", "pg_notification_queue_usage()";
+            connections: Gauge, "rowcast_connections", "Open connections of clients";
+            refused_connections: Family<Reason, Counter>, "rowcast_refused_connections", "Connections that were not served: full (as many as allowed), descriptors (none left) or silent (no request in time)";
+            panics: Counter, "rowcast_panics", "Exchanges that ended by a mistake of ours";
+            memory_used: Gauge, "rowcast_memory_used_bytes", "Memory in use, measured where the limit is set";
+            memory_limit: Gauge, "rowcast_memory_limit_bytes", "The limit that 90 and 95 % are taken of; 0 without one";
             catalog_loads: Counter, "rowcast_schema_cache_loads", "Times the catalogue was read";
             log_kept_rows: Gauge, "rowcast_log_kept_rows", "Rows in the log as of the last tick";
             log_kept_bytes: Gauge, "rowcast_log_kept_bytes", "Bytes of changes in the log as of the last tick; what --log-size bounds";

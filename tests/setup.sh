@@ -72,6 +72,19 @@ browser() {
   has_browser || add chromium "--cask google-chrome" || add chromium-browser ""
 }
 
+# In front of the relay in tests, as in front of many in earnest. Where the package would also start
+# them, Debian's own switch says no: the tests start their own.
+proxies() {
+  if has apt-get; then
+    has nginx || [ -x /usr/sbin/nginx ] || RUNLEVEL=1 add nginx ""
+    has haproxy || [ -x /usr/sbin/haproxy ] || RUNLEVEL=1 add haproxy ""
+    has faketime || add faketime ""
+  else
+    has nginx || add "" nginx
+    has haproxy || add "" haproxy
+  fi
+}
+
 # Debian 12 and Ubuntu 24.04 package Node 18, and the tests need 20: npm has newer ones. The
 # Makefile puts that directory in front of PATH.
 javascript() {
@@ -110,6 +123,6 @@ python() {
 
 case "${1:-}" in
   run) compiler; postgresql ;;
-  test) compiler; postgresql; pooler; browser; javascript; packages; python ;;
+  test) compiler; postgresql; pooler; proxies; browser; javascript; packages; python ;;
   *) die "usage: tests/setup.sh run | test" ;;
 esac

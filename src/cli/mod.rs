@@ -2,6 +2,7 @@
 
 mod access;
 pub mod bench;
+mod bounds;
 mod database;
 mod demo;
 mod doctor;

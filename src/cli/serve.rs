@@ -12,7 +12,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_postgres::SimpleQueryMessage;
 
-use super::{Told, access, database, demo, log, tables};
+use super::{Told, access, bounds, database, demo, log, tables};
+use crate::admission::Admission;
 use crate::auth::{Authenticator, Secret};
 use crate::backoff::Backoff;
 use crate::config::{Bell, Config};
@@ -25,11 +26,13 @@ use crate::http::body;
 use crate::http::cors::Origins;
 use crate::http::debug::Debug;
 use crate::http::demo::SignIn;
+use crate::http::looks::Looks;
 use crate::http::problem;
 use crate::http::route::Router;
 use crate::http::rows::Rows;
-use crate::http::server::{self, Incident, Limits, Observer, Server};
-use crate::metrics::{Metrics, PoolState, Reason};
+use crate::http::server::{self, Limits, Server};
+use crate::memory::Pressure;
+use crate::metrics::{Metrics, PoolState};
 use crate::postgres::connect::Target;
 use crate::postgres::embedded::{Cluster, Options};
 use crate::postgres::{pool, pooler, quote};
@@ -48,6 +51,8 @@ const LOG_POOL: usize = 2;
 /// Connections for reading states, and as many for asking what changed: apart from those for
 /// requests, so that slow requests do not hold up screens.
 const STATE_POOL: usize = 4;
+/// Connections for what a stream asks before it opens, which is quick and must stay so.
+const LOOK_POOL: usize = 2;
 
 /// Rows in one answer at most; a reader that wants more asks for pages.
 const MAX_ROWS: u64 = 10_000;
@@ -258,6 +263,9 @@ struct Relay {
     doorbell: Doorbell,
     catalog: Arc<Handle>,
     definitions: Arc<Notify>,
+    limits: Limits,
+    admission: Admission,
+    pressure: watch::Sender<Pressure>,
     router: Router<Api>,
 }
 
@@ -278,11 +286,13 @@ impl Relay {
         let log = pool::pool(target, "rowcast log", LOG_POOL);
         let states = pool::pool(&door.login, "rowcast states", STATE_POOL);
         let asking = pool::pool(&door.login, "rowcast asking", STATE_POOL);
+        let looks = pool::pool(&door.login, "rowcast looks", LOOK_POOL);
         for (name, pool) in [
             ("requests", &requests),
             ("log", &log),
             ("states", &states),
             ("asking", &asking),
+            ("looks", &looks),
         ] {
             let pool = pool.clone();
             metrics.show_pool(name, Box::new(move || pool_state(&pool)));
@@ -319,10 +329,18 @@ impl Relay {
             metrics: Arc::clone(&metrics),
         };
         let known = Arc::clone(&catalog);
+        let limits = bounds::limits(&config.bounds);
+        let pressure = watch::Sender::new(Pressure::default());
+        let admission = Admission::new(
+            bounds::streams(&config.bounds, limits.connections),
+            pressure.subscribe(),
+        );
         let api = Api {
             auth: Arc::new(door.auth),
             rows: Arc::new(Rows {
                 pool: requests,
+                views: looks,
+                looks: Looks::default(),
                 catalog: Arc::clone(&catalog),
                 max_rows: MAX_ROWS,
                 statement_timeout: STATEMENT_TIMEOUT,
@@ -345,6 +363,7 @@ impl Relay {
             },
             listening: heard,
             sign_in: door.sign_in,
+            admission: admission.clone(),
         };
         let router = Router {
             api,
@@ -363,6 +382,9 @@ impl Relay {
             doorbell,
             catalog: known,
             definitions,
+            limits,
+            admission,
+            pressure,
             router,
         }
     }
@@ -393,25 +415,28 @@ impl Relay {
             doorbell,
             catalog,
             definitions,
+            limits,
+            admission,
+            pressure,
             router,
         } = self;
-        let counted = Arc::clone(&metrics);
-        let observer: Observer = Arc::new(move |incident| {
-            if let Incident::Stalled { events: true } = incident {
-                counted
-                    .dropped_subscribers
-                    .get_or_create(&Reason { reason: "stalled" })
-                    .inc();
-            }
-        });
+        let observer = bounds::observer(&metrics, &health);
         let server = Server::new(
             vec![listener],
             shutdown.clone(),
-            Limits::default(),
+            limits,
             observer,
             router.into_handler(),
         );
         let mut tasks = JoinSet::new();
+        let counted = Arc::clone(&metrics);
+        tasks.spawn(admission.watch(shutdown.clone(), move |cut| bounds::count(&counted, cut)));
+        tasks.spawn(bounds::watch_memory(
+            &config.bounds,
+            pressure,
+            &metrics,
+            shutdown.clone(),
+        ));
         let stop = shutdown.clone();
         let asking = Arc::clone(&feed);
         tasks.spawn(async move { feed.run(stop).await });

@@ -11,9 +11,11 @@ use super::identify::identify;
 use super::problem::Problem;
 use super::rows::Rows;
 use super::{
-    Response, batch, call, channels, demo, openapi, profile, route, rows, stream, tickets,
+    Response, batch, call, channels, demo, exchange, openapi, profile, route, rows, stream, tickets,
 };
+use crate::admission::Admission;
 use crate::auth::{Authenticator, Identity};
+use crate::metrics::Reason;
 use crate::subscription::Parts;
 
 /// Answers what the router has let through.
@@ -25,6 +27,8 @@ pub struct Api {
     pub rows: Arc<Rows>,
     /// Streams.
     pub streams: Parts,
+    /// How many of them there may be.
+    pub admission: Admission,
     /// Channels that are listened on.
     pub listening: watch::Receiver<BTreeSet<String>>,
     /// Who signs people in, on the demo board.
@@ -64,12 +68,31 @@ impl Api {
         head: &Head,
         answer: impl FnOnce(Identity) -> F,
     ) -> Response {
-        match self.admitted(head).await {
-            Ok(identity) => answer(identity).await,
+        let identity = match self.admitted(head).await {
+            Ok(identity) => identity,
             Err(problem) if problem.status.is_server_error() => {
+                return stream::closed(stream::token(head).as_deref(), &problem.unavailable());
+            }
+            Err(problem) => return problem.into_response(),
+        };
+        // Before anything is asked of the database.
+        match stream::place(&self.admission, head, &identity) {
+            Ok(place) => {
+                let response = answer(identity).await;
+                if exchange::is_event_stream(response.headers()) {
+                    return stream::keeping(response, place);
+                }
+                response
+            }
+            Err(full) => {
+                let reason = Reason {
+                    reason: full.reason(),
+                };
+                let refused = &self.streams.metrics.refused_streams;
+                refused.get_or_create(&reason).inc();
+                let problem = Problem::of_full(full);
                 stream::closed(stream::token(head).as_deref(), &problem.unavailable())
             }
-            Err(problem) => problem.into_response(),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{Response, body, context};
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::auth::Identity;
-use crate::postgres::pool::Lease;
+use crate::postgres::pool::{Lease, Pool};
 use crate::postgres::transaction::{self, Access, Context, Terms};
 use crate::postgres::untyped::Untyped;
 use crate::rows::Error;
@@ -36,7 +36,7 @@ pub async fn subscribe(
 ) -> Response {
     let token = token(head);
     let context = context::of_view(identity, rows.schema(None), true);
-    match may(rows, &context, "subscribe", channel).await {
+    match may(rows, &rows.views, &context, "subscribe", channel).await {
         Ok(true) => {}
         Ok(false) => {
             let problem = forbidden(rows, &context, channel).await;
@@ -75,12 +75,12 @@ pub async fn publish(
             .ok()
             .filter(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
             .ok_or_else(|| logged(&Error::Body("a message is one JSON value")))?;
-        if !may(rows, &context, "publish", channel).await? {
+        if !may(rows, &rows.pool, &context, "publish", channel).await? {
             return Err(forbidden(rows, &context, channel).await);
         }
         let values = [channel.to_owned(), text.to_owned()];
         let sql = "select rowcast.publish($1, $2)";
-        let txid = ask(rows, Access::ReadWrite, &context, sql, &values).await?;
+        let txid = ask(rows, &rows.pool, Access::ReadWrite, &context, sql, &values).await?;
         Ok::<String, Problem>(txid.unwrap_or_default())
     };
     match published.await {
@@ -100,24 +100,31 @@ pub async fn publish(
 
 /// What `rowcast.may_subscribe` or `rowcast.may_publish` says to this role, which an operator may
 /// have replaced, about a channel that is allowed at all.
-async fn may(rows: &Rows, context: &Context, what: &str, channel: &str) -> Result<bool, Problem> {
+async fn may(
+    rows: &Rows,
+    pool: &Pool,
+    context: &Context,
+    what: &str,
+    channel: &str,
+) -> Result<bool, Problem> {
     let sql =
         format!("select (rowcast.channel_allowed($1) and rowcast.may_{what}($1))::pg_catalog.text");
     let values = [channel.to_owned()];
-    let may = ask(rows, Access::ReadOnly, context, &sql, &values).await?;
+    let may = ask(rows, pool, Access::ReadOnly, context, &sql, &values).await?;
     Ok(may.as_deref() == Some("true"))
 }
 
 /// One value, as text, from one statement in a transaction of its own.
 async fn ask(
     rows: &Rows,
+    pool: &Pool,
     access: Access,
     context: &Context,
     sql: &str,
     values: &[String],
 ) -> Result<Option<String>, Problem> {
     let asked = async {
-        let lease = Lease::take(&rows.pool).await?;
+        let lease = Lease::take(pool).await?;
         let values: Vec<_> = values.iter().map(|value| Untyped(value)).collect();
         let values: Vec<(&(dyn ToSql + Sync), Type)> = values
             .iter()
@@ -144,7 +151,7 @@ async fn ask(
 async fn forbidden(rows: &Rows, context: &Context, channel: &str) -> Problem {
     let sql = "select rowcast.channel_allowed($1)::pg_catalog.text";
     let values = [channel.to_owned()];
-    let allowed = ask(rows, Access::ReadOnly, context, sql, &values).await;
+    let allowed = ask(rows, &rows.pool, Access::ReadOnly, context, sql, &values).await;
     let problem = |message: String| Problem::new(StatusCode::UNAUTHORIZED, "42501", message);
     if allowed.is_ok_and(|allowed| allowed.as_deref() == Some("true")) {
         return problem(format!("permission denied for channel \"{channel}\""))

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::auth::{Authenticator, Identity, Settings};
 use crate::http::body::keep_head;
+use crate::http::looks::Looks;
 use crate::http::rows::{Rows, respond};
 use crate::postgres::embedded::tests::{options, skipped};
 use crate::postgres::embedded::{Cluster, Options};
@@ -97,6 +98,8 @@ impl World {
                     vec!["public".to_owned()],
                     Arc::default(),
                 )),
+                views: pool.clone(),
+                looks: Looks::default(),
                 pool,
                 max_rows: 1000,
                 statement_timeout: Duration::from_secs(8),

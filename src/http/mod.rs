@@ -20,6 +20,7 @@ pub mod headers;
 pub mod identify;
 #[cfg(test)]
 mod live;
+pub mod looks;
 pub mod once;
 pub mod openapi;
 pub mod ops;

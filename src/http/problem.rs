@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::{Response, body};
+use crate::admission::Full;
 use crate::auth::Identity;
 use crate::causes::Causes;
 use crate::filter::ConditionError;
@@ -546,6 +547,30 @@ impl Problem {
         }
     }
 
+    /// There is no place for one more stream. An event stream hears it, with a status of 200.
+    #[must_use]
+    pub fn of_full(full: Full) -> Self {
+        let (code, hint) = match full {
+            Full::Total(_) => (
+                "RCH07",
+                "the stream tries again by itself; another relay may have room",
+            ),
+            Full::User(_) => (
+                "RCH08",
+                "close some pages; the operator raises --max-streams-per-user",
+            ),
+            Full::Address(_) => (
+                "RCH08",
+                "sign in, or close some pages; the operator raises --max-streams-per-address",
+            ),
+            Full::Memory => (
+                "RCH09",
+                "the stream tries again by itself; another relay may have room",
+            ),
+        };
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, full.to_string()).hint(hint)
+    }
+
     /// As the word of a stream that cannot be now. The status cannot be told there: an EventSource
     /// that meets anything but 200 gives up for ever.
     #[must_use]
@@ -553,6 +578,7 @@ impl Problem {
         Unavailable {
             body: self.body(),
             passing: self.is_passing(),
+            crowded: matches!(&*self.code, "RCH07" | "RCH08" | "RCH09" | "RCR03"),
         }
     }
 

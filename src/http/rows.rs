@@ -19,8 +19,10 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::headers::joined;
+use super::looks::Looks;
 use super::problem::{JSON, Problem, etag, logged};
 use super::reply::Reply;
+use super::watch::{Cannot, Seen};
 use super::{Response, context, once, profile};
 use crate::auth::Identity;
 use crate::causes::Causes;
@@ -51,6 +53,10 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 pub struct Rows {
     /// Connections of the API's login.
     pub pool: Pool,
+    /// The same for what streams ask: slow requests must not hold up screens.
+    pub views: Pool,
+    /// What streams have asked a moment ago.
+    pub looks: Looks<Seen, Cannot>,
     /// The tables that there are for the API.
     pub catalog: Arc<catalog::Handle>,
     /// Rows in one answer at most.

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -32,6 +32,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::deadline::Deadline;
 use super::{Request, Response, exchange};
+use crate::admission::Scissors;
 use crate::shutdown::Shutdown;
 
 /// The bounds of one server.
@@ -70,9 +71,14 @@ impl Default for Limits {
     }
 }
 
-/// Something that an operator may want to count. The server has put it into the log already.
+/// Something that an operator may want to count. The server has put it into the log already, where
+/// it is worth it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Incident {
+    /// A connection is there.
+    Opened,
+    /// It is gone.
+    Closed,
     /// A connection could not be accepted, mostly for want of descriptors.
     NotAccepted,
     /// There were as many connections as allowed, and one more was closed.
@@ -194,11 +200,15 @@ fn builder(limits: &Limits, observer: Observer) -> auto::Builder<Streams> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PONG_WITHIN);
     builder
 }
+
+/// What waits for the client of one exchange of HTTP/2; hyper would take 400 KiB.
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// An HTTP/2 client that is gone is noticed within the sum of these.
 const PING_EVERY: Duration = Duration::from_secs(15);
@@ -211,6 +221,7 @@ where
     F: Future<Output = Response> + Send + 'static,
 {
     let mut connections = JoinSet::new();
+    let mut spare = Spare::new();
     let grace = {
         let mut stopping = pin!(shared.shutdown.begun());
         loop {
@@ -220,7 +231,7 @@ where
                 Some(ended) = connections.join_next() => shared.ended(ended),
                 accepted = listener.accept() => match accepted {
                     Ok((socket, peer)) => shared.admit(&mut connections, socket, peer),
-                    Err(error) => shared.rest_after(&error).await,
+                    Err(error) => shared.rest_after(&error, &listener, &mut spare).await,
                 },
             }
         }
@@ -275,7 +286,8 @@ where
             // It is gone already, or a system without the option: the limits in here still hold.
             tracing::debug!(%peer, %error, "the socket could not be tuned");
         }
-        connections.spawn(connection(self.clone(), socket, peer, permit));
+        let here = Here::new(permit, Arc::clone(&self.observer));
+        connections.spawn(connection(self.clone(), socket, peer, here));
     }
 
     /// A task of a connection has ended.
@@ -286,14 +298,44 @@ where
         }
     }
 
-    /// Waits before the next accept, if the error would only come again at once.
-    async fn rest_after(&self, error: &io::Error) {
+    /// Waits before the next accept, if the error would only come again at once. Who waits in the
+    /// queue is told no by the spare descriptor, and does not hang until somebody else leaves.
+    async fn rest_after(&self, error: &io::Error, listener: &TcpListener, spare: &mut Spare) {
         if is_about_one_connection(error) {
             return;
         }
-        tracing::warn!(%error, "no connection could be accepted");
         (self.observer)(Incident::NotAccepted);
+        let turned_away = spare.turn_away(listener).await;
+        tracing::warn!(%error, turned_away, "no connection could be accepted");
         sleep(Duration::from_millis(fastrand::u64(50..=100))).await;
+    }
+}
+
+/// A descriptor that is kept for the moment when there are no more.
+struct Spare(Option<std::fs::File>);
+
+impl Spare {
+    fn new() -> Self {
+        Self(std::fs::File::open("/dev/null").ok())
+    }
+
+    /// Closes those who wait in the queue, and returns how many. Not more than the queue held.
+    async fn turn_away(&mut self, listener: &TcpListener) -> usize {
+        let mut turned_away = 0;
+        let most = usize::try_from(BACKLOG).unwrap_or(usize::MAX);
+        if self.0.take().is_some() {
+            // The descriptor is free again after each: the socket is closed at once.
+            while turned_away < most
+                && let Some(Ok(_closed)) = listener.accept().now_or_never()
+            {
+                turned_away += 1;
+                if turned_away % 64 == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        *self = Self::new();
+        turned_away
     }
 }
 
@@ -327,6 +369,28 @@ fn tune(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// One connection's part of the number there may be.
+struct Here {
+    _permit: OwnedSemaphorePermit,
+    observer: Observer,
+}
+
+impl Here {
+    fn new(permit: OwnedSemaphorePermit, observer: Observer) -> Self {
+        observer(Incident::Opened);
+        Self {
+            _permit: permit,
+            observer,
+        }
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        (self.observer)(Incident::Closed);
+    }
+}
+
 /// What the exchanges of one connection have shown so far.
 #[derive(Default)]
 struct Seen {
@@ -336,29 +400,59 @@ struct Seen {
     came: Notify,
     /// An event stream was answered.
     events: AtomicBool,
+    /// Requests that are being answered.
+    answering: AtomicUsize,
+    /// Notified when one more has been answered.
+    answered: Notify,
+}
+
+impl Seen {
+    /// Waits until no request is being answered: a write is never left half-way by us.
+    async fn idle(&self) {
+        while self.answering.load(Ordering::Relaxed) > 0 {
+            self.answered.notified().await;
+        }
+    }
+}
+
+/// Counts a request while it is being answered, also when its client resets it.
+struct Answering(Arc<Seen>);
+
+impl Answering {
+    fn new(seen: &Arc<Seen>) -> Self {
+        seen.answering.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(seen))
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.fetch_sub(1, Ordering::Relaxed);
+        self.0.answered.notify_one();
+    }
 }
 
 /// Serves one connection to its end.
-async fn connection<H, F>(
-    shared: Shared<H>,
-    socket: TcpStream,
-    peer: SocketAddr,
-    _permit: OwnedSemaphorePermit,
-) where
+async fn connection<H, F>(shared: Shared<H>, socket: TcpStream, peer: SocketAddr, _here: Here)
+where
     H: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
     let socket = Deadline::new(socket, shared.limits.stalled);
     let stalled = socket.stalled();
     let seen = Arc::new(Seen::default());
+    let scissors = Scissors::default();
     let service = service_fn(|mut request: Request| {
         if !seen.request.swap(true, Ordering::Relaxed) {
             seen.came.notify_one();
         }
         request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(scissors.clone());
+        let here = Answering::new(&seen);
         let (answering, seen) = ((shared.handler)(request), Arc::clone(&seen));
         async move {
             let response = answering.await;
+            drop(here);
             if exchange::is_event_stream(response.headers()) {
                 seen.events.store(true, Ordering::Relaxed);
             }
@@ -378,6 +472,13 @@ async fn connection<H, F>(
     let result = loop {
         tokio::select! {
             result = serving.as_mut() => break result,
+            () = scissors.used() => {
+                // Who used them counts it.
+                tokio::select! {
+                    result = serving.as_mut() => break result,
+                    () = seen.idle() => return,
+                }
+            }
             () = &mut first_head, if waits_for_head => {
                 waits_for_head = false;
                 if !seen.request.load(Ordering::Relaxed) {
@@ -395,7 +496,10 @@ async fn connection<H, F>(
                     }
                 }
                 serving.as_mut().graceful_shutdown();
-                break serving.await;
+                tokio::select! {
+                    result = serving.as_mut() => break result,
+                    () = scissors.used() => return,
+                }
             }
         }
     };

@@ -1,6 +1,8 @@
 //! `/rest/v1/{table}` for readers that want events: from a request to a view.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -11,8 +13,10 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts as Head;
 
 use super::rows::{self, Rows};
+use super::server::Peer;
 use super::watch::{self, Cannot};
 use super::{Response, body};
+use crate::admission::{Admission, Full, Guest, Place, Scissors};
 use crate::auth::Identity;
 use crate::subscription::{End, Opener, Parts, Source, Subscription, Unavailable};
 
@@ -84,6 +88,51 @@ pub fn stream(subscription: Subscription) -> Response {
         Some((Ok(Frame::data(frame)), subscription))
     });
     events(BodyExt::boxed_unsync(StreamBody::new(frames)))
+}
+
+/// A place for the stream that `head` asks for.
+///
+/// # Errors
+/// [`Full`].
+pub fn place(admission: &Admission, head: &Head, identity: &Identity) -> Result<Place, Full> {
+    let claims = identity.verified.then(|| identity.context_claims());
+    let peer = head.extensions.get::<Peer>();
+    let guest = Guest {
+        user: claims.as_deref(),
+        address: peer.map(|Peer(address)| address.ip()),
+    };
+    let scissors = head.extensions.get::<Scissors>().cloned();
+    admission.admit(guest, scissors.unwrap_or_default())
+}
+
+/// The same stream, which keeps its place until its end.
+#[must_use]
+pub fn keeping(response: Response, place: Place) -> Response {
+    response.map(|body| BodyExt::boxed_unsync(Keeping { body, place }))
+}
+
+/// A body that says when its client has been handed something, and when the client has taken it:
+/// it is asked for more only then.
+struct Keeping {
+    body: super::Body,
+    place: Place,
+}
+
+impl hyper::body::Body for Keeping {
+    type Data = Bytes;
+    type Error = super::BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, super::BodyError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        match frame {
+            Poll::Ready(_) => self.place.handed(),
+            Poll::Pending => self.place.waits(),
+        }
+        frame
+    }
 }
 
 /// A stream that says why there is none, and ends.

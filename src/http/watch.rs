@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use futures::TryStreamExt;
 use hyper::StatusCode;
+use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -31,7 +32,8 @@ use crate::view::keys::{Hasher, Keys};
 use crate::view::{Definition, Sight, View};
 
 /// Why there is no view.
-pub(super) enum Cannot {
+#[derive(Debug, Clone)]
+pub enum Cannot {
     /// The URL can never mean one.
     Ever(Problem),
     /// It may, later.
@@ -58,7 +60,16 @@ pub(super) async fn make(
         .plain_conditions()
         .map(|condition| Candidate::of(condition?, &read.table))
         .collect();
-    let seen = look(rows, &read, &candidates, identity).await?;
+    let catalog = rows.catalog.current();
+    // Apart, since it is large and every stream that opens has one.
+    let asking = Box::pin(look(rows, &read, &candidates, identity));
+    // A function that is called before each request is called before each stream.
+    let seen = if rows.pre_request.is_none() {
+        let name = question(&read, identity);
+        rows.looks.look(name, &catalog, asking).await?
+    } else {
+        Arc::new(asking.await?)
+    };
     permitted(&read, &seen, identity)?;
     let mut values = seen.values.iter();
     let decided: Vec<_> = candidates
@@ -80,7 +91,6 @@ pub(super) async fn make(
     let matcher = Matcher::new(conditions);
     let from_images =
         all_decided && matcher.is_some() && !seen.row_security && seen.sees_whole(&read);
-    let catalog = rows.catalog.current();
     let context = watcher(rows, identity, &read.table.schema, seen.row_security);
     if from_images && let Some(matcher) = matcher {
         return Ok(by_images(read, context, matcher));
@@ -89,7 +99,10 @@ pub(super) async fn make(
     // security: whether a row that is not seen is told as gone would tell what is in it.
     let may_match = matcher.filter(|_| !seen.row_security).unwrap_or_default();
     let view = by_asking(&read, context, may_match, seen.row_security, &catalog)?;
-    sensible(rows, &view, identity).await?;
+    let sensible = seen
+        .sensible
+        .get_or_try_init(|| sensible(rows, &view, identity));
+    sensible.await?;
     Ok(view)
 }
 
@@ -125,10 +138,13 @@ impl<'a> Candidate<'a> {
 }
 
 /// What the watcher's role may see, and the filter's values as PostgreSQL reads them.
-struct Seen {
+#[derive(Debug)]
+pub struct Seen {
     row_security: bool,
     columns: Vec<String>,
     values: Vec<String>,
+    /// That PostgreSQL can run the statement, once somebody has tried.
+    sensible: OnceCell<()>,
 }
 
 impl Seen {
@@ -184,6 +200,25 @@ fn possible(read: &Read) -> Result<(), Cannot> {
         );
     }
     Ok(())
+}
+
+/// What decides the answer of [`look`] and of [`sensible`].
+fn question(read: &Read, identity: &Identity) -> Name {
+    let Read {
+        table,
+        select,
+        conditions,
+        order,
+        ..
+    } = read;
+    let asked = format!("{select:?} {conditions:?} {order:?}");
+    Name::of([
+        table.oid.to_string().as_str(),
+        identity.role.as_deref().unwrap_or_default(),
+        if identity.verified { "verified" } else { "" },
+        &identity.context_claims(),
+        &asked,
+    ])
 }
 
 /// A column that is shown and may not be seen will not be seen a moment later either, unless
@@ -324,7 +359,7 @@ async fn sensible(rows: &Rows, view: &View, identity: &Identity) -> Result<(), C
     let statement = view.statement();
     let sql = format!("select from ({}) s limit 0", statement.sql);
     let tried = async {
-        let lease = Lease::take(&rows.pool).await?;
+        let lease = Lease::take(&rows.views).await?;
         let terms = Terms::read(view.context(), rows.statement_timeout);
         transaction::run(lease, terms, async |client: &Client| {
             let answer = client.query_typed_raw(&sql, untyped(&statement.params));
@@ -441,7 +476,7 @@ async fn look(
     let oid = read.table.oid;
     let context = watcher(rows, identity, &read.table.schema, true);
     let looked = async {
-        let lease = Lease::take(&rows.pool).await?;
+        let lease = Lease::take(&rows.views).await?;
         let terms = Terms::read(&context, rows.statement_timeout);
         transaction::run(lease, terms, async |client: &Client| {
             let table: [(&(dyn ToSql + Sync), Type); 1] = [(&oid, Type::OID)];
@@ -458,6 +493,7 @@ async fn look(
                 row_security: sees.try_get(0)?,
                 columns: sees.try_get(1)?,
                 values: values.try_get(0)?,
+                sensible: OnceCell::new(),
             })
         })
         .await

@@ -69,6 +69,8 @@ pub struct Unavailable {
     pub body: String,
     /// It may be over in a moment: worth trying again within the same stream.
     pub passing: bool,
+    /// The relay has too much to do: whoever comes back should not do so soon.
+    pub crowded: bool,
 }
 
 /// How much a stream takes at once.
@@ -273,7 +275,12 @@ impl Subscription {
     /// A stream that only says why it cannot be, and ends. `token` stays the client's.
     #[must_use]
     pub fn unavailable(token: Option<&str>, why: &Unavailable) -> Bytes {
-        let control = control::unavailable(token, fastrand::u64(2000..5000), why);
+        let retry = if why.crowded {
+            10_000..20_000
+        } else {
+            2000..5000
+        };
+        let control = control::unavailable(token, fastrand::u64(retry), why);
         [sse::COMMENT.as_bytes(), &control].concat().into()
     }
 
@@ -703,8 +710,10 @@ impl Subscription {
     }
 
     async fn close(&mut self, live: Live, grace: Duration) {
-        // Spread, so that browsers do not all come back in the same second; a few need no spreading.
-        let spread = grace.min(Duration::from_millis(self.streams().saturating_mul(2)));
+        // A little, so that the goodbyes themselves are no burst; the feed has stopped already, so not
+        // for long. What keeps screens from coming back all at once is the time they are told.
+        let spread = grace.min(Duration::from_micros(self.streams().saturating_mul(200)));
+        let spread = spread.min(Duration::from_secs(2));
         tokio::time::sleep(spread.mul_f64(fastrand::f64())).await;
         self.count_drop("shutdown");
         let closing = self.control(&live, Some(self.retry_later()), CLOSING);
@@ -716,9 +725,10 @@ impl Subscription {
         u64::try_from(self.parts.metrics.subscribers.get()).unwrap_or(0)
     }
 
-    /// A reconnection time for the end of a relay, in milliseconds: longer with more screens.
+    /// A reconnection time for the end of a relay, in milliseconds: longer with more screens, so that
+    /// a handful are back within a second, and of 10,000 about a thousand come in each.
     fn retry_later(&self) -> u64 {
-        200 + fastrand::u64(0..=800 + self.streams() * 2)
+        200 + fastrand::u64(0..=(800 + self.streams() * 9 / 10).min(30_000))
     }
 
     fn control(&self, live: &Live, retry: Option<u64>, more: &str) -> Bytes {

@@ -201,15 +201,12 @@ async fn pieces(
 ) -> Result<(Vec<Bytes>, Digest), SnapshotError> {
     pin_mut!(rows);
     let mut pieces = Pieces::new(view, PIECE);
-    let mut total = 0;
     while let Some(row) = rows.next().await {
-        let row = row?;
-        let text: &str = row.try_get(0)?;
-        total += text.len();
-        if total > limit {
+        pieces.push(&view.state_row(&row?)?);
+        // As they are kept: around a small row there is more than there is in it.
+        if pieces.bytes() > limit {
             return Err(SnapshotError::TooLarge(limit));
         }
-        pieces.push(&view.state_row(&row)?);
     }
     Ok(pieces.finish())
 }
@@ -221,6 +218,8 @@ pub struct Pieces<'a> {
     /// Bytes after which a piece is closed.
     piece: usize,
     done: Vec<Bytes>,
+    /// Bytes of `done`.
+    closed: usize,
     array: sse::Array<'a>,
     digest: Digest,
 }
@@ -235,6 +234,7 @@ impl<'a> Pieces<'a> {
             view,
             piece,
             done: Vec::new(),
+            closed: 0,
             array,
             digest: Digest::default(),
         }
@@ -249,9 +249,15 @@ impl<'a> Pieces<'a> {
         }
         self.array.push(row);
         if self.array.bytes() > self.piece {
-            let piece = std::mem::replace(&mut self.array, self.view.array());
-            self.done.push(piece.finish());
+            let piece = std::mem::replace(&mut self.array, self.view.array()).finish();
+            self.closed += piece.len();
+            self.done.push(piece);
         }
+    }
+
+    /// Bytes so far.
+    fn bytes(&self) -> usize {
+        self.closed + self.array.bytes()
     }
 
     /// The data lines of its events, in pieces of bounded size, and the digest of the rows where the

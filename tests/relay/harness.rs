@@ -46,7 +46,8 @@ impl Server {
         Self::start_in(directory, &[]).await
     }
 
-    async fn start_in(directory: tempfile::TempDir, settings: &[(&str, &str)]) -> Self {
+    /// Starts one in this directory.
+    pub async fn start_in(directory: tempfile::TempDir, settings: &[(&str, &str)]) -> Self {
         let options = Options {
             data_dir: directory.path().join("d"),
             durable: false,
@@ -262,6 +263,11 @@ impl Relay {
             .trim_matches('\'')
             .to_owned();
         (relay, database)
+    }
+
+    /// Runs this command, which is to be a relay that says where it is.
+    pub async fn run(command: Command) -> Self {
+        Self::spawn(command).await.0
     }
 
     /// Also gives the psql line that it says.

@@ -3,33 +3,42 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod adversary;
 mod agree;
 mod batch;
 mod bench;
+mod bounds;
 mod browser;
 mod calls;
 mod canary;
 mod channels;
 mod cli;
 mod clients;
+mod clock;
 mod codes;
 mod contamination;
 mod crash;
+mod crowd;
 mod demo;
 mod dialect;
+mod disk;
 mod docs;
 mod fuzz;
 mod guard;
 mod harness;
 mod heal;
+mod herd;
 mod history;
 mod hostile;
+mod huge;
 mod idempotency;
 mod live;
 mod logins;
+mod network;
 mod openapi;
 mod policies;
 mod poll;
+mod proxies;
 #[path = "../histcheck/proxy.rs"]
 #[allow(dead_code, reason = "histcheck uses the rest of it")]
 mod proxy;
@@ -42,9 +51,12 @@ mod seeing;
 mod shapes;
 mod shutdown;
 mod sights;
+mod stalled;
 mod tokens;
+mod trim;
 mod upgrade;
 mod upkeep;
+mod wire;
 
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;

@@ -1,0 +1,479 @@
+//! How many streams may be open, whose, and which of them goes when there are too many.
+//!
+//! An [`Admission`] gives out [`Place`]s. It promises that no more are out than its [`Limits`]
+//! allow (in all, for one user, for one address), that none is given out while memory is short, and
+//! that a client which takes nothing out of its stream loses it: at [`STALLED`] in any case, and
+//! before everybody else when memory runs out. It knows neither HTTP nor what a stream carries.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::memory::Pressure;
+use crate::shutdown::Shutdown;
+
+/// How many streams may be open. A limit of 0 is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// In all.
+    pub total: usize,
+    /// For one user: everybody with the same role and claims.
+    pub per_user: usize,
+    /// For one address, of those who are no user. Addresses of this machine and of private networks
+    /// are not counted: there is a proxy, or everybody.
+    pub per_address: usize,
+}
+
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// As many as the relay takes.
+    #[error("the relay has {0} open streams, which is as many as it takes")]
+    Total(usize),
+    /// As many as one user gets.
+    #[error("this user has {0} open streams, which is as many as one user gets")]
+    User(usize),
+    /// As many as one address gets.
+    #[error("this address has {0} open streams without a token, which is as many as one gets")]
+    Address(usize),
+    /// Memory is short.
+    #[error("the relay is short of memory")]
+    Memory,
+}
+
+impl Full {
+    /// One word for a counter.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Total(_) => "total",
+            Self::User(_) => "user",
+            Self::Address(_) => "address",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// Who asks for a place.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest<'a> {
+    /// The same text for the same user; `None` for those who brought no token.
+    pub user: Option<&'a str>,
+    /// Where from.
+    pub address: Option<IpAddr>,
+}
+
+/// Cuts the connection that a stream is on.
+#[derive(Clone, Debug, Default)]
+pub struct Scissors(Arc<Notify>);
+
+impl Scissors {
+    /// Cuts, now or when somebody waits for it.
+    pub fn cut(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits for the cut.
+    pub async fn used(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// A stream whose client has taken nothing for so long is cut, also where other streams of the same
+/// connection go on. Longer than the connection's own limit, which is told apart in the counters.
+pub const STALLED: Duration = Duration::from_secs(20);
+/// How often streams are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// Of all streams, one in so many is cut at each look while memory runs out.
+const SHED: usize = 20;
+
+/// Gives out places. Cheap to clone; clones are the same.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    pressure: watch::Receiver<Pressure>,
+    begun: Instant,
+    keys: RandomState,
+    /// A standard mutex: held for a few look-ups, and for one walk at each look.
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    users: HashMap<u64, usize>,
+    addresses: HashMap<IpAddr, usize>,
+    streams: HashMap<u64, Stream>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    /// See [`Place::handed`].
+    handed: Arc<AtomicU64>,
+    scissors: Scissors,
+}
+
+/// What was cut at one look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Streams whose clients took nothing for [`STALLED`].
+    pub stalled: usize,
+    /// Streams that had to go for want of memory.
+    pub memory: usize,
+}
+
+impl Admission {
+    /// Nobody is there yet.
+    #[must_use]
+    pub fn new(limits: Limits, pressure: watch::Receiver<Pressure>) -> Self {
+        let shared = Shared {
+            limits,
+            pressure,
+            begun: Instant::now(),
+            keys: RandomState::new(),
+            open: Mutex::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// A place for a stream on the connection that `scissors` cut.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn admit(&self, guest: Guest<'_>, scissors: Scissors) -> Result<Place, Full> {
+        let limits = &self.shared.limits;
+        if *self.shared.pressure.borrow() != Pressure::Low {
+            return Err(Full::Memory);
+        }
+        let mut open = self.shared.lock();
+        if is_reached(limits.total, open.streams.len()) {
+            return Err(Full::Total(limits.total));
+        }
+        let user = guest.user.map(|user| self.shared.keys.hash_one(user));
+        let address = guest.address.map(|address| address.to_canonical());
+        let address = address.filter(|address| user.is_none() && is_one_guest(*address));
+        if let Some(user) = user
+            && is_reached(limits.per_user, open.users.get(&user).copied().unwrap_or(0))
+        {
+            return Err(Full::User(limits.per_user));
+        }
+        if let Some(address) = &address
+            && is_reached(
+                limits.per_address,
+                open.addresses.get(address).copied().unwrap_or(0),
+            )
+        {
+            return Err(Full::Address(limits.per_address));
+        }
+        if let Some(user) = user {
+            *open.users.entry(user).or_default() += 1;
+        }
+        if let Some(address) = address {
+            *open.addresses.entry(address).or_default() += 1;
+        }
+        let number = open.next;
+        open.next += 1;
+        let handed = Arc::new(AtomicU64::new(0));
+        let stream = Stream {
+            handed: Arc::clone(&handed),
+            scissors,
+        };
+        open.streams.insert(number, stream);
+        drop(open);
+        Ok(Place {
+            shared: Arc::clone(&self.shared),
+            number,
+            user,
+            address,
+            handed,
+        })
+    }
+
+    /// Cuts those who take nothing, and while memory runs out the slowest of all, until the stop
+    /// signal. `told` hears of each look that cut somebody.
+    pub async fn watch(self, shutdown: Shutdown, told: impl Fn(Cut)) {
+        let look = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let short = *self.shared.pressure.borrow() == Pressure::Severe;
+                let cut = self.look(short);
+                if cut != Cut::default() {
+                    told(cut);
+                }
+            }
+        };
+        tokio::select! {
+            _grace = shutdown.begun() => {}
+            () = look => {}
+        }
+    }
+
+    /// One look: `short` when memory runs out.
+    fn look(&self, short: bool) -> Cut {
+        let now = self.shared.now();
+        let open = self.shared.lock();
+        let mut late: Vec<(u64, u64)> = Vec::new();
+        for (number, stream) in &open.streams {
+            let handed = stream.handed.load(Ordering::Relaxed);
+            if handed > 0 {
+                late.push((handed, *number));
+            }
+        }
+        late.sort_unstable();
+        let limit = now.saturating_sub(millis(STALLED));
+        let stalled = late.partition_point(|(handed, _)| *handed < limit);
+        for (_, number) in &late[..stalled] {
+            open.streams[number].scissors.cut();
+        }
+        let mut cut = Cut { stalled, memory: 0 };
+        if short {
+            // The slowest first: they keep the most from others. Then the latest, who have seen least.
+            let most = open.streams.len().div_ceil(SHED);
+            let mut slow: Vec<u64> = late[stalled..].iter().map(|(_, number)| *number).collect();
+            if slow.len() < most {
+                let quick = open.streams.iter();
+                let quick = quick.filter(|(_, stream)| stream.handed.load(Ordering::Relaxed) == 0);
+                let mut quick: Vec<u64> = quick.map(|(number, _)| *number).collect();
+                quick.sort_unstable_by(|a, b| b.cmp(a));
+                slow.extend(quick);
+            }
+            for number in slow.iter().take(most.saturating_sub(stalled)) {
+                open.streams[number].scissors.cut();
+                cut.memory += 1;
+            }
+        }
+        cut
+    }
+}
+
+/// Whether a limit leaves no room beside `there`.
+fn is_reached(limit: usize, there: usize) -> bool {
+    limit > 0 && there >= limit
+}
+
+/// Whether an address can be taken for one client.
+fn is_one_guest(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            !(address.is_loopback() || address.is_private() || address.is_link_local())
+        }
+        IpAddr::V6(address) => {
+            !(address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local())
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().expect("nothing panics while holding it")
+    }
+
+    /// Milliseconds since the beginning, and never 0.
+    fn now(&self) -> u64 {
+        millis(self.begun.elapsed()) + 1
+    }
+}
+
+/// A stream's place; dropping it makes room.
+#[derive(Debug)]
+pub struct Place {
+    shared: Arc<Shared>,
+    number: u64,
+    user: Option<u64>,
+    address: Option<IpAddr>,
+    /// When the client was handed bytes that it has not taken yet; 0 when it waits for us.
+    handed: Arc<AtomicU64>,
+}
+
+impl Place {
+    /// Bytes were handed over; until the next question the client is to take them.
+    pub fn handed(&self) {
+        self.handed.store(self.shared.now(), Ordering::Relaxed);
+    }
+
+    /// The client has taken everything and waits for more.
+    pub fn waits(&self) {
+        self.handed.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.shared.lock();
+        open.streams.remove(&self.number);
+        if let Some(user) = self.user {
+            leave(&mut open.users, &user);
+        }
+        if let Some(address) = self.address {
+            leave(&mut open.addresses, &address);
+        }
+    }
+}
+
+fn leave<K: std::hash::Hash + Eq>(there: &mut HashMap<K, usize>, who: &K) {
+    if let Some(count) = there.get_mut(who) {
+        *count -= 1;
+        if *count == 0 {
+            there.remove(who);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        total: 4,
+        per_user: 2,
+        per_address: 2,
+    };
+
+    fn admission(limits: Limits) -> (Admission, watch::Sender<Pressure>) {
+        let (pressure, felt) = watch::channel(Pressure::Low);
+        (Admission::new(limits, felt), pressure)
+    }
+
+    fn guest<'a>(user: Option<&'a str>, address: &str) -> Guest<'a> {
+        Guest {
+            user,
+            address: Some(address.parse().unwrap()),
+        }
+    }
+
+    fn enter(admission: &Admission, user: Option<&str>, address: &str) -> Result<Place, Full> {
+        admission.admit(guest(user, address), Scissors::default())
+    }
+
+    #[test]
+    fn a_user_and_an_address_and_all_together_have_a_limit_each() {
+        let (admission, _pressure) = admission(LIMITS);
+        let ann = [
+            enter(&admission, Some("ann"), "192.0.2.1").unwrap(),
+            enter(&admission, Some("ann"), "192.0.2.2").unwrap(),
+        ];
+        let refused = enter(&admission, Some("ann"), "192.0.2.3").unwrap_err();
+        assert_eq!(refused, Full::User(2));
+        let strangers = [
+            enter(&admission, None, "192.0.2.1").unwrap(),
+            enter(&admission, None, "::ffff:192.0.2.1").unwrap(),
+        ];
+        let refused = enter(&admission, None, "192.0.2.9").unwrap_err();
+        assert_eq!(refused, Full::Total(4));
+        drop(ann);
+        let refused = enter(&admission, None, "192.0.2.1").unwrap_err();
+        assert_eq!(refused, Full::Address(2));
+        // Who says who he is does not suffer from others behind the same address.
+        let bob = enter(&admission, Some("bob"), "192.0.2.1");
+        assert!(bob.is_ok());
+        drop((bob, strangers));
+        assert_eq!(admission.shared.lock().users.len(), 0);
+        assert_eq!(admission.shared.lock().addresses.len(), 0);
+        assert_eq!(admission.shared.lock().streams.len(), 0);
+    }
+
+    #[test]
+    fn nobody_is_counted_by_an_address_that_many_share_and_zero_is_no_limit() {
+        let limits = Limits {
+            total: 0,
+            per_user: 0,
+            ..LIMITS
+        };
+        let (admission, _pressure) = admission(limits);
+        let mut places = Vec::new();
+        for address in ["127.0.0.1", "::1", "10.1.2.3", "192.168.0.9", "fd00::1"] {
+            for _ in 0..3 {
+                places.push(enter(&admission, None, address).unwrap());
+                places.push(enter(&admission, Some("ann"), address).unwrap());
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_cut_and_nobody_else() {
+        let (admission, _pressure) = admission(LIMITS);
+        let scissors = [Scissors::default(), Scissors::default()];
+        let place = |at: usize| {
+            let nobody = guest(None, "127.0.0.1");
+            admission.admit(nobody, scissors[at].clone()).unwrap()
+        };
+        let (slow, quick) = (place(0), place(1));
+        for _ in 0..6 {
+            slow.handed
+                .compare_exchange(
+                    0,
+                    admission.shared.now(),
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
+                .ok();
+            quick.handed();
+            quick.waits();
+            tokio::time::advance(Duration::from_secs(4)).await;
+        }
+        let cut = admission.look(false);
+        assert_eq!((cut.stalled, cut.memory), (1, 0));
+        assert!(scissors[0].used().now_or_never().is_some());
+        assert!(scissors[1].used().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_memory_nobody_comes_in_and_the_slowest_go_first() {
+        let limits = Limits { total: 0, ..LIMITS };
+        let (admission, pressure) = admission(limits);
+        let scissors: Vec<Scissors> = (0..40).map(|_| Scissors::default()).collect();
+        let places: Vec<Place> = scissors
+            .iter()
+            .map(|scissors| {
+                let nobody = guest(None, "127.0.0.1");
+                admission.admit(nobody, scissors.clone()).unwrap()
+            })
+            .collect();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        places[7].handed();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        places[3].handed();
+        places[5].handed();
+        pressure.send_replace(Pressure::High);
+        assert_eq!(
+            enter(&admission, None, "127.0.0.1").unwrap_err(),
+            Full::Memory
+        );
+        // Two of forty at a look.
+        assert_eq!(admission.look(true).memory, 2);
+        let cut: Vec<usize> = (0..40)
+            .filter(|at| scissors[*at].used().now_or_never().is_some())
+            .collect();
+        assert!(cut == [3, 7] || cut == [5, 7], "{cut:?}");
+        for place in &places {
+            place.waits();
+        }
+        // Nobody is slow: those who came last.
+        assert_eq!(admission.look(true).memory, 2);
+        assert!(scissors[39].used().now_or_never().is_some());
+        assert!(scissors[38].used().now_or_never().is_some());
+        drop(places);
+        assert_eq!(admission.look(true), Cut::default());
+        pressure.send_replace(Pressure::Low);
+        assert!(enter(&admission, None, "127.0.0.1").is_ok());
+    }
+}

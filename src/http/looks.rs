@@ -1,0 +1,158 @@
+//! What somebody may see of a table, looked up once for all who ask the same at the same time.
+//!
+//! After a restart thousands of screens return with the same few requests. [`Looks`] promises that
+//! equal questions share one answer, that no answer is older than [`FRESH`] nor than the catalogue,
+//! which is read anew when a definition, a policy or a grant has changed, and that an error is not
+//! asked for anew by each of thousands either. It does not know what is looked for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::cursor::Name;
+use crate::schema::catalog::Catalog;
+
+/// How long an answer serves. No longer than drift of grants goes unnoticed: a stream that is opened
+/// by an answer of before is told with all the others.
+const FRESH: Duration = Duration::from_secs(2);
+/// How long an error serves.
+const FAILED: Duration = Duration::from_millis(500);
+/// Answers that are kept before the old ones are looked for.
+const MANY: usize = 1000;
+
+/// Answers of a moment ago.
+#[derive(Debug)]
+pub struct Looks<T, E> {
+    /// A standard mutex: held for one look-up. The inner one is held while somebody asks.
+    slots: Mutex<HashMap<Name, Slot<T, E>>>,
+}
+
+type Slot<T, E> = Arc<tokio::sync::Mutex<Option<Answer<T, E>>>>;
+
+#[derive(Debug)]
+struct Answer<T, E> {
+    at: Instant,
+    catalog: Arc<Catalog>,
+    said: Result<Arc<T>, E>,
+}
+
+impl<T, E> Default for Looks<T, E> {
+    fn default() -> Self {
+        Self {
+            slots: Mutex::default(),
+        }
+    }
+}
+
+impl<T, E: Clone> Looks<T, E> {
+    /// The answer to what `name` stands for under `catalog`: that of a moment ago, or what `ask` says.
+    ///
+    /// # Errors
+    /// That of `ask`, or of a moment ago.
+    pub async fn look(
+        &self,
+        name: Name,
+        catalog: &Arc<Catalog>,
+        ask: impl Future<Output = Result<T, E>>,
+    ) -> Result<Arc<T>, E> {
+        let slot = self.slot(name);
+        let mut answer = slot.lock().await;
+        if let Some(known) = &*answer
+            && Arc::ptr_eq(&known.catalog, catalog)
+            && known.at.elapsed() < if known.said.is_ok() { FRESH } else { FAILED }
+        {
+            return known.said.clone();
+        }
+        // From when it is asked: what changes meanwhile may not be in the answer.
+        let at = Instant::now();
+        let said = ask.await.map(Arc::new);
+        *answer = Some(Answer {
+            at: if said.is_ok() { at } else { Instant::now() },
+            catalog: Arc::clone(catalog),
+            said: said.clone(),
+        });
+        said
+    }
+
+    fn slot(&self, name: Name) -> Slot<T, E> {
+        let mut slots = self.slots.lock().expect("no panic while held");
+        if slots.len() > MANY {
+            slots.retain(|_, slot| {
+                // Held ones are being asked, or about to be.
+                Arc::strong_count(slot) > 1
+                    || slot.try_lock().is_ok_and(|answer| {
+                        let answer = answer.as_ref();
+                        answer.is_some_and(|answer| answer.at.elapsed() < FRESH)
+                    })
+            });
+        }
+        Arc::clone(slots.entry(name).or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::of([text])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn equal_questions_are_asked_once_until_they_are_old_or_the_catalogue_changes() {
+        let looks: Looks<u32, ()> = Looks::default();
+        let catalog = Arc::new(Catalog::default());
+        let asked = AtomicU32::new(0);
+        let ask = async |name: Name, catalog: &Arc<Catalog>| {
+            let asking = async {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                Ok(asked.fetch_add(1, Ordering::Relaxed))
+            };
+            looks.look(name, catalog, asking).await.map(|said| *said)
+        };
+        let both = futures::join!(ask(name("a"), &catalog), ask(name("a"), &catalog));
+        assert_eq!(both, (Ok(0), Ok(0)));
+        assert_eq!(ask(name("b"), &catalog).await, Ok(1));
+        assert_eq!(ask(name("a"), &catalog).await, Ok(0));
+        assert_eq!(ask(name("a"), &Arc::default()).await, Ok(2));
+        let catalog = Arc::new(Catalog::default());
+        assert_eq!(ask(name("a"), &catalog).await, Ok(3));
+        tokio::time::sleep(FRESH).await;
+        assert_eq!(ask(name("a"), &catalog).await, Ok(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_is_shared_for_a_moment() {
+        let looks: Looks<u32, &str> = Looks::default();
+        let catalog = Arc::new(Catalog::default());
+        let look = |said| looks.look(name("a"), &catalog, async move { said });
+        assert_eq!(look(Err("away")).await, Err("away"));
+        assert_eq!(look(Ok(1)).await, Err("away"));
+        tokio::time::sleep(FAILED).await;
+        assert_eq!(look(Ok(2)).await, Ok(Arc::new(2)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_while_asking_leaves_nobody_waiting_and_old_answers_go() {
+        let looks: Looks<u32, ()> = Looks::default();
+        let catalog = Arc::new(Catalog::default());
+        let never = looks.look(name("a"), &catalog, std::future::pending());
+        let left = tokio::time::timeout(Duration::from_secs(1), never).await;
+        assert!(left.is_err());
+        let said = looks.look(name("a"), &catalog, async { Ok(7) }).await;
+        assert_eq!(said, Ok(Arc::new(7)));
+        for n in 0..=MANY {
+            let said = looks
+                .look(name(&n.to_string()), &catalog, async { Ok(7) })
+                .await;
+            assert!(said.is_ok());
+        }
+        tokio::time::sleep(FRESH).await;
+        drop(looks.slot(name("b")));
+        assert_eq!(looks.slots.lock().unwrap().len(), 1);
+    }
+}

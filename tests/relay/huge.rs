@@ -1,0 +1,114 @@
+//! One transaction of very many rows, which nobody can keep in memory.
+//! `ROWCAST_HUGE=1000000 cargo nextest run --release --test relay huge::` is the long form.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::{Screen, database};
+use crate::wire::{count, resident};
+
+fn rows() -> usize {
+    let rows = std::env::var("ROWCAST_HUGE").ok();
+    rows.map_or(60_000, |rows| rows.parse().expect("a number of rows"))
+}
+
+/// The 99th of a hundred, in milliseconds.
+pub fn p99(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    let at = (times.len() * 99 / 100).min(times.len() - 1);
+    times[at].as_secs_f64() * 1000.0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_of_very_many_rows_is_told_in_bounded_memory() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create table big (id int primary key, grp int, body text);
+            create index on big (grp);
+            create table tasks (id int primary key, v int);
+            insert into tasks values (1, 0);
+            insert into big values (0, 5, 'before');
+            select rowcast.watch('big'), rowcast.watch('tasks')",
+        )
+        .await;
+    let mut touched = relay.stream("/rest/v1/big?grp=eq.5").await;
+    let mut part = Screen::default();
+    part.follow(&mut touched, |screen| screen.rows.len() == 1)
+        .await;
+    let mut other = relay.stream("/rest/v1/tasks").await;
+    let mut tasks = Screen::default();
+    tasks.follow(&mut other, |_| true).await;
+
+    let writer = database.client().await;
+    let mut version = 0;
+    let mut beat = async |times: &mut Vec<Duration>| {
+        version += 1;
+        let begun = Instant::now();
+        writer
+            .batch_execute(&format!("update tasks set v = {version}"))
+            .await
+            .unwrap();
+        // A huge one may hold it up for long.
+        while tasks.rows["1"]["v"] != version {
+            let event = tokio::time::timeout(Duration::from_secs(120), other.next()).await;
+            tasks.apply(&event.unwrap().expect("the stream goes on"));
+        }
+        times.push(begun.elapsed());
+    };
+    let mut calm = Vec::new();
+    for _ in 0..100 {
+        beat(&mut calm).await;
+    }
+    let before = resident(&relay);
+    let (peak, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let watching = async {
+        while !over.load(Ordering::Relaxed) {
+            peak.fetch_max(resident(&relay), Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let rows = rows();
+    let written = AtomicBool::new(false);
+    let sql = format!(
+        "insert into big select n, n % 1000, 'row ' || n from generate_series(1, {rows}) n"
+    );
+    let writing = async {
+        let txid = database.commit(&sql).await;
+        written.store(true, Ordering::Relaxed);
+        txid
+    };
+    let beating = async {
+        let mut times = Vec::new();
+        while !written.load(Ordering::Relaxed) || times.len() < 100 {
+            beat(&mut times).await;
+        }
+        times
+    };
+    let both = async {
+        let both = futures::join!(writing, beating);
+        over.store(true, Ordering::Relaxed);
+        both
+    };
+    let ((txid, busy), ()) = futures::join!(both, watching);
+    let begun = Instant::now();
+    loop {
+        let event = touched.next().await.expect("the stream goes on");
+        part.apply(&event);
+        if part.complete && event.covers(&txid) {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120));
+    }
+    assert_eq!(part.rows.len(), rows / 1000 + 1);
+    assert!(count(&relay, "rowcast_resets_total{reason=\"table\"}").await >= 1);
+    let grown = peak.load(Ordering::Relaxed).saturating_sub(before) >> 20;
+    eprintln!(
+        "{rows} rows: the relay grew by {grown} MiB at most; other views' p99 {:.1} ms, without {:.1} ms, worst {:?}",
+        p99(busy.clone()),
+        p99(calm),
+        busy.iter().max().unwrap()
+    );
+    assert!(grown <= 128, "{grown} MiB");
+}

@@ -1,0 +1,231 @@
+//! The way to the database fails without saying so, and others make noise on it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::watch;
+
+use crate::harness::{Database, Relay, Screen, database, eventually};
+use crate::wire::{count, metric};
+
+/// What becomes of bytes that the server sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Open,
+    /// They vanish. Nobody is told, and what the client sends still arrives.
+    Swallows,
+}
+
+/// A TCP address in front of a database, whose way back can be made to swallow what is sent.
+struct Link {
+    database: Database,
+    way: watch::Sender<Way>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Link {
+    /// Only connections whose start-up message names `application` are ever swallowed.
+    async fn to(database: &Database, application: &'static str) -> Self {
+        let value = |name: &str| {
+            let mut words = database.url.split(' ');
+            let word = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+            word.unwrap().to_owned()
+        };
+        let socket = PathBuf::from(value("host")).join(format!(".s.PGSQL.{}", value("port")));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (way, ways) = watch::channel(Way::Open);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let made = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                made.fetch_add(1, Ordering::Relaxed);
+                let (socket, way) = (socket.clone(), ways.clone());
+                tokio::spawn(async move {
+                    let (Ok(server), (mut from, mut to)) =
+                        (UnixStream::connect(&socket).await, client.into_split())
+                    else {
+                        return;
+                    };
+                    let (mut answers, mut asked) = server.into_split();
+                    // The name is in the first bytes.
+                    let mut first = vec![0; 8192];
+                    let Ok(count) = from.read(&mut first).await else {
+                        return;
+                    };
+                    let start = String::from_utf8_lossy(&first[..count]);
+                    let concerned = start.contains(application);
+                    let _gone = asked.write_all(&first[..count]).await;
+                    let there = async { tokio::io::copy(&mut from, &mut asked).await };
+                    let back = async {
+                        let mut some = vec![0; 16 << 10];
+                        while let Ok(count @ 1..) = answers.read(&mut some).await {
+                            if concerned && *way.borrow() == Way::Swallows {
+                                // For good: what comes after a hole would be nonsense.
+                                std::future::pending::<()>().await;
+                            }
+                            if to.write_all(&some[..count]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        _ = there => {}
+                        () = back => {}
+                    }
+                });
+            }
+        });
+        let url = format!(
+            "host=127.0.0.1 port={port} user=postgres sslmode=disable dbname={}",
+            value("dbname")
+        );
+        Self {
+            database: Database { url },
+            way,
+            connections,
+        }
+    }
+}
+
+const TASKS: &str =
+    "create table tasks (id int primary key, body text); select rowcast.watch('tasks')";
+
+#[tokio::test]
+async fn a_database_whose_answers_vanish_is_noticed_and_come_back_to() {
+    let database = database().await;
+    let link = Link::to(&database, "").await;
+    let relay = Relay::start(&link.database, &[]).await;
+    database.sql(TASKS).await;
+    let mut screen = Screen::default();
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    screen.follow(&mut stream, |_| true).await;
+
+    link.way.send_replace(Way::Swallows);
+    let begun = Instant::now();
+    // The screen knows within the 12 s after which it would call itself stale.
+    stream
+        .until(|event| event.name == "control" && event.json()["upToDate"] == false)
+        .await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(12),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(relay.get("/readyz").await.status, 503);
+    assert_eq!(relay.get("/livez").await.status, 200);
+    let answer = relay.get("/rest/v1/tasks").await;
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert_eq!(answer.header("retry-after"), "2");
+    let txid = database
+        .commit("insert into tasks values (1, 'behind the wall')")
+        .await;
+    // Connections that were caught stay caught; new ones are good.
+    let tried = link.connections.load(Ordering::Relaxed);
+    link.way.send_replace(Way::Open);
+    screen.reach(&mut stream, &txid).await;
+    assert_eq!(screen.rows.len(), 1);
+    // No storm of attempts: backed off towards 5 s.
+    let outage = usize::try_from(begun.elapsed().as_secs()).unwrap();
+    assert!(
+        tried < 20 + outage * 10,
+        "{tried} connections in {outage} s"
+    );
+    let answer = relay.get("/rest/v1/tasks").await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_listener_that_hears_nothing_any_more_delays_nobody() {
+    let database = database().await;
+    let link = Link::to(&database, "rowcast doorbell").await;
+    let relay = Relay::start(&link.database, &[]).await;
+    database.sql(TASKS).await;
+    let mut screen = Screen::default();
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    screen.follow(&mut stream, |_| true).await;
+    link.way.send_replace(Way::Swallows);
+    for id in 1..=5 {
+        let begun = Instant::now();
+        let txid = database
+            .commit(&format!("insert into tasks values ({id})"))
+            .await;
+        screen.reach(&mut stream, &txid).await;
+        // A poll a second needs no bell; the rest is the machine's.
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+    eventually("the silence is noticed", async || {
+        (count(&relay, "rowcast_listener_reconnects_total").await >= 1).then_some(())
+    })
+    .await;
+    link.way.send_replace(Way::Open);
+    eventually("it listens again", async || {
+        (count(&relay, "rowcast_listener_connected").await >= 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_flood_of_notices_is_answered_by_few_reads() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let mut screen = Screen::default();
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    screen.follow(&mut stream, |_| true).await;
+    let before = count(&relay, "rowcast_polls_total").await;
+    // Each a transaction of its own, since equal notices in one arrive once.
+    let client = database.client().await;
+    let begun = Instant::now();
+    for n in 0..20 {
+        let one = format!("notify rowcast, 'note {n}'; commit; begin;");
+        client
+            .batch_execute(&format!("begin; {} commit", one.repeat(500)))
+            .await
+            .unwrap();
+    }
+    let took = begun.elapsed().as_secs_f64();
+    let txid = database.commit("insert into tasks values (1)").await;
+    screen.reach(&mut stream, &txid).await;
+    let polls = count(&relay, "rowcast_polls_total").await - before;
+    eprintln!("{polls} reads for 10,000 notices in {took:.1} s");
+    assert!(polls < 5000, "{polls} reads for 10,000 notices");
+}
+
+#[tokio::test]
+async fn a_foreign_listener_that_is_stuck_is_seen_and_delays_nobody() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let stuck = database.client().await;
+    stuck
+        .batch_execute("listen rowcast; listen elsewhere")
+        .await
+        .unwrap();
+    stuck.batch_execute("begin; select 1").await.unwrap();
+    let mut screen = Screen::default();
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    screen.follow(&mut stream, |_| true).await;
+    let noise = database.client().await;
+    for _ in 0..5 {
+        noise
+            .batch_execute("do $$ begin for i in 1..400 loop perform pg_notify('elsewhere', i || repeat('x', 7000)); end loop; end $$")
+            .await
+            .unwrap();
+    }
+    let txid = database.commit("insert into tasks values (1)").await;
+    screen.reach(&mut stream, &txid).await;
+    eventually("the queue is seen to fill", async || {
+        (metric(&relay, "rowcast_notify_queue_usage_ratio").await > 0.0).then_some(())
+    })
+    .await;
+    stuck.batch_execute("rollback").await.unwrap();
+}
