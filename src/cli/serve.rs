@@ -370,6 +370,7 @@ impl Relay {
             assets: Assets::new(board),
             origins,
             body_limit: body::LIMIT,
+            bodies: body::Budget::new(body::ALL),
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
         };

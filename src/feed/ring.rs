@@ -53,7 +53,11 @@ impl Ring {
     /// What somebody at `cursor` has not seen; `None` when the ring does not reach back to it.
     pub(super) fn since(&self, cursor: &Cursor) -> Option<Vec<Missed>> {
         cursor.covers(&self.start).then(|| {
-            let kept = self.kept.iter().map(|(missed, _)| missed);
+            // Most who return have seen nearly everything, and thousands return at once.
+            let seen = self
+                .kept
+                .partition_point(|(missed, _)| cursor.covers(&missed.after));
+            let kept = self.kept.iter().skip(seen).map(|(missed, _)| missed);
             let missed = kept.filter(|missed| !cursor.is_done(missed.transaction.xid));
             missed.cloned().collect()
         })

@@ -3,12 +3,14 @@
 //! Reading promises that no more than the limit is ever held, and that it ends in the given time
 //! whatever the client does. It does not know what the bytes mean.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Body, BodyError, Response};
 
@@ -16,6 +18,58 @@ use super::{Body, BodyError, Response};
 pub const LIMIT: usize = 1024 * 1024;
 /// Longest time a request body may take unless told otherwise.
 pub const WITHIN: Duration = Duration::from_secs(30);
+
+/// Bytes of request bodies that all clients together may have in the relay, unless told otherwise.
+pub const ALL: usize = 64 * 1024 * 1024;
+/// Of each body so much is not counted: small ones never wait for large ones.
+const SMALL: usize = 64 * 1024;
+
+/// What is left for bodies. Cheap to clone; clones are the same.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<Semaphore>);
+
+impl Budget {
+    /// Room for so many bytes.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
+    }
+}
+
+/// Bytes with their part of the budget.
+struct Counted {
+    bytes: Bytes,
+    _part: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The part of the budget that a body has taken so far.
+#[derive(Default)]
+struct Held(Option<OwnedSemaphorePermit>);
+
+impl Held {
+    /// Takes as much more as a body of `length` bytes needs.
+    fn grow(&mut self, budget: &Budget, length: usize) -> Result<(), ReadError> {
+        let has = self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = length.saturating_sub(SMALL).saturating_sub(has);
+        if more == 0 {
+            return Ok(());
+        }
+        let more = u32::try_from(more).map_err(|_| ReadError::Crowded)?;
+        let more = Arc::clone(&budget.0).try_acquire_many_owned(more);
+        let more = more.map_err(|_| ReadError::Crowded)?;
+        match &mut self.0 {
+            Some(held) => held.merge(more),
+            held => *held = Some(more),
+        }
+        Ok(())
+    }
+}
 
 /// A body that is all there.
 #[must_use]
@@ -64,26 +118,35 @@ pub enum ReadError {
         /// The time it had.
         within: Duration,
     },
+    /// All clients together have sent as much as the relay takes at once.
+    #[error("too much is being sent to the relay at once")]
+    Crowded,
     /// The connection failed, or the client broke its own framing.
     #[error("the body broke off")]
     Broken(#[source] BodyError),
 }
 
-/// Reads a whole body of at most `limit` bytes in at most the time `within`.
+/// Reads a whole body of at most `limit` bytes in at most the time `within`. It keeps its part of the
+/// budget until its bytes are let go.
 ///
 /// # Errors
 /// [`ReadError`] tells which of the bounds was met.
-pub async fn read<B>(body: B, limit: usize, within: Duration) -> Result<Bytes, ReadError>
+pub async fn read<B>(
+    body: B,
+    limit: usize,
+    within: Duration,
+    budget: &Budget,
+) -> Result<Bytes, ReadError>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
 {
-    tokio::time::timeout(within, collect(body, limit))
+    tokio::time::timeout(within, collect(body, limit, budget))
         .await
         .unwrap_or(Err(ReadError::TooSlow { within }))
 }
 
-async fn collect<B>(mut body: B, limit: usize) -> Result<Bytes, ReadError>
+async fn collect<B>(mut body: B, limit: usize, budget: &Budget) -> Result<Bytes, ReadError>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
@@ -94,6 +157,7 @@ where
     }
     let mut pieces: Vec<Bytes> = Vec::new();
     let mut length = 0;
+    let mut held = Held::default();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| ReadError::Broken(error.into()))?;
         let Ok(piece) = frame.into_data() else {
@@ -105,12 +169,21 @@ where
             drain(body, limit).await;
             return Err(ReadError::TooLarge { limit });
         }
+        if let Err(crowded) = held.grow(budget, length) {
+            drop(pieces);
+            drain(body, limit).await;
+            return Err(crowded);
+        }
         pieces.push(piece);
     }
     // One piece is the usual case and needs no copy.
-    Ok(match pieces.len() {
+    let bytes: Bytes = match pieces.len() {
         1 => pieces.swap_remove(0),
         _ => pieces.concat().into(),
+    };
+    Ok(match held.0 {
+        Some(part) => Bytes::from_owner(Counted { bytes, _part: part }),
+        None => bytes,
     })
 }
 
@@ -155,33 +228,50 @@ mod tests {
         })))
     }
 
+    fn ample() -> Budget {
+        Budget::new(ALL)
+    }
+
+    #[tokio::test]
+    async fn large_bodies_share_a_budget_and_small_ones_need_none() {
+        let budget = Budget::new(SMALL);
+        let large = || full(vec![b'x'; 2 * SMALL]);
+        let read = async |body| read(body, 4 * SMALL, WITHIN, &budget).await;
+        let first = read(large()).await.unwrap();
+        assert!(matches!(read(large()).await, Err(ReadError::Crowded)));
+        assert_eq!(read(full(vec![b'x'; SMALL])).await.unwrap().len(), SMALL);
+        // Kept until the answer, and then there is room again.
+        drop(first);
+        assert!(read(large()).await.is_ok());
+    }
+
     #[tokio::test]
     async fn pieces_are_joined_in_order() {
-        let read = read(pieces(vec!["ab", "c", "def"]), 6, WITHIN).await;
+        let read = read(pieces(vec!["ab", "c", "def"]), 6, WITHIN, &ample()).await;
         assert_eq!(read.unwrap(), "abcdef");
     }
 
     #[tokio::test]
     async fn no_body_is_an_empty_one() {
-        assert_eq!(read(empty(), 0, WITHIN).await.unwrap(), "");
+        assert_eq!(read(empty(), 0, WITHIN, &ample()).await.unwrap(), "");
     }
 
     #[tokio::test]
     async fn a_stream_is_refused_at_the_byte_past_the_limit() {
-        let read = read(pieces(vec!["abc", "def", "g"]), 6, WITHIN).await;
+        let read = read(pieces(vec!["abc", "def", "g"]), 6, WITHIN, &ample()).await;
         assert!(matches!(read, Err(ReadError::TooLarge { limit: 6 })));
     }
 
     #[tokio::test]
     async fn a_declared_length_past_the_limit_is_refused() {
-        let read = read(full("abcdefg"), 6, WITHIN).await;
+        let read = read(full("abcdefg"), 6, WITHIN, &ample()).await;
         assert!(matches!(read, Err(ReadError::TooLarge { limit: 6 })));
     }
 
     #[tokio::test]
     async fn a_body_that_never_ends_runs_out_of_time() {
         let silent = StreamBody::new(stream::pending::<Result<Frame<Bytes>, BodyError>>());
-        let read = read(silent, 6, Duration::from_millis(20)).await;
+        let read = read(silent, 6, Duration::from_millis(20), &ample()).await;
         assert!(matches!(read, Err(ReadError::TooSlow { .. })));
     }
 
@@ -190,7 +280,7 @@ mod tests {
         let endless = StreamBody::new(stream::repeat_with(|| {
             Ok::<_, BodyError>(Frame::data(Bytes::from_static(b"more")))
         }));
-        let read = read(endless, 6, Duration::from_secs(20)).await;
+        let read = read(endless, 6, Duration::from_secs(20), &ample()).await;
         assert!(matches!(read, Err(ReadError::TooLarge { .. })));
     }
 
@@ -200,7 +290,7 @@ mod tests {
             Ok(Frame::data(Bytes::from_static(b"ab"))),
             Err::<Frame<Bytes>, BodyError>("cut".into()),
         ]));
-        let read = read(broken, 6, WITHIN).await;
+        let read = read(broken, 6, WITHIN, &ample()).await;
         assert!(matches!(read, Err(ReadError::Broken(_))));
     }
 }

@@ -5,7 +5,7 @@
 //! repeats nothing of the request: no byte of a client's comes back from here.
 
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use serde_json::json;
 
 use super::problem::PROXY_STATUS;
@@ -26,6 +26,8 @@ pub enum Refusal {
     BodyTooLarge(usize),
     /// The body did not arrive in time.
     BodyTooSlow,
+    /// All clients together are sending as much as is taken at once.
+    BodiesCrowded,
     /// The body broke off.
     BodyBroken,
     /// Our own fault: the code that answers has panicked.
@@ -46,6 +48,7 @@ impl From<body::ReadError> for Refusal {
         match error {
             body::ReadError::TooLarge { limit } => Self::BodyTooLarge(limit),
             body::ReadError::TooSlow { .. } => Self::BodyTooSlow,
+            body::ReadError::Crowded => Self::BodiesCrowded,
             body::ReadError::Broken(_) => Self::BodyBroken,
         }
     }
@@ -62,6 +65,7 @@ impl Refusal {
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::BodiesCrowded => StatusCode::SERVICE_UNAVAILABLE,
             Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -76,6 +80,7 @@ impl Refusal {
             Self::ForeignOrigin => "RCH02",
             Self::BodyTooLarge(_) => "RCH03",
             Self::BodyTooSlow => "RCH04",
+            Self::BodiesCrowded => "RCH10",
             Self::BodyBroken => "RCH05",
             Self::Panicked => "RCH06",
         }
@@ -89,6 +94,7 @@ impl Refusal {
             Self::ForeignOrigin => "this origin may neither write nor watch".into(),
             Self::BodyTooLarge(limit) => format!("the body exceeds {limit} bytes"),
             Self::BodyTooSlow => "the body did not arrive in time".into(),
+            Self::BodiesCrowded => "too much is being sent to the relay at once".into(),
             Self::BodyBroken => "the body broke off".into(),
             Self::Panicked => "the relay made a mistake".into(),
         }
@@ -100,6 +106,7 @@ impl Refusal {
             Self::ForeignOrigin => {
                 Some("the operator lists the origins that may, in the relay's settings".into())
             }
+            Self::BodiesCrowded => Some("try again in a moment".into()),
             Self::Panicked => Some("the relay's log has it under X-Request-Id".into()),
             _ => None,
         }
@@ -137,6 +144,9 @@ impl Refusal {
             && let Ok(value) = HeaderValue::from_str(&format!("Rowcast; error={}", self.code()))
         {
             headers.insert(PROXY_STATUS, value);
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
         }
         if let Self::Method(allow) = self {
             headers.insert(ALLOW, HeaderValue::from_static(allow));

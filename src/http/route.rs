@@ -224,6 +224,8 @@ pub struct Router<A> {
     pub origins: Origins,
     /// Largest request body, in bytes; [`body::LIMIT`] unless the settings say otherwise.
     pub body_limit: usize,
+    /// What all bodies together may take.
+    pub bodies: body::Budget,
     /// What `/readyz` tells.
     pub health: Arc<Health>,
     /// What `/metrics` tells, and where requests are counted.
@@ -298,7 +300,7 @@ impl<A: Api> Router<A> {
         parts: &Parts,
         incoming: hyper::body::Incoming,
     ) -> Result<Response, Refusal> {
-        let read = body::read(incoming, self.body_limit, body::WITHIN);
+        let read = body::read(incoming, self.body_limit, body::WITHIN, &self.bodies);
         let response = match route {
             Route::RowsRoot if parts.method == Method::POST => {
                 self.api.batch(parts, read.await?).await

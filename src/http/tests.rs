@@ -179,6 +179,7 @@ fn start(limits: Limits, origins: &[&str]) -> Relay {
         assets: Assets::new(true),
         origins: Origins::new(origins).unwrap(),
         body_limit: body::LIMIT,
+        bodies: body::Budget::new(body::ALL),
         health: Arc::new(Health::new()),
         metrics: Arc::clone(&metrics),
     };

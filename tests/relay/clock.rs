@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::harness::{DEADLINE, Relay, Screen, Stream, command, database, eventually};
+use crate::harness::{Relay, Screen, Stream, command, database, eventually};
 use crate::policies::{ROLES, SECRET, token};
-use crate::wire::Wire;
 
 /// Debian's libfaketime; `None` where it is not installed.
 fn library() -> Option<String> {
@@ -74,10 +73,13 @@ async fn survives(monotonic_too: bool) {
     let open = async || Stream::with(&url, None, &[("authorization", &bearer)]).await;
     let mut hers = open().await;
     Screen::default().follow(&mut hers, |_| true).await;
-    for (id, jump) in ["+3600", "-3600", "+86400", "-86400", "+0"]
-        .iter()
-        .enumerate()
-    {
+    let jumps: &[&str] = if monotonic_too {
+        // Only forward: no kernel lets it go back.
+        &["+3600", "+90000", "+180000"]
+    } else {
+        &["+3600", "-3600", "+86400", "-86400", "+0"]
+    };
+    for (id, jump) in jumps.iter().enumerate() {
         set(&clock, jump);
         let txid = database
             .commit(&format!("insert into tasks values ({id})"))
@@ -85,16 +87,11 @@ async fn survives(monotonic_too: bool) {
         if monotonic_too {
             // Every timer of the relay has run out at once: it may have begun again.
             let place = stream.id.clone();
-            eventually("it answers", async || {
-                let mut wire = Wire::open(&relay).await;
-                wire.send("GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-                    .await;
-                wire.ends_within(DEADLINE).await;
-                wire.text().starts_with("HTTP/1.1 200").then_some(())
-            })
-            .await;
             let (back, shown) = eventually("the screen is exact", async || {
-                let mut stream = relay.resume("/rest/v1/tasks", &place).await;
+                // A connection that was made while the clock jumped may be cut by its limits.
+                let (url, place) = (url.clone(), place.clone());
+                let opening = tokio::spawn(async move { Stream::open(&url, Some(&place)).await });
+                let mut stream = opening.await.ok()?;
                 let mut shown = screen.clone();
                 while let Some(event) = stream.next_within(Duration::from_secs(3)).await {
                     shown.apply(&event);

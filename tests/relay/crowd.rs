@@ -228,8 +228,8 @@ async fn clients_that_are_gone_without_a_word_are_freed() {
             0 => wire.socket.shutdown().await.unwrap(),
             // Has said more than was asked.
             1 => {
-                wire.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(20))
-                    .await
+                let more = "GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(20);
+                wire.send(more).await;
             }
             _ => {}
         }

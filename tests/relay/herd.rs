@@ -84,7 +84,7 @@ async fn of_screens() {
     let begun = Instant::now();
     let mut back = Vec::new();
     while back.len() < count
-        && let Ok(Some(at)) = tokio::time::timeout(Duration::from_secs(60), ups.recv()).await
+        && let Ok(Some(at)) = tokio::time::timeout(Duration::from_mins(1), ups.recv()).await
     {
         back.push(at.saturating_duration_since(begun).as_millis());
     }
@@ -102,6 +102,35 @@ async fn of_screens() {
     let _end = line().await;
 }
 
+/// The other process.
+fn herd(address: &str) -> tokio::process::Child {
+    tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "herd::of_screens", "--ignored", "--nocapture"])
+        .env("ROWCAST_HERD_AT", address)
+        .env("ROWCAST_HERD", screens().to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+/// How many statements the connections of a name have sent, by the server's log from `since` on.
+fn asked(log: &std::path::Path, since: u64) -> impl Fn(&str) -> usize {
+    let bytes = std::fs::read(log).unwrap();
+    let since = usize::try_from(since).unwrap();
+    let text = String::from_utf8_lossy(&bytes[since..]).into_owned();
+    move |name| {
+        let mark = format!(" {name} LOG:  ");
+        let asks = ["statement: ", "execute "];
+        let lines = text.lines();
+        lines
+            .filter_map(|line| Some(line.split_once(&mark)?.1))
+            .filter(|rest| asks.iter().any(|ask| rest.starts_with(ask)))
+            .count()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_come_back_after_a_restart_and_the_database_hardly_notices() {
     let server = Server::start(&[("log_statement", "all")]).await;
@@ -116,19 +145,11 @@ async fn thousands_come_back_after_a_restart_and_the_database_hardly_notices() {
             select rowcast.watch('tasks')",
         )
         .await;
-    let mut herd = tokio::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "herd::of_screens", "--ignored", "--nocapture"])
-        .env("ROWCAST_HERD_AT", &address)
-        .env("ROWCAST_HERD", screens().to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut herd = herd(&address);
     let (mut tell, told) = (herd.stdin.take().unwrap(), herd.stdout.take().unwrap());
     let mut told = BufReader::new(told).lines();
     let mut hear = async |word: &str| loop {
-        let next = tokio::time::timeout(Duration::from_secs(180), told.next_line());
+        let next = tokio::time::timeout(Duration::from_mins(3), told.next_line());
         let line = next.await.expect("the herd says something in time");
         let line = line.unwrap().expect("the herd goes on");
         if line.starts_with(word) {
@@ -164,19 +185,7 @@ async fn thousands_come_back_after_a_restart_and_the_database_hardly_notices() {
     let numbers: Vec<&str> = back.split([' ', ':']).collect();
     assert_eq!(numbers[2], screens().to_string(), "{back}");
 
-    // What was asked for the screens: every statement of the connections that serve them.
-    let bytes = std::fs::read(&log).unwrap();
-    let text = String::from_utf8_lossy(&bytes[usize::try_from(before).unwrap()..]).into_owned();
-    let of = |name: &str| {
-        let mark = format!(" {name} LOG:  ");
-        let asks = ["statement: ", "execute "];
-        let lines = text
-            .lines()
-            .filter_map(|line| Some(line.split_once(&mark)?.1));
-        lines
-            .filter(|rest| asks.iter().any(|ask| rest.starts_with(ask)))
-            .count()
-    };
+    let of = asked(&log, before);
     let names = [
         "rowcast",
         "rowcast looks",

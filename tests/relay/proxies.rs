@@ -1,4 +1,4 @@
-//! nginx and HAProxy in the way, as `docs/reliability.md` sets them up: events pass at once, streams
+//! `nginx` and `HAProxy` in the way, as `docs/reliability.md` sets them up: events pass at once, streams
 //! outlive every pause, and a relay that restarts is come back to.
 
 use std::path::Path;
