@@ -448,6 +448,7 @@ static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
             assets: Assets::new(true),
             origins: Origins::new(&[] as &[&str]).expect("none are allowed"),
             body_limit: 4096,
+            bodies: rowcast::http::body::Budget::new(1 << 20),
             health: Arc::new(Health::new()),
             metrics: Arc::new(Metrics::new()),
         };

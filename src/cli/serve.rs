@@ -30,7 +30,7 @@ use crate::http::looks::Looks;
 use crate::http::problem;
 use crate::http::route::Router;
 use crate::http::rows::Rows;
-use crate::http::server::{self, Limits, Server};
+use crate::http::server::{self, Limits, Observer, Server};
 use crate::memory::Pressure;
 use crate::metrics::{Metrics, PoolState};
 use crate::postgres::connect::Target;
@@ -269,6 +269,24 @@ struct Relay {
     router: Router<Api>,
 }
 
+/// Connections for requests, for reading the log, for states, for asking, and for looking at what a
+/// view is made of: each apart, so that one that is used up holds up nobody else.
+fn pools(config: &Config, target: &Target, login: &Target, metrics: &Metrics) -> [pool::Pool; 5] {
+    let pools = [
+        ("requests", login, "rowcast", config.pool.max(1)),
+        ("log", target, "rowcast log", LOG_POOL),
+        ("states", login, "rowcast states", STATE_POOL),
+        ("asking", login, "rowcast asking", STATE_POOL),
+        ("looks", login, "rowcast looks", LOOK_POOL),
+    ];
+    pools.map(|(name, target, application, size)| {
+        let pool = pool::pool(target, application, size);
+        let shown = pool.clone();
+        metrics.show_pool(name, Box::new(move || pool_state(&shown)));
+        pool
+    })
+}
+
 impl Relay {
     /// `target` is the login that reads the log.
     fn build(
@@ -282,21 +300,7 @@ impl Relay {
         let shutdown = Shutdown::new();
         let health = Arc::new(Health::new());
         let metrics = Arc::new(Metrics::new());
-        let requests = pool::pool(&door.login, "rowcast", config.pool.max(1));
-        let log = pool::pool(target, "rowcast log", LOG_POOL);
-        let states = pool::pool(&door.login, "rowcast states", STATE_POOL);
-        let asking = pool::pool(&door.login, "rowcast asking", STATE_POOL);
-        let looks = pool::pool(&door.login, "rowcast looks", LOOK_POOL);
-        for (name, pool) in [
-            ("requests", &requests),
-            ("log", &log),
-            ("states", &states),
-            ("asking", &asking),
-            ("looks", &looks),
-        ] {
-            let pool = pool.clone();
-            metrics.show_pool(name, Box::new(move || pool_state(&pool)));
-        }
+        let [requests, log, states, asking, looks] = pools(config, target, &door.login, &metrics);
         // Its own: the feed waits for the catalogue, and must not wait for snapshots.
         let definitions = pool::pool(target, "rowcast catalog", 1);
         let catalog = Arc::new(Handle::new(
