@@ -3,7 +3,7 @@
 # Node from tests/setup.sh, where the system's is too old.
 export PATH := $(CURDIR)/tests/.node/node_modules/node/bin:$(PATH)
 
-.PHONY: help run test lint bench fuzz histcheck
+.PHONY: help run test lint bench fuzz mutants histcheck
 
 help: ## tell what there is
 	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-12s%s\n", $$1, $$2 }'
@@ -38,6 +38,9 @@ bench: ## measure; FIGURES="fan-1000 patch" measures some of it, FIGURES=list te
 	  set -x && cargo build --release --manifest-path benches/naive/Cargo.toml --target-dir target/naive; \
 	fi
 	cargo bench --bench side_by_side -- $(FIGURES)
+
+mutants: ## switch on known defects, one at a time, and see that the tests find each
+	tests/mutants.sh
 
 histcheck: ## check histories under faults: 20 seeds of 5 minutes, with a report
 	@tests/setup.sh test
