@@ -75,9 +75,19 @@ pub struct Config {
     #[arg(long, env = "ROWCAST_LONG_TRANSACTION", default_value = "300", value_parser = clap::value_parser!(u64).range(1..), global = true)]
     pub long_transaction: u64,
 
-    /// Whether writers ring: auto leaves the bell off where two-phase commit is in use
+    /// When writers ring: auto is adaptive, or off where two-phase commit is in use
     #[arg(long, env = "ROWCAST_BELL", default_value = "auto", global = true)]
     pub bell: Bell,
+
+    /// Milliseconds after which the log is read even if nobody rings
+    #[arg(
+        long,
+        env = "ROWCAST_SAFETY_POLL",
+        default_value = "1000",
+        hide = true,
+        global = true
+    )]
+    pub safety_poll: u64,
 
     /// How the log is written
     #[arg(
@@ -241,14 +251,17 @@ pub enum TxEnd {
     RollbackAllowOverride,
 }
 
-/// Whether commits of writers ring the bell.
+/// When commits of writers ring the bell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Bell {
-    /// Unless `max_prepared_transactions` is set: PREPARE TRANSACTION fails after a NOTIFY
+    /// As adaptive; off where `max_prepared_transactions` is set: PREPARE TRANSACTION fails after a
+    /// NOTIFY
     Auto,
-    /// Also then
+    /// While no relay is reading anyway
+    Adaptive,
+    /// Each one
     Always,
-    /// Never: the relay polls
+    /// Never: relays poll
     Off,
 }
 

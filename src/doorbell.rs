@@ -17,6 +17,7 @@ use tokio_postgres::{AsyncMessage, Client, Notification};
 use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
+use crate::bell::Hearing;
 use crate::causes::Causes;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -45,6 +46,10 @@ pub struct Doorbell {
     pub target: Target,
     /// Rung for every notice.
     pub bell: Arc<Notify>,
+    /// Notified when the other relays are to be rung for.
+    pub others: Arc<Notify>,
+    /// Told whether bells are heard, and how full their queue is.
+    pub hearing: watch::Sender<Hearing>,
     /// Notified when somebody says that definitions changed.
     pub definitions: Arc<Notify>,
     /// Channels to listen on besides.
@@ -81,6 +86,8 @@ impl Doorbell {
                 Err(error) = self.session(&mut backoff) => error,
             };
             self.health.set_listener(false);
+            self.hearing
+                .send_modify(|hearing| hearing.listening = false);
             self.metrics.listener_connected.set(0);
             self.metrics.listener_reconnects.inc();
             self.listening.send_replace(BTreeSet::new());
@@ -111,9 +118,9 @@ impl Doorbell {
         let own = client
             .query_one("select pg_backend_pid()", &[])
             .await?
-            .get::<_, i32>(0)
-            .to_string();
+            .get::<_, i32>(0);
         self.health.set_listener(true);
+        self.hearing.send_modify(|hearing| hearing.listening = true);
         self.metrics.listener_connected.set(1);
         info!("listening");
         backoff.reset();
@@ -130,7 +137,8 @@ impl Doorbell {
                     let notice: Notification = notice.ok_or(DoorbellError::Closed)?;
                     silent_since = None;
                     match notice.channel() {
-                        CHANNEL if notice.payload() == own => {}
+                        // Our own, or another relay's canary: nothing was committed.
+                        CHANNEL if notice.process_id() == own || is_canary(notice.payload()) => {}
                         CHANNEL => self.bell.notify_one(),
                         channel => {
                             // Without a payload the dialect means definitions and settings.
@@ -149,8 +157,12 @@ impl Doorbell {
                 }
                 _tick = canary.tick() => {
                     silent_since.get_or_insert_with(tokio::time::Instant::now);
-                    let asked = tokio::time::timeout(CANARY_DEADLINE, self.sing(&client, &own)).await;
+                    let asked = tokio::time::timeout(CANARY_DEADLINE, self.sing(&client, own)).await;
                     asked.map_err(|_| DoorbellError::Silent)??;
+                }
+                () = self.others.notified() => {
+                    let rung = tokio::time::timeout(CANARY_DEADLINE, ring(&client)).await;
+                    rung.map_err(|_| DoorbellError::Silent)??;
                 }
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(|| tokio::time::Instant::now() + CANARY)),
                     if deadline.is_some() => return Err(DoorbellError::Silent),
@@ -181,11 +193,12 @@ impl Doorbell {
 
     /// Notifies ourselves. Asking for the queue's usage also moves its tail, which cures a queue
     /// that stays full after the listener that filled it is gone (measured).
-    async fn sing(&self, client: &Client, own: &str) -> Result<(), tokio_postgres::Error> {
+    async fn sing(&self, client: &Client, own: i32) -> Result<(), tokio_postgres::Error> {
         let sql = "select pg_notification_queue_usage(), pg_notify($1, $2)";
-        let row = client.query_one(sql, &[&CHANNEL, &own]).await?;
+        let row = client.query_one(sql, &[&CHANNEL, &own.to_string()]).await?;
         let usage: f64 = row.get(0);
         self.metrics.notify_queue_usage.set(usage);
+        self.hearing.send_modify(|hearing| hearing.queue = usage);
         if usage > 0.01 {
             warn!(
                 usage,
@@ -194,6 +207,18 @@ impl Doorbell {
         }
         Ok(())
     }
+}
+
+/// Rings for the other relays.
+async fn ring(client: &Client) -> Result<(), tokio_postgres::Error> {
+    client
+        .batch_execute(&format!("notify {}", quote::identifier(CHANNEL)))
+        .await
+}
+
+/// A relay's notification to itself has the number of its session for a payload, a bell has none.
+fn is_canary(payload: &str) -> bool {
+    !payload.is_empty() && payload.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Drives the connection and hands its notifications on. It never waits for who takes them.

@@ -18,6 +18,7 @@
 //! | [`view`] | what a stream shows; events from images; snapshots | requests |
 //! | [`log`] | committed entries between two cursors, and what they come to | views |
 //! | [`doorbell`] | LISTEN: "look again" | data |
+//! | [`bell`] | when to look, so that writers need not ring | what is read |
 //! | [`hub`] | one publisher, many positions in one buffer | HTTP, SQL, events |
 //! | [`admission`] | who may open one more stream, and who is cut when there are too many | HTTP, what a stream carries |
 //! | [`auth`] | token and clock in, identity out | requests, what a role may do |
@@ -31,6 +32,7 @@
 pub mod admission;
 pub mod auth;
 pub mod backoff;
+pub mod bell;
 pub mod causes;
 pub mod cli;
 pub mod config;

@@ -159,6 +159,9 @@ pub struct Metrics {
     pub panics: Counter,
     pub memory_used: Gauge,
     pub memory_limit: Gauge,
+    pub bell_leader: Gauge,
+    pub bell_awake: Gauge,
+    pub bell_switches: Family<Reason, Counter>,
     pub catalog_loads: Counter,
     pub log_kept_rows: Gauge,
     pub log_kept_bytes: Gauge,
@@ -232,6 +235,9 @@ impl Metrics {
             panics: Counter, "rowcast_panics", "Exchanges that ended by a mistake of ours";
             memory_used: Gauge, "rowcast_memory_used_bytes", "Memory in use, measured where the limit is set";
             memory_limit: Gauge, "rowcast_memory_limit_bytes", "The limit that 90 and 95 % are taken of; 0 without one";
+            bell_leader: Gauge, "rowcast_bell_leader", "1 while this relay reads for all when much is committed";
+            bell_awake: Gauge, "rowcast_bell_awake", "1 while this relay reads without waiting for bells, so that writers need not ring";
+            bell_switches: Family<Reason, Counter>, "rowcast_bell_switches", "Times this relay went awake or idle";
             catalog_loads: Counter, "rowcast_schema_cache_loads", "Times the catalogue was read";
             log_kept_rows: Gauge, "rowcast_log_kept_rows", "Rows in the log as of the last tick";
             log_kept_bytes: Gauge, "rowcast_log_kept_bytes", "Bytes of changes in the log as of the last tick; what --log-size bounds";

@@ -19,10 +19,8 @@ alter function rowcast.tree(oid) owner to rowcast_owner;
 revoke all on function rowcast.tree(oid) from public;
 comment on function rowcast.tree(oid) is 'A table and its partitions, without locking them';
 
--- The trigger argument that a table needs: 'guarded' when converting one of its columns runs code
--- that is not PostgreSQL's own (types of users and extensions, casts to json), or of types whose few
--- stored bytes may become more text than fits a value (1e131071 in jsonb or numeric[]), else null.
-create or replace function rowcast.guard(rel oid) returns text
+-- The types of a table's columns, and what they are made of: the base of a domain, the element of an array.
+create or replace function rowcast.types(rel oid) returns setof oid
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -36,9 +34,22 @@ as $$
     cross join lateral (values (nullif(t.typbasetype, 0)), (nullif(t.typelem, 0))) as v (inner_type)
     where inner_type is not null
   )
+  select type from used
+$$;
+alter function rowcast.types(oid) owner to rowcast_owner;
+revoke all on function rowcast.types(oid) from public;
+comment on function rowcast.types(oid) is 'The types of a table''s columns and of their parts';
+
+-- The trigger argument that a table needs: 'guarded' when converting one of its columns runs code
+-- that is not PostgreSQL's own (types of users and extensions, casts to json), or of types whose few
+-- stored bytes may become more text than fits a value (1e131071 in jsonb or numeric[]), else null.
+create or replace function rowcast.guard(rel oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
   select 'guarded'
   where exists (
-    select from used u join pg_type t on t.oid = u.type
+    select from rowcast.types(rel) as u (type) join pg_type t on t.oid = u.type
     where t.oid in ('jsonb'::regtype, 'numeric[]'::regtype, 'nummultirange'::regtype)
        or t.typnamespace <> 'pg_catalog'::regnamespace
       and not (t.typtype = 'd')
@@ -52,22 +63,76 @@ alter function rowcast.guard(oid) owner to rowcast_owner;
 revoke all on function rowcast.guard(oid) from public;
 comment on function rowcast.guard(oid) is 'Whether the capture trigger of a table needs its exception block';
 
+-- The capture function that a table needs: the one that pins the settings on which the text of its
+-- columns depends. What is not known here gets every pin. Dates and times stand in json as ISO 8601
+-- whatever DateStyle says; in a range they do not, so ranges are not among these.
+create or replace function rowcast.capturer(rel oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when bool_or(needs = 'all') then 'rowcast.capture()'
+    when bool_or(needs = 'zone') then 'rowcast.capture_zoned()'
+    else 'rowcast.capture_plain()'
+  end
+  from (
+    select case
+      when t.oid = 'timestamptz'::regtype then 'zone'
+      when t.oid in ('bool'::regtype, '"char"'::regtype, 'name'::regtype, 'int2'::regtype, 'int4'::regtype,
+                     'int8'::regtype, 'oid'::regtype, 'numeric'::regtype, 'text'::regtype, 'varchar'::regtype,
+                     'bpchar'::regtype, 'uuid'::regtype, 'json'::regtype, 'jsonb'::regtype, 'date'::regtype,
+                     'timestamp'::regtype, 'time'::regtype, 'inet'::regtype, 'cidr'::regtype,
+                     'macaddr'::regtype, 'macaddr8'::regtype, 'bit'::regtype, 'varbit'::regtype) then 'nothing'
+      -- judged by what they are made of
+      when t.typtype = 'd' or t.typcategory = 'A' and t.typelem <> 0 then 'nothing'
+      when t.typtype = 'e' and not exists (
+        select from pg_cast c where c.castsource = t.oid and c.casttarget = 'json'::regtype) then 'nothing'
+      else 'all'
+    end as needs
+    from rowcast.types(rel) as u (type) join pg_type t on t.oid = u.type
+  ) as n
+$$;
+alter function rowcast.capturer(oid) owner to rowcast_owner;
+revoke all on function rowcast.capturer(oid) from public;
+comment on function rowcast.capturer(oid) is 'Which of the capture functions suits a table';
+
+-- Whether the row trigger of a table is the one that suits it. If it is rowcast.capture() instead,
+-- nothing is wrong but the cost: it pins everything.
+create or replace function rowcast.suited(rel oid) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from pg_trigger t
+    where t.tgrelid = rel and t.tgname = '!rowcast' and t.tgfoid = to_regprocedure(rowcast.capturer(rel))
+      and t.tgnargs = (case when rowcast.guard(rel) is null then 0 else 1 end)
+  )
+$$;
+alter function rowcast.suited(oid) owner to rowcast_owner;
+revoke all on function rowcast.suited(oid) from public;
+comment on function rowcast.suited(oid) is 'Whether the capture trigger of a table does no more than it must';
+
 -- Whether the triggers of a watched table are as they must be: the row trigger on the root with the
--- right argument and on every partition, the truncate trigger on all of them, everything ALWAYS.
+-- right argument and on every partition, with a function that pins enough, the truncate trigger on all
+-- of them, everything ALWAYS.
 create or replace function rowcast.captured(rel oid) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
+  with wanted (name, function) as (
+    values ('!rowcast', to_regprocedure('rowcast.capture()')),
+           ('!rowcast', to_regprocedure(rowcast.capturer(rel))),
+           ('!rowcast_truncate', to_regprocedure('rowcast.capture_truncate()'))
+  )
   select not exists (
     select
     from rowcast.tree(rel) as r (relid)
-    cross join (values ('!rowcast', 'rowcast.capture()'), ('!rowcast_truncate', 'rowcast.capture_truncate()'))
-      as wanted (name, function)
+    cross join (values ('!rowcast'), ('!rowcast_truncate')) as needed (name)
     where not exists (
       select from pg_trigger t
-      where t.tgrelid = r.relid and t.tgname = wanted.name and t.tgenabled = 'A'
-        and t.tgfoid = to_regprocedure(wanted.function)
-        and (wanted.name <> '!rowcast' or r.relid <> rel
+      join wanted w on w.name = t.tgname and w.function = t.tgfoid
+      where t.tgrelid = r.relid and t.tgname = needed.name and t.tgenabled = 'A'
+        and (needed.name <> '!rowcast' or r.relid <> rel
              or t.tgnargs = (case when rowcast.guard(rel) is null then 0 else 1 end)))
   )
 $$;
@@ -141,15 +206,11 @@ begin
   perform set_config('lock_timeout', '50ms', true);
   loop
     begin
-      if not exists (
-        select from pg_trigger t
-        where t.tgrelid = rel and t.tgname = '!rowcast' and t.tgfoid = 'rowcast.capture()'::regprocedure
-          and t.tgnargs = (case when rowcast.guard(rel) is null then 0 else 1 end)
-      ) then
+      if not rowcast.suited(rel) then
         execute format('drop trigger if exists "!rowcast" on %s', rel::regclass);
         execute format(
-          'create trigger "!rowcast" after insert or update or delete on %s for each row execute function rowcast.capture(%s)',
-          rel::regclass, rowcast.guard(rel));
+          'create trigger "!rowcast" after insert or update or delete on %s for each row execute function %s(%s)',
+          rel::regclass, to_regprocedure(rowcast.capturer(rel))::regproc, rowcast.guard(rel));
       end if;
       for leaf in select relid from rowcast.tree(rel) as r (relid) loop
         if not exists (
@@ -219,7 +280,7 @@ begin
       using errcode = 'object_not_in_prerequisite_state',
             hint = format('alter table %s add primary key (...);', rel);
   end if;
-  if rowcast.captured(rel) and exists (select from rowcast.watched w where w.rel = watch.rel) then
+  if rowcast.captured(rel) and rowcast.suited(rel) and exists (select from rowcast.watched w where w.rel = watch.rel) then
     return;
   end if;
   perform rowcast.install(rel, 100);
@@ -324,6 +385,15 @@ begin
         perform rowcast.reset(known.rel);
         return next format('%s was rewritten', known.rel::regclass);
       end if;
+    elsif not rowcast.suited(known.rel) then
+      -- Its images are the same as before, so nothing has to be read anew.
+      begin
+        perform rowcast.install(known.rel, 1);
+        repaired := true;
+      exception when others then
+        -- Somebody has the table: next time.
+        continue;
+      end;
     else
       continue;
     end if;

@@ -23,7 +23,8 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::schema::migrate;
 
 /// Keeps open screens in step with a PostgreSQL database
 #[derive(Debug, Parser)]
@@ -228,10 +229,12 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Watched => tables::watched(&config).await,
             Command::Tail { stream, url } => tail::run(&config, &stream, url).await,
             Command::Sql => {
-                print!(
-                    "{}",
-                    crate::schema::migrate::script(config.bell != crate::config::Bell::Off)
-                );
+                let bell = match config.bell {
+                    config::Bell::Auto | config::Bell::Adaptive => migrate::Bell::Adaptive,
+                    config::Bell::Always => migrate::Bell::Always,
+                    config::Bell::Off => migrate::Bell::Silent,
+                };
+                print!("{}", migrate::script(bell));
                 Ok(())
             }
             Command::Token {

@@ -16,6 +16,7 @@ use super::{Told, access, bounds, database, demo, log, tables};
 use crate::admission::Admission;
 use crate::auth::{Authenticator, Secret};
 use crate::backoff::Backoff;
+use crate::bell::{self, Hearing};
 use crate::config::{Bell, Config};
 use crate::doorbell::Doorbell;
 use crate::feed::{self, Feed};
@@ -37,7 +38,7 @@ use crate::postgres::connect::Target;
 use crate::postgres::embedded::{Cluster, Options};
 use crate::postgres::{pool, pooler, quote};
 use crate::schema::catalog::Handle;
-use crate::schema::{reload, upkeep};
+use crate::schema::{migrate, reload, upkeep};
 use crate::shutdown::Shutdown;
 use crate::subscription::{self, Pools};
 use crate::view::snapshot;
@@ -87,7 +88,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
         .map(TcpListener::local_addr)
         .transpose()?;
     let (target, cluster) = database(&config).await?;
-    let rings = prepare(&config, &target, cluster.is_some()).await?;
+    let bell = prepare(&config, &target, cluster.is_some()).await?;
 
     let door = if cluster.is_some() && demo::is_wanted(&config) {
         Door::of_demo(&config, &target)?
@@ -100,7 +101,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
             sign_in: None,
         }
     };
-    let relay = Relay::build(&config, &target, door, origins, rings, cluster.is_some());
+    let relay = Relay::build(&config, &target, door, origins, bell, cluster.is_some());
     let shutdown = relay.shutdown.clone();
     let health = Arc::clone(&relay.health);
     let debug = relay.debug();
@@ -179,8 +180,8 @@ async fn database(config: &Config) -> anyhow::Result<(Target, Option<Cluster>)> 
     Ok((cluster.target(database::PRIVATE), Some(cluster)))
 }
 
-/// Installs what is missing; returns whether writers ring.
-async fn prepare(config: &Config, target: &Target, demo: bool) -> anyhow::Result<bool> {
+/// Installs what is missing; returns who rings.
+async fn prepare(config: &Config, target: &Target, demo: bool) -> anyhow::Result<migrate::Bell> {
     let begun = Instant::now();
     let mut backoff = Backoff::new();
     let (client, connection) = loop {
@@ -205,14 +206,18 @@ async fn prepare(config: &Config, target: &Target, demo: bool) -> anyhow::Result
     if recovery.iter().any(is_standby) {
         // It may be promoted while we wait; until then the feed says why it does not work.
         tracing::warn!("the database is a standby; nothing is installed there");
-        return Ok(config.bell != Bell::Off);
+        return Ok(match config.bell {
+            Bell::Off => migrate::Bell::Silent,
+            Bell::Always => migrate::Bell::Always,
+            Bell::Auto | Bell::Adaptive => migrate::Bell::Adaptive,
+        });
     }
-    let rings = tables::install(&client, target, config.bell).await?;
+    let bell = tables::install(&client, target, config.bell).await?;
     if demo {
         client.batch_execute(DEMO).await?;
     }
     driver.abort();
-    Ok(rings)
+    Ok(bell)
 }
 
 /// Refuses a database behind a transaction pooler: nothing that belongs to a session would hold.
@@ -294,7 +299,7 @@ impl Relay {
         target: &Target,
         door: Door,
         origins: Origins,
-        rings: bool,
+        bell: migrate::Bell,
         board: bool,
     ) -> Self {
         let shutdown = Shutdown::new();
@@ -308,14 +313,13 @@ impl Relay {
             config.schema.clone(),
             Arc::clone(&metrics),
         ));
-        let bell = Arc::new(Notify::new());
+        let (bell, hearing) = bell_parts(config, target, bell, &metrics);
         let definitions = Arc::new(Notify::new());
         let feed = Arc::new(Feed::new(feed::Parts {
             target: target.clone(),
             asking,
             catalog: Arc::clone(&catalog),
-            bell: Arc::clone(&bell),
-            rings,
+            bell: bell.clone(),
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
         }));
@@ -324,7 +328,9 @@ impl Relay {
         let notes = Arc::clone(feed.stage());
         let doorbell = Doorbell {
             target: target.clone(),
-            bell,
+            bell: bell.rung,
+            others: bell.others,
+            hearing,
             definitions: Arc::clone(&definitions),
             wanted: feed.stage().wanted(),
             listening,
@@ -496,6 +502,26 @@ fn pool_state(pool: &pool::Pool) -> PoolState {
         max: status.max_size,
         timeouts: pool.timeouts(),
     }
+}
+
+/// When to look at the log, and who is told how the doorbell is.
+fn bell_parts(
+    config: &Config,
+    target: &Target,
+    wish: migrate::Bell,
+    metrics: &Arc<Metrics>,
+) -> (bell::Parts, watch::Sender<Hearing>) {
+    let told = watch::Sender::new(Hearing::default());
+    let parts = bell::Parts {
+        target: target.clone(),
+        wish,
+        safety: Duration::from_millis(config.safety_poll),
+        rung: Arc::default(),
+        others: Arc::default(),
+        hearing: told.subscribe(),
+        metrics: Arc::clone(metrics),
+    };
+    (parts, told)
 }
 
 /// A superuser may take every role, so there somebody must say which ones requests may name.

@@ -82,22 +82,30 @@ pub(super) async fn uninstall(config: &Config) -> anyhow::Result<()> {
 async fn installed(config: &Config) -> anyhow::Result<Client> {
     let (target, _) = database::running(config)?;
     let client = database::connect(&target).await?;
-    install(&client, &target, config.bell).await?;
+    // What the relays of this database have chosen is not for a command to change in passing.
+    if migrate::present(&client).await?.is_none() {
+        install(&client, &target, config.bell).await?;
+    }
     Ok(client)
 }
 
-/// Installs the schema, and returns whether writers ring.
-pub(super) async fn install(client: &Client, target: &Target, bell: Bell) -> anyhow::Result<bool> {
+/// Installs the schema, and returns who rings.
+pub(super) async fn install(
+    client: &Client,
+    target: &Target,
+    bell: Bell,
+) -> anyhow::Result<migrate::Bell> {
     let prepared = client
         .query_one(
             "select current_setting('max_prepared_transactions')::int",
             &[],
         )
         .await?;
-    let rings = match bell {
-        Bell::Always => true,
-        Bell::Off => false,
-        Bell::Auto => prepared.get::<_, i32>(0) == 0,
+    let two_phase = prepared.get::<_, i32>(0) > 0;
+    let rings = match (bell, two_phase) {
+        (Bell::Always, _) => migrate::Bell::Always,
+        (Bell::Off, _) | (Bell::Auto, true) => migrate::Bell::Silent,
+        (Bell::Adaptive, _) | (Bell::Auto, false) => migrate::Bell::Adaptive,
     };
     match migrate::migrate(client, rings).await {
         Ok(migrate::Installed::Newer(version)) => {

@@ -16,13 +16,12 @@ mod stage;
 mod trace;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio_postgres::Client;
 use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
+use crate::bell::{self, Bell};
 use crate::causes::Causes;
 use crate::cursor::{Cursor, Name, Xid};
 use crate::health::Health;
@@ -33,14 +32,9 @@ use crate::postgres::pool::{PINS, Pool};
 use crate::schema::catalog::{Catalog, CatalogError, Handle};
 use crate::shutdown::Shutdown;
 pub use asked::Unjoined;
-pub use reading::{EpochEnded, Reading, Source, follow};
+pub use reading::{EpochEnded, Pace, Reading, Source, follow};
 pub use stage::{Joined, Missed, NotYet, Position, Stage};
 pub use trace::{Trace, Traced};
-
-/// A relay looks at the log this often even if no bell rings.
-const SAFETY_POLL: Duration = Duration::from_secs(1);
-/// And this often when there is no bell.
-const NO_BELL_POLL: Duration = Duration::from_millis(50);
 
 /// What the feed needs of the rest.
 #[derive(Debug, Clone)]
@@ -51,10 +45,8 @@ pub struct Parts {
     pub asking: Pool,
     /// What the tables look like.
     pub catalog: Arc<Handle>,
-    /// Rung when something was committed.
-    pub bell: Arc<Notify>,
-    /// Whether writers ring.
-    pub rings: bool,
+    /// Says when to look.
+    pub bell: bell::Parts,
     /// Told how far it is.
     pub health: Arc<Health>,
     /// Told what it does.
@@ -178,15 +170,16 @@ impl Feed {
             Reading::new(place, start),
             &self.stage,
             &self.parts.health,
-            &self.parts.bell,
-            if self.parts.rings {
-                SAFETY_POLL
-            } else {
-                NO_BELL_POLL
-            },
+            &mut Bell::open(self.parts.bell.clone()),
             || backoff.reset(),
         )
         .await
+    }
+}
+
+impl Pace for Bell {
+    async fn next(&mut self, read: bell::Read) {
+        Self::next(self, read).await;
     }
 }
 

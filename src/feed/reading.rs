@@ -5,12 +5,11 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::stage::Stage;
+use crate::bell::Read;
 use crate::cursor::{Cursor, Name, Xid};
 use crate::health::Health;
 use crate::log::{Batch, Bounds, Place};
@@ -58,8 +57,14 @@ pub trait Source {
     fn settle_gap(&self, value: i64) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
-/// Reads and publishes, until the connection is over. After a batch without transactions it waits
-/// for the bell, and no longer than `pause`. `reached` is called after each batch.
+/// Says when to read.
+pub trait Pace {
+    /// Takes note of a read whose result is published, and returns when the next one is due.
+    fn next(&mut self, read: Read) -> impl Future<Output = ()> + Send;
+}
+
+/// Reads and publishes, until the connection is over, whenever `pace` says so. `reached` is called
+/// after each batch.
 ///
 /// # Errors
 /// Whatever ended the connection.
@@ -68,8 +73,7 @@ pub async fn follow<S: Source>(
     mut reading: Reading,
     stage: &Stage,
     health: &Health,
-    bell: &Notify,
-    pause: Duration,
+    pace: &mut impl Pace,
     mut reached: impl FnMut(),
 ) -> Result<Infallible, S::Error> {
     let mut begun = false;
@@ -98,6 +102,7 @@ pub async fn follow<S: Source>(
             Verdict::Trimmed => {
                 warn!("the log was trimmed before it was read; every screen reads its state anew");
                 stage.skip(&batch);
+                pace.next(told(&batch, true)).await;
                 continue;
             }
         }
@@ -109,13 +114,15 @@ pub async fn follow<S: Source>(
         } else {
             health.lost();
         }
-        if batch.transactions.is_empty() {
-            if on(Mutant::M7) {
-                bell.notified().await;
-                continue;
-            }
-            let _either = tokio::time::timeout(pause, bell.notified()).await;
-        }
+        pace.next(told(&batch, settled)).await;
+    }
+}
+
+fn told(batch: &Batch, complete: bool) -> Read {
+    Read {
+        transactions: batch.transactions.len(),
+        xmin: batch.end.xmin(),
+        complete,
     }
 }
 

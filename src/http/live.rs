@@ -18,6 +18,7 @@ use crate::postgres::embedded::tests::{options, skipped};
 use crate::postgres::embedded::{Cluster, Options};
 use crate::postgres::pool::{PINS, pool};
 use crate::schema::catalog::Handle;
+use crate::schema::migrate::{Bell, migrate};
 
 /// Somebody without a token, where none is needed.
 fn open() -> Identity {
@@ -88,7 +89,7 @@ impl World {
         let (psql, connection) = target.connect("psql").await.unwrap();
         tokio::spawn(connection);
         psql.batch_execute(PINS).await.unwrap();
-        crate::schema::migrate::migrate(&psql, true).await.unwrap();
+        migrate(&psql, Bell::Adaptive).await.unwrap();
         psql.batch_execute(sql).await.unwrap();
         let pool = pool(&target, "rowcast", 2);
         let world = Self {

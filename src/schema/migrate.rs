@@ -10,6 +10,7 @@
 //! history file says in `rowcast.state.needs` from which version on a relay may work with it.
 
 use std::fmt::Write;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
@@ -30,7 +31,8 @@ const HISTORY: [&str; 5] = [
 
 const BELL: &str = include_str!("../../triggers/10_bell.sql");
 const BELL_OFF: &str = include_str!("../../triggers/11_bell_off.sql");
-const FUNCTIONS: [&str; 7] = [
+const BELL_ALWAYS: &str = include_str!("../../triggers/12_bell_always.sql");
+const FUNCTIONS: [&str; 8] = [
     include_str!("../../triggers/20_capture.sql"),
     include_str!("../../triggers/30_message.sql"),
     include_str!("../../triggers/40_watch.sql"),
@@ -38,6 +40,7 @@ const FUNCTIONS: [&str; 7] = [
     include_str!("../../triggers/50_log.sql"),
     include_str!("../../triggers/60_views.sql"),
     include_str!("../../triggers/70_idempotency.sql"),
+    include_str!("../../triggers/90_log_checks.sql"),
 ];
 
 const DDL: &str = include_str!("../../triggers/60_ddl.sql");
@@ -55,6 +58,32 @@ const LOCK_TIMEOUT: &str = "set local lock_timeout = '50ms'";
 
 /// How long an upgrade tries to get its locks.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Who rings, as the functions in the database have it. There is one set of functions for all relays
+/// of a database: the last one that installed them has decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bell {
+    /// A commit rings unless a relay holds the lock that says "reading anyway".
+    Adaptive,
+    /// Every commit rings.
+    Always,
+    /// No commit does.
+    Silent,
+}
+
+impl Bell {
+    const ALL: [Self; 3] = [Self::Adaptive, Self::Always, Self::Silent];
+
+    /// Which one these functions have, by the stamp in `rowcast.state.functions`. `None` when
+    /// another version of Rowcast has installed its own: then nothing is known.
+    #[must_use]
+    pub fn of(functions: &str) -> Option<Self> {
+        static STAMPS: LazyLock<[String; 3]> =
+            LazyLock::new(|| Bell::ALL.map(|bell| stamp(bell).to_string()));
+        let at = STAMPS.iter().position(|stamp| stamp == functions)?;
+        Some(Self::ALL[at])
+    }
+}
 
 /// What was found and done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +137,7 @@ impl From<tokio_postgres::Error> for MigrateError {
 /// Everything as one script, for somebody with more rights to run; harmless where it has been run
 /// before.
 #[must_use]
-pub fn script(bell: bool) -> String {
+pub fn script(bell: Bell) -> String {
     let mut script = String::from("begin;\nset local client_min_messages = warning;\n");
     for (done, sql) in HISTORY.iter().enumerate() {
         // A DO block can choose; the dollar tags are ours and stand in none of the files.
@@ -126,29 +155,40 @@ pub fn script(bell: bool) -> String {
     script
 }
 
-fn functions(bell: bool) -> String {
-    let mut functions = vec![OWNERS, BELL];
-    if !bell {
-        functions.push(BELL_OFF);
+/// The functions as they are for this bell, without their digest.
+fn parts(bell: Bell) -> Vec<&'static str> {
+    let mut parts = vec![OWNERS, BELL];
+    match bell {
+        Bell::Adaptive => {}
+        Bell::Always => parts.push(BELL_ALWAYS),
+        Bell::Silent => parts.push(BELL_OFF),
     }
-    functions.extend(FUNCTIONS);
-    functions.push(if bell { DDL } else { DDL_OFF });
-    functions.push(OWNERS_DONE);
-    let mut sql = functions.join("\n");
+    parts.extend(FUNCTIONS);
+    parts.push(if bell == Bell::Silent { DDL_OFF } else { DDL });
+    parts.push(OWNERS_DONE);
+    parts
+}
+
+fn stamp(bell: Bell) -> Stamp {
+    Stamp {
+        release: RELEASE.to_owned(),
+        digest: Name::of(parts(bell)).to_string(),
+    }
+}
+
+fn functions(bell: Bell) -> String {
+    let mut sql = parts(bell).join("\n");
     if on(Mutant::M5) {
         sql = sql.replace(
             "d.xid < pg_snapshot_xmax(target.snapshot) and pg_visible_in_snapshot(d.xid, target.snapshot)",
             "d.at < clock_timestamp() - retention",
         );
     }
-    let stamp = Stamp {
-        release: RELEASE.to_owned(),
-        digest: Name::of(functions).to_string(),
-    };
     // The stamp is ours and holds no quote.
     let _infallible = write!(
         sql,
-        "\nupdate rowcast.state set functions = '{stamp}', version = greatest(version, {});\n",
+        "\nupdate rowcast.state set functions = '{}', version = greatest(version, {});\n",
+        stamp(bell),
         HISTORY.len()
     );
     sql
@@ -190,11 +230,11 @@ impl std::fmt::Display for Stamp {
     }
 }
 
-/// Installs what is missing. `bell` says whether writers ring.
+/// Installs what is missing. `bell` says who rings.
 ///
 /// # Errors
 /// [`MigrateError`]; nothing was changed then.
-pub async fn migrate(client: &Client, bell: bool) -> Result<Installed, MigrateError> {
+pub async fn migrate(client: &Client, bell: Bell) -> Result<Installed, MigrateError> {
     let server = client
         .query_one(
             "select current_setting('server_version_num')::int, version()",
@@ -232,6 +272,15 @@ pub async fn migrate(client: &Client, bell: bool) -> Result<Installed, MigrateEr
         }
         tokio::time::sleep(backoff.delay().min(Duration::from_millis(300))).await;
     }
+}
+
+/// Who rings in this database, when everything is in place as this version has it.
+///
+/// # Errors
+/// `PostgreSQL`'s answer.
+pub async fn present(client: &Client) -> Result<Option<Bell>, tokio_postgres::Error> {
+    let found = State::of(client).await?;
+    Ok(found.and_then(|state| Bell::of(&state.functions.to_string())))
 }
 
 /// Whether the same may go well in a moment: somebody holds a lock, or has changed the same entry of
@@ -369,7 +418,7 @@ mod tests {
             needs,
             functions: stamp(functions),
         };
-        let wanted = functions(true);
+        let wanted = functions(Bell::Adaptive);
         let found = |state: State| state.settled(&wanted);
         assert!(matches!(
             found(there(99, 0, "x")),
@@ -388,5 +437,16 @@ mod tests {
             found(there(version() - 1, 0, "999.0.0 x")),
             Ok(None)
         ));
+    }
+
+    #[test]
+    fn the_digest_of_the_functions_tells_who_rings() {
+        for bell in Bell::ALL {
+            let sql = functions(bell);
+            let (_, digest) = sql.rsplit_once("functions = '").unwrap();
+            let (digest, _) = digest.split_once('\'').unwrap();
+            assert_eq!(Bell::of(digest), Some(bell));
+        }
+        assert_eq!(Bell::of(""), None);
     }
 }

@@ -6,11 +6,13 @@
 mod adversary;
 mod agree;
 mod batch;
+mod bell;
 mod bench;
 mod bounds;
 mod browser;
 mod calls;
 mod canary;
+mod capture;
 mod channels;
 mod cli;
 mod clients;

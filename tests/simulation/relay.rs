@@ -14,9 +14,10 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use rowcast::backoff::Backoff;
+use rowcast::bell::Read;
 use rowcast::cursor::{Cursor, Name, Xid};
 use rowcast::event::Element;
-use rowcast::feed::{EpochEnded, Reading, Source as Asked, Stage, follow};
+use rowcast::feed::{EpochEnded, Pace, Reading, Source as Asked, Stage, follow};
 use rowcast::filter::{Condition, Kind, Matcher};
 use rowcast::health::Health;
 use rowcast::hub;
@@ -508,9 +509,26 @@ async fn session(
         incarnation,
     };
     let reading = Reading::new(place, start);
-    let pause = Duration::from_secs(1);
-    follow(&connection, reading, stage, health, bell, pause, || {
-        backoff.reset();
-    })
+    follow(
+        &connection,
+        reading,
+        stage,
+        health,
+        &mut Bells(bell),
+        || {
+            backoff.reset();
+        },
+    )
     .await
+}
+
+/// Reads when a bell rings, and a second later at the latest.
+struct Bells<'a>(&'a Notify);
+
+impl Pace for Bells<'_> {
+    async fn next(&mut self, read: Read) {
+        if read.transactions == 0 {
+            let _either = tokio::time::timeout(Duration::from_secs(1), self.0.notified()).await;
+        }
+    }
 }

@@ -1,0 +1,156 @@
+//! What the trigger writes into the log depends on the row alone, never on the session that wrote it.
+
+use crate::harness::{Database, database, eventually};
+
+/// Settings of a writer that has nothing as we have it.
+const ODD: &str = "set timezone = 'Asia/Kolkata'; set datestyle = 'German, DMY'; \
+     set intervalstyle = 'sql_standard'; set extra_float_digits = -5; set bytea_output = 'escape'; \
+     set lc_monetary = 'C'; set search_path = odd, public";
+/// How everybody in Rowcast sees rows.
+const PINS: &str = "set timezone = 'UTC'; set datestyle = 'ISO'; set intervalstyle = 'iso_8601'; \
+     set extra_float_digits = 1; set bytea_output = 'hex'; set lc_monetary = 'C'";
+
+/// A type, the capture function that a table with it needs, and values.
+const TYPES: [(&str, &str, &str); 44] = [
+    ("boolean", "plain", "(true), (null)"),
+    ("\"char\"", "plain", "('x')"),
+    ("name", "plain", "('n\"n')"),
+    ("smallint", "plain", "(-5)"),
+    ("integer", "plain", "(7)"),
+    ("bigint", "plain", "(9223372036854775807)"),
+    ("oid", "plain", "(4294967295)"),
+    ("numeric", "plain", "(1.10), ('NaN'), (1e40)"),
+    ("text", "plain", "('a\nb')"),
+    ("varchar(9)", "plain", "('v')"),
+    ("char(9)", "plain", "('c')"),
+    ("uuid", "plain", "('6fa459ea-ee8a-3ca4-894e-db77e160355e')"),
+    ("json", "plain", "('{\"a\": 1e2}')"),
+    ("jsonb", "plain", "('{\"a\": 1e2}')"),
+    ("date", "plain", "('2026-03-04'), ('infinity')"),
+    (
+        "timestamp",
+        "plain",
+        "('2026-03-04 05:06:07.8'), ('-infinity')",
+    ),
+    ("time", "plain", "('23:59:59.5')"),
+    ("inet", "plain", "('10.0.0.1/8')"),
+    ("cidr", "plain", "('10.0.0.0/8')"),
+    ("macaddr", "plain", "('08:00:2b:01:02:03')"),
+    ("macaddr8", "plain", "('08:00:2b:01:02:03:04:05')"),
+    ("bit(3)", "plain", "('101')"),
+    ("varbit", "plain", "('1')"),
+    ("date[]", "plain", "('{2026-03-04,null}')"),
+    ("timestamp[]", "plain", "('{2026-03-04 05:06}')"),
+    ("mood", "plain", "('glad')"),
+    ("mood[]", "plain", "('{glad}')"),
+    ("positive", "plain", "(3)"),
+    ("moment", "zoned", "('2026-03-04 05:06:07+00')"),
+    ("timestamptz", "zoned", "('2026-03-04 05:06:07.8+03')"),
+    ("timestamptz[]", "zoned", "('{2026-03-04 05:06+00}')"),
+    ("timetz", "all", "('23:59:59.5+05')"),
+    ("interval", "all", "('1 day 2:03')"),
+    ("real", "all", "(0.1)"),
+    ("float8", "all", "(0.1::float8 + 0.2)"),
+    ("float8[]", "all", "('{0.30000000000000004}')"),
+    ("bytea", "all", "('\\x00ff41')"),
+    ("money", "all", "(12.5)"),
+    ("daterange", "all", "('[2026-03-04,2026-03-09)')"),
+    ("tsrange", "all", "('[2026-03-04 01:00,)')"),
+    ("tstzrange", "all", "('[2026-03-04 01:00+00,)')"),
+    ("datemultirange", "all", "('{[2026-03-04,2026-03-09)}')"),
+    ("point", "all", "('(0.1,0.2)')"),
+    ("pair", "all", "(row(0.30000000000000004, '2026-03-04'))"),
+];
+
+async fn function(database: &Database, table: &str) -> String {
+    let sql = format!(
+        "select tgfoid::regproc::text from pg_trigger where tgname = '!rowcast' and tgrelid = '{table}'::regclass"
+    );
+    database.one(&sql).await
+}
+
+#[tokio::test]
+async fn an_image_does_not_depend_on_the_settings_of_the_writer() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    let types = "create schema odd; create type mood as enum ('sad', 'glad'); \
+                 create domain positive as int check (value > 0); create domain moment as timestamptz; \
+                 create type pair as (f float8, d date)";
+    database.sql(types).await;
+    for (number, (of, needs, values)) in TYPES.iter().enumerate() {
+        let table = format!("t{number}");
+        let sql = format!(
+            "create table {table} (id int generated always as identity primary key, v {of}); select rowcast.watch('{table}')"
+        );
+        database.sql(&sql).await;
+        let wanted = match *needs {
+            "all" => "rowcast.capture".to_owned(),
+            some => format!("rowcast.capture_{some}"),
+        };
+        assert_eq!(function(&database, &table).await, wanted, "{of}");
+        database
+            .sql(&format!("{ODD}; insert into public.{table} (v) values {values}; update public.{table} set id = default"))
+            .await;
+        let different = format!(
+            "{PINS}; select string_agg(l.new::text, ' ') from rowcast.log l \
+             where l.rel = '{table}'::regclass and l.op = 'U' \
+               and l.new::text not in (select row_to_json(t)::text from {table} t)"
+        );
+        assert_eq!(database.one(&different).await, "", "{of}");
+        let seen = format!(
+            "select count(*) from rowcast.log where rel = '{table}'::regclass and op = 'U'"
+        );
+        assert_ne!(database.one(&seen).await, "0", "{of}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_comes_to_need_more_gets_it_and_is_read_anew() {
+    let database = database().await;
+    let _relay = database.relay().await;
+    database
+        .sql("create table notes (id int primary key, title text); select rowcast.watch('notes')")
+        .await;
+    assert_eq!(function(&database, "notes").await, "rowcast.capture_plain");
+    database
+        .sql("alter table notes add at timestamptz default '2026-03-04 05:06+00'")
+        .await;
+    // An image that is logged now is in the writer's time zone; the reset comes after it.
+    let odd = database
+        .commit("set local timezone = 'Asia/Kolkata'; insert into notes values (1)")
+        .await;
+    eventually("the other function", async || {
+        (function(&database, "notes").await == "rowcast.capture_zoned").then_some(())
+    })
+    .await;
+    let later = format!(
+        "select count(*) from rowcast.log where op = 'R' and rel = 'notes'::regclass \
+                         and id > (select max(id) from rowcast.log where xid::text = '{odd}')"
+    );
+    assert_ne!(database.one(&later).await, "0");
+}
+
+#[tokio::test]
+async fn a_table_of_an_earlier_version_becomes_cheaper_and_nobody_reads_it_anew() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql("create table notes (id int primary key, title text); select rowcast.watch('notes')")
+        .await;
+    relay.kill().await;
+    // As it was watched before there was a choice.
+    let earlier = "drop trigger \"!rowcast\" on notes; \
+        create trigger \"!rowcast\" after insert or update or delete on notes for each row execute function rowcast.capture(); \
+        alter table notes enable always trigger \"!rowcast\"";
+    database.sql(earlier).await;
+    let resets = "select count(*) from rowcast.log where op = 'R'";
+    let before = database.one(resets).await;
+    let _relay = database.relay().await;
+    eventually("the cheaper function", async || {
+        (function(&database, "notes").await == "rowcast.capture_plain").then_some(())
+    })
+    .await;
+    assert_eq!(database.one(resets).await, before);
+    let always = "select tgenabled from pg_trigger where tgname = '!rowcast'";
+    assert_eq!(database.one(always).await, "A");
+}
