@@ -473,6 +473,7 @@ fn explain(trouble: &Trouble) -> Unavailable {
     Unavailable {
         body: serde_json::json!({ "message": trouble.to_string() }).to_string(),
         passing: !matches!(trouble, Trouble::Expired),
+        crowded: false,
     }
 }
 
