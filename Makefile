@@ -3,7 +3,7 @@
 # Node from tests/setup.sh, where the system's is too old.
 export PATH := $(CURDIR)/tests/.node/node_modules/node/bin:$(PATH)
 
-.PHONY: help run test lint bench fuzz histcheck
+.PHONY: help run test lint bench fuzz mutants histcheck
 
 help: ## tell what there is
 	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-12s%s\n", $$1, $$2 }'
@@ -31,6 +31,9 @@ lint: ## check format, lints, and what the dependencies bring along
 	  echo "the advisory database cannot be reached: advisories were not checked"; \
 	  set -x && cargo deny check bans licenses sources; \
 	fi
+
+mutants: ## switch on known defects, one at a time, and see that the tests find each
+	tests/mutants.sh
 
 bench: ## measure the rooms that need no database
 	cargo bench --bench rooms

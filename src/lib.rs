@@ -13,10 +13,10 @@
 //! |---|---|---|
 //! | [`cli`] | the commands; builds and starts the rest | |
 //! | [`http`] | the edge: routes, bodies, streams, statuses | what a row or a view is |
-//! | [`subscription`] | one screen's stream: history, then live | HTTP |
-//! | [`feed`] | reads the log, routes to views, publishes | connections of screens |
+//! | [`subscription`] | one screen's stream: history, then live; what it decides apart from what it waits for | HTTP |
+//! | [`feed`] | reads the log, and publishes on a stage that knows no connection | connections of screens |
 //! | [`view`] | what a stream shows; events from images; snapshots | requests |
-//! | [`log`] | committed entries between two cursors | views |
+//! | [`log`] | committed entries between two cursors, and what they come to | views |
 //! | [`doorbell`] | LISTEN: "look again" | data |
 //! | [`hub`] | one publisher, many positions in one buffer | HTTP, SQL, events |
 //! | [`auth`] | token and clock in, identity out | requests, what a role may do |
@@ -24,7 +24,7 @@
 //! | [`schema`] | our schema, the catalogue, drift | requests, views |
 //! | [`postgres`] | connections, quoting, the private cluster | what is asked |
 //! | [`event`], [`cursor`], [`etag`], [`filter`], [`sse`] | pure: no socket, no task | |
-//! | [`health`], [`metrics`], [`config`], [`shutdown`], [`backoff`], [`causes`] | what everyone may name | any other room |
+//! | [`health`], [`metrics`], [`config`], [`shutdown`], [`backoff`], [`causes`], [`mutants`] | what everyone may name | any other room |
 
 pub mod auth;
 pub mod backoff;
@@ -42,6 +42,7 @@ pub mod http;
 pub mod hub;
 pub mod log;
 pub mod metrics;
+pub mod mutants;
 pub mod postgres;
 pub mod rows;
 pub mod schema;

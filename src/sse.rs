@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use crate::cursor::Xid;
 use crate::etag;
 use crate::event::Element;
+use crate::mutants::{Mutant, on};
 
 /// Opens a stream at once and keeps idle proxies awake. One newline: a blank line after a comment
 /// arrives as an empty message in one client.
@@ -181,6 +182,9 @@ pub fn control(retry: Option<u64>, id: &str, json: &str) -> Bytes {
 /// Appends text of the current `data:` line; a line feed, a carriage return or both begin a new one.
 fn lines(text: &mut String, json: &str) {
     let mut rest = json;
+    if on(Mutant::M14) {
+        return text.push_str(json);
+    }
     while let Some(end) = rest.find(['\n', '\r']) {
         text.push_str(&rest[..end]);
         text.push_str("\ndata: ");

@@ -27,6 +27,7 @@ pub use keys::KeyError;
 pub use secret::Secret;
 pub use token::TokenError;
 
+use crate::mutants::{Mutant, on};
 use claims::Rules;
 use json::Members;
 use jwks::{Source, Want};
@@ -309,7 +310,7 @@ fn is_takeable(role: &str) -> bool {
     let lower = role.to_ascii_lowercase();
     !role.is_empty()
         && role.len() <= 63
-        && lower != "none"
+        && (lower != "none" || on(Mutant::M11))
         && !lower.starts_with("pg_")
         && !role.contains('\0')
 }

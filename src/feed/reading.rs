@@ -14,6 +14,7 @@ use super::stage::Stage;
 use crate::cursor::{Cursor, Name, Xid};
 use crate::health::Health;
 use crate::log::{Batch, Bounds, Place};
+use crate::mutants::{Mutant, on};
 use crate::schema::catalog::Catalog;
 
 /// Log rows that a starting relay reads for those who were connected to its predecessor.
@@ -109,6 +110,10 @@ pub async fn follow<S: Source>(
             health.lost();
         }
         if batch.transactions.is_empty() {
+            if on(Mutant::M7) {
+                bell.notified().await;
+                continue;
+            }
             let _either = tokio::time::timeout(pause, bell.notified()).await;
         }
     }
@@ -138,6 +143,8 @@ async fn settle<S: Source>(source: &S, gap: &mut Gap, batch: &Batch) -> Result<b
         source.settle_gap(value).await?;
         warn!("changes could not be captured; every screen reads its state anew");
         gap.settled(value);
+        // Screens are told by the batch that has it.
+        return Ok(false);
     }
     if gap.is_waiting() {
         return Ok(false);
@@ -224,11 +231,14 @@ impl Reading {
     /// What to do with the batch of a poll. The first one of a connection begins its epoch.
     fn judge(&mut self, stage: &Stage, poll: &Poll, batch: &Batch) -> Result<Verdict, EpochEnded> {
         let epoch = batch.epoch.ok_or(EpochEnded)?;
-        if let Some(start) = self.first.take() {
+        if let Some(start) = self.first.take()
+            && (!on(Mutant::M4) || stage.position().is_none())
+        {
             stage.begin(&self.place, epoch, start, &poll.from);
         }
         let live = stage.lock();
-        let at = live.at.as_ref().filter(|at| at.epoch == epoch);
+        let at = live.at.as_ref();
+        let at = at.filter(|at| at.epoch == epoch || on(Mutant::M4));
         let at = at.ok_or(EpochEnded)?;
         // A batch read from another cursor than the one we are at belongs to the epoch before.
         if at.cursor != poll.from {

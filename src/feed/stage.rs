@@ -18,6 +18,7 @@ use crate::event::{Element, Transaction};
 use crate::hub::{Subscriber, Topic};
 use crate::log::{Batch, Place};
 use crate::metrics::{Metrics, Reason};
+use crate::mutants::{Mutant, on};
 use crate::sse;
 use crate::view::{Channel, Delivery, Event, Mark, Sight, View};
 
@@ -290,7 +291,11 @@ impl Stage {
                 at.ring.push(Arc::clone(transaction), cursor);
             }
         }
-        let end = Arc::new(batch.end.clone());
+        let end = if on(Mutant::M1) {
+            Arc::new(Cursor::new(batch.end.xmax(), []))
+        } else {
+            Arc::new(batch.end.clone())
+        };
         if let Some(at) = &mut live.at {
             at.cursor = Arc::clone(&end);
         }

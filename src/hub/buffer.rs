@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Bounds;
+use crate::mutants::{Mutant, on};
 
 /// A queue whose items are numbered from 0 for ever, and whose front is dropped when it is full.
 #[derive(Debug)]
@@ -46,6 +47,11 @@ impl<T> Buffer<T> {
 
     /// Items from `position` on; `None` when some of them are gone.
     pub(super) fn from(&self, position: u64) -> Option<impl Iterator<Item = &T>> {
+        let position = if on(Mutant::M8) {
+            position.max(self.start)
+        } else {
+            position
+        };
         let skip = usize::try_from(position.checked_sub(self.start)?).ok()?;
         Some(self.items.iter().skip(skip).map(|(item, _)| item))
     }

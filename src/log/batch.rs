@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::cursor::{Cursor, Name, Xid};
 use crate::event::{self, Change, Delta, Entry, Message, Operation, Scope, State, Transaction};
+use crate::mutants::{Mutant, on};
 use crate::schema::catalog::{Catalog, Table};
 
 /// Sizes above which a transaction is not kept but told as "unknown from here on", which makes the
@@ -307,6 +308,9 @@ impl Gathering {
     pub fn finish(self, head: Head) -> Gathered {
         let mut all: Vec<Pending> = self.pending.into_values().collect();
         all.sort_by_key(|pending| pending.last);
+        if on(Mutant::M2) {
+            all.sort_by_key(|pending| pending.xid);
+        }
         for pending in &mut all {
             pending.entries.sort_by_key(|entry| entry.id);
         }

@@ -20,6 +20,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connect::{CONNECT, Target, elsewhere};
 use super::fence;
+use crate::mutants::{Mutant, on};
 
 /// Connections of one login. Cheap to clone; clones are the same pool.
 #[derive(Clone)]
@@ -211,6 +212,9 @@ impl Drop for Lease {
         let Some(connection) = self.connection.take() else {
             return;
         };
+        if on(Mutant::M10) {
+            return drop(connection);
+        }
         // Out of the pool, then closed: the server rolls back when it sees the end. Inside a
         // statement it does not look, so it is told.
         let cancel = connection.cancel_token();

@@ -17,6 +17,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::backoff::Backoff;
 use crate::cursor::Name;
+use crate::mutants::{Mutant, on};
 
 /// History; a file's place in the list plus one is its version.
 const HISTORY: [&str; 5] = [
@@ -134,6 +135,12 @@ fn functions(bell: bool) -> String {
     functions.push(if bell { DDL } else { DDL_OFF });
     functions.push(OWNERS_DONE);
     let mut sql = functions.join("\n");
+    if on(Mutant::M5) {
+        sql = sql.replace(
+            "d.xid < pg_snapshot_xmax(target.snapshot) and pg_visible_in_snapshot(d.xid, target.snapshot)",
+            "d.at < clock_timestamp() - retention",
+        );
+    }
     let stamp = Stamp {
         release: RELEASE.to_owned(),
         digest: Name::of(functions).to_string(),

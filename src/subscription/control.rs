@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::Unavailable;
 use crate::cursor::START;
+use crate::mutants::{Mutant, on};
 use crate::sse;
 use crate::view::View;
 
@@ -24,6 +25,7 @@ pub(super) struct State {
 /// A control under `id`; `more` are further members of its object, each with a comma in front.
 pub(super) fn frame(id: &str, retry: Option<u64>, state: State, more: &str) -> Bytes {
     let State { fresh, lag } = state;
+    let fresh = fresh || on(Mutant::M15);
     let lag = lag.as_millis();
     let json = format!(r#"{{"upToDate":{fresh},"lag_ms":{lag}{more}}}"#);
     sse::control(retry, id, &json)

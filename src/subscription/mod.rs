@@ -33,6 +33,7 @@ use crate::health::Health;
 use crate::hub::{Lagged, Subscriber};
 use crate::log::Bounds;
 use crate::metrics::{Answer, Metrics, Reason};
+use crate::mutants::{Mutant, on};
 use crate::shutdown::{Guard, Shutdown};
 use crate::sse;
 use crate::view::asking::{Asking, Pending};
@@ -191,6 +192,11 @@ impl Shown {
             _ => None,
         }
     }
+
+    /// It could not be asked for, and is behind.
+    fn is_failing(&self) -> bool {
+        self.told().is_some_and(|told| told.failing)
+    }
 }
 
 /// Counts the stream while it is there, and tidies up behind it.
@@ -313,7 +319,7 @@ impl Subscription {
         if let Some(told) = told.filter(|_| everything) {
             live.screen.move_to(&told);
         }
-        self.queue.push_back(self.control(&live, None, ""));
+        self.queue.push_back(self.control(&live, None));
         self.phase = Phase::Live(live);
     }
 
@@ -346,7 +352,14 @@ impl Subscription {
                         let live = self.reopen(START.to_owned(), Coming::Live).await?;
                         return Some((live, false));
                     }
-                    Taken::Again => return Some((self.again(live, Coming::Live).await?, false)),
+                    Taken::Again => {
+                        let coming = if on(Mutant::R1) {
+                            Coming::Behind
+                        } else {
+                            Coming::Live
+                        };
+                        return Some((self.again(live, coming).await?, false));
+                    }
                 }
             }
         }
@@ -388,7 +401,9 @@ impl Subscription {
             }
         }
         self.count_drop("shutdown");
-        let closing = self.control_at(&token, Some(self.retry_later()), CLOSING);
+        // Nobody knows what it has missed meanwhile.
+        let retry = Some(self.retry_later());
+        let closing = control::frame(&token, retry, self.state(false), CLOSING);
         self.queue.push_back(closing);
         None
     }
@@ -442,11 +457,18 @@ impl Subscription {
             let joined = stage.join_view(view, from.map(|token| &token.cursor));
             joined.map_err(|error| self.explain(&error.into()))?
         };
+        // A token that is ahead of this relay may have seen definitions that this relay has not: images
+        // since then would be taken for something else.
+        let ahead = |from: &&Token| !joined.cursor.covers(&from.cursor);
+        let from = match from.filter(ahead) {
+            Some(_) if !self.parts.reads.reload().await => None,
+            _ => from,
+        };
         // Made before the table changed, and so late that nobody will reset it: make it again.
         let current = self.parts.reads.catalog();
         let now = current.table_by_oid(view.table().oid);
         let policies = view.asking().and_then(|asking| asking.policies.as_ref());
-        if now.is_some_and(|now| **now != *view.table())
+        if !on(Mutant::R2) && now.is_some_and(|now| **now != *view.table())
             || policies.is_some_and(|known| current.policies(view.table().oid) != Some(known))
         {
             return Ok(None);
@@ -545,7 +567,9 @@ impl Subscription {
         // From the earlier of the two places: the shared read may have begun before we joined, and a
         // reset may have come after we joined and before the read. What the state holds is skipped.
         let mut subscriber = joined.subscriber;
-        subscriber.back_to(snapshot.position);
+        if !on(Mutant::R3) {
+            subscriber.back_to(snapshot.position);
+        }
         let live = Live {
             screen: Screen::fresh(joined.epoch, view.name(), &snapshot),
             shown: Shown::View(Arc::clone(view)),
@@ -554,7 +578,7 @@ impl Subscription {
         self.schema(view);
         live.screen
             .tell_state(&snapshot, reset, retry, &mut self.queue);
-        self.queue.push_back(self.control(&live, None, ""));
+        self.queue.push_back(self.control(&live, None));
         Ok(live)
     }
 
@@ -597,7 +621,7 @@ impl Subscription {
 
     /// What somebody at `from` missed, from memory or from the log. `None` when it cannot be told.
     async fn missed(&self, joined: &Joined, from: &Token) -> Option<CaughtUp> {
-        if from.epoch != joined.epoch {
+        if from.epoch != joined.epoch && !on(Mutant::M3) {
             return None;
         }
         if let Some(caught) = CaughtUp::of_ring(joined) {
@@ -612,7 +636,11 @@ impl Subscription {
         Since {
             place: &joined.place,
             from: &from.cursor,
-            bounds: self.parts.limits.log,
+            bounds: if on(Mutant::R4) {
+                Bounds::default()
+            } else {
+                self.parts.limits.log
+            },
         }
     }
 
@@ -646,7 +674,7 @@ impl Subscription {
             subscriber,
             screen: screen(until),
         };
-        self.queue.push_back(self.control(&live, retry, ""));
+        self.queue.push_back(self.control(&live, retry));
         live
     }
 
@@ -654,7 +682,8 @@ impl Subscription {
     fn schema(&mut self, view: &View) {
         let schema = control::columns(view);
         if self.columns.as_ref().is_some_and(|known| *known != schema) {
-            let control = self.control_at(START, None, &format!(r#","schema":{schema}"#));
+            let more = format!(r#","schema":{schema}"#);
+            let control = control::frame(START, None, self.state(true), &more);
             self.queue.push_back(control);
         }
         self.columns = Some(schema);
@@ -673,9 +702,15 @@ impl Subscription {
         // Spread, so that browsers do not all come back in the same second; a few need no spreading.
         let spread = grace.min(Duration::from_millis(self.streams().saturating_mul(2)));
         tokio::time::sleep(spread.mul_f64(fastrand::f64())).await;
+        // What came meanwhile, or the last word would be that a screen has everything.
+        let Some((live, everything)) = self.deliver(live).await else {
+            return;
+        };
         self.count_drop("shutdown");
-        let closing = self.control(&live, Some(self.retry_later()), CLOSING);
-        self.queue.push_back(closing);
+        let told = self.state(everything && !live.shown.is_failing());
+        let retry = Some(self.retry_later());
+        self.queue
+            .push_back(live.screen.control(retry, told, CLOSING));
     }
 
     /// Open streams of this relay.
@@ -688,13 +723,9 @@ impl Subscription {
         200 + fastrand::u64(0..=800 + self.streams() * 2)
     }
 
-    fn control(&self, live: &Live, retry: Option<u64>, more: &str) -> Bytes {
-        let failing = live.shown.told().is_some_and(|told| told.failing);
-        live.screen.control(retry, self.state(!failing), more)
-    }
-
-    fn control_at(&self, id: &str, retry: Option<u64>, more: &str) -> Bytes {
-        control::frame(id, retry, self.state(true), more)
+    fn control(&self, live: &Live, retry: Option<u64>) -> Bytes {
+        let told = self.state(!live.shown.is_failing());
+        live.screen.control(retry, told, "")
     }
 
     /// How far behind a stream is that is `fresh` as far as the feed is.

@@ -34,8 +34,11 @@ pub type Ask<'a> = &'a (dyn Fn(&Batch) -> Option<Pending> + Send + Sync);
 
 /// Reads what a subscription needs.
 pub trait Reads: Debug + Send + Sync {
-    /// What the tables look like.
+    /// What the tables look like, as far as is known.
     fn catalog(&self) -> Arc<Catalog>;
+
+    /// Looks at the tables again; whether that could be done.
+    fn reload(&self) -> BoxFuture<'_, bool>;
 
     /// The log; `None` when it cannot be read now, or is more than wanted.
     fn log<'a>(&'a self, since: Since<'a>) -> BoxFuture<'a, Option<Batch>>;
@@ -95,6 +98,10 @@ impl Pools {
 impl Reads for Pools {
     fn catalog(&self) -> Arc<Catalog> {
         self.catalog.current()
+    }
+
+    fn reload(&self) -> BoxFuture<'_, bool> {
+        async move { self.catalog.reload().await.is_ok() }.boxed()
     }
 
     fn log<'a>(&'a self, since: Since<'a>) -> BoxFuture<'a, Option<Batch>> {

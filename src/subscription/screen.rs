@@ -12,6 +12,7 @@ use tracing::debug;
 
 use super::control;
 use crate::cursor::{Cursor, Name, START, Token};
+use crate::mutants::{Mutant, on};
 use crate::sse;
 use crate::view::asking::Digest;
 use crate::view::snapshot::Snapshot;
@@ -127,7 +128,7 @@ impl Screen {
     }
 
     fn take_event(&mut self, event: &Event, queue: &mut VecDeque<Bytes>) -> Taken {
-        if event.mark.is_in(&self.sent) {
+        if event.mark.is_in(&self.sent) && !on(Mutant::M12) {
             return Taken::Known;
         }
         // Then the token of the event is this connection's own as well.
@@ -159,7 +160,11 @@ impl Screen {
         let last = snapshot.pieces.len() - 1;
         let end = self.token().to_string();
         for (place, piece) in snapshot.pieces.iter().enumerate() {
-            let id = if place == last { end.as_str() } else { START };
+            let id = if place == last || on(Mutant::M9) {
+                end.as_str()
+            } else {
+                START
+            };
             let retry = retry.filter(|_| place == 0);
             let piece = if place == 0 && reset {
                 &snapshot.reset

@@ -18,6 +18,7 @@ use super::{Sight, View};
 use crate::cursor::Xid;
 use crate::event::{self, Element, Image, Scope, State, TOO_LARGE, Transaction};
 use crate::filter::Matcher;
+use crate::mutants::{Mutant, on};
 use crate::postgres::untyped::untyped;
 use crate::rows::statement::Statement;
 use crate::schema::policies::Policies;
@@ -324,6 +325,9 @@ impl View {
             let Some(value) = found.remove(key) else {
                 if let Some(shown) = before.as_deref_mut() {
                     shown.remove(&written);
+                }
+                if on(Mutant::M13) {
+                    continue;
                 }
                 elements.push(Element::Delete {
                     key: written,

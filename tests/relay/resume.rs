@@ -383,3 +383,41 @@ async fn a_view_that_is_reset_while_a_screen_comes_back_stays_live() {
         .follow(&mut stream, |screen| screen.rows.contains_key("2"))
         .await;
 }
+
+#[tokio::test]
+async fn what_a_long_transaction_wrote_is_not_trimmed_by_its_age() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let mut stream = relay.stream(PATH).await;
+    let mut screen = Screen::default();
+    let txid = database.commit("insert into tasks values (11)").await;
+    screen.reach(&mut stream, &txid).await;
+    let old = stream.id.clone();
+    relay.kill().await;
+    let long = database.client().await;
+    long.batch_execute("begin; insert into tasks values (12, 'late')")
+        .await
+        .unwrap();
+    // A snapshot is noted while it is open, and then everything becomes two hours older.
+    database
+        .sql(
+            "select rowcast.trim('1 hour', 1000);
+             update rowcast.tick set at = at - interval '2 hours'",
+        )
+        .await;
+    long.batch_execute("commit").await.unwrap();
+    database
+        .sql(
+            "update rowcast.log set at = at - interval '2 hours';
+             select rowcast.trim('1 hour', 1000)",
+        )
+        .await;
+    let kept = "select count(*) from rowcast.log where new::text like '%late%'";
+    assert_eq!(database.one(kept).await, "1");
+    let relay = database.relay().await;
+    let mut stream = relay.resume(PATH, &old).await;
+    let txid = database.commit("insert into tasks values (13)").await;
+    screen.reach(&mut stream, &txid).await;
+    assert_agrees(&relay, PATH, &screen).await;
+}

@@ -1,0 +1,516 @@
+//! One relay: the real stage, the real reader of the log, the real streams, on the model's database.
+//!
+//! Whatever would travel to the database takes a random number of turns to get there and back, so
+//! that everything else gets in between.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{self, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{self, BoxStream, StreamExt};
+use rowcast::backoff::Backoff;
+use rowcast::cursor::{Cursor, Name, Xid};
+use rowcast::event::Element;
+use rowcast::feed::{EpochEnded, Reading, Source as Asked, Stage, follow};
+use rowcast::filter::{Condition, Kind, Matcher};
+use rowcast::health::Health;
+use rowcast::hub;
+use rowcast::log::{Batch, Bounds, Place};
+use rowcast::metrics::{Metrics, Reason};
+use rowcast::postgres::transaction::Context;
+use rowcast::rows::statement::Statement;
+use rowcast::schema::catalog::{Catalog, Table};
+use rowcast::shutdown::Shutdown;
+use rowcast::subscription::{
+    Ask, Limits, Opener, Parts, Reads, Since, Source, Subscription, Trouble, Unavailable,
+};
+use rowcast::view::asking::Asking;
+use rowcast::view::image::Images;
+use rowcast::view::snapshot::{Pieces, SnapshotError, State};
+use rowcast::view::{Definition, Sight, View};
+use tokio::sync::Notify;
+
+use crate::database::{CHANNEL, Database};
+use crate::truth::Shows;
+
+/// Small, so that everything that is bounded runs over.
+const MEMORY: usize = 6 << 10;
+const BUFFER: hub::Bounds = hub::Bounds {
+    items: 6,
+    weight: 4 << 10,
+};
+const PIECE: usize = 150;
+/// What an old token may make a relay read.
+pub const LOG: Bounds = Bounds {
+    rows: 8,
+    bytes: 2 << 10,
+    batch: 4 << 10,
+    total: 16,
+};
+
+/// What relays and the scheduler share.
+pub struct Shared {
+    pub database: Database,
+    pub random: fastrand::Rng,
+    /// Catalogues read.
+    pub reads: u64,
+    /// Relays that cannot reach the database.
+    pub cut: Vec<bool>,
+    pub statistics: crate::Statistics,
+    pub trace: Option<Vec<String>>,
+    /// Something that must never be.
+    pub wrong: Option<String>,
+}
+
+pub type World = Arc<Mutex<Shared>>;
+
+pub fn lock(world: &World) -> MutexGuard<'_, Shared> {
+    world.lock().unwrap()
+}
+
+impl Shared {
+    pub fn tell(&mut self, text: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            let text = text();
+            trace.push(format!("{:>8} ms  {text}", self.database.now));
+        }
+    }
+}
+
+/// Waits for some turns.
+fn turns(number: u8) -> impl Future<Output = ()> + Send {
+    let mut left = number;
+    poll_fn(move |context: &mut task::Context<'_>| {
+        if left == 0 {
+            return Poll::Ready(());
+        }
+        left -= 1;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+}
+
+/// The way to the database, and what is known of it.
+#[derive(Clone)]
+pub struct Link {
+    world: World,
+    relay: usize,
+    /// With the number of its read.
+    catalog: Arc<Mutex<(u64, Arc<Catalog>)>>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Link")
+    }
+}
+
+/// The database could not be asked.
+#[derive(Debug)]
+pub struct Lost;
+
+#[derive(Debug)]
+pub enum Over {
+    Lost,
+    Epoch,
+}
+
+impl From<EpochEnded> for Over {
+    fn from(_: EpochEnded) -> Self {
+        Self::Epoch
+    }
+}
+
+impl From<Lost> for Over {
+    fn from(_: Lost) -> Self {
+        Self::Lost
+    }
+}
+
+impl Link {
+    /// Does something at the database, at one moment of its own. `connection` is the incarnation that
+    /// the question belongs to; none opens a connection for it.
+    async fn ask<T: Send>(
+        &self,
+        connection: Option<u64>,
+        question: impl FnOnce(&mut Shared) -> T + Send,
+    ) -> Result<T, Lost> {
+        let (there, back) = {
+            let random = &mut lock(&self.world).random;
+            (random.u8(..3), random.u8(..3))
+        };
+        let known = connection.unwrap_or_else(|| lock(&self.world).database.incarnation);
+        turns(there).await;
+        let answer = {
+            let mut shared = lock(&self.world);
+            let database = &shared.database;
+            if !database.up || shared.cut[self.relay] || database.incarnation != known {
+                return Err(Lost);
+            }
+            question(&mut shared)
+        };
+        turns(back).await;
+        Ok(answer)
+    }
+
+    fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog.lock().unwrap().1)
+    }
+
+    async fn reload(&self, connection: Option<u64>) -> Result<Arc<Catalog>, Lost> {
+        let read = self.ask(connection, |shared| {
+            shared.reads += 1;
+            (shared.reads, Arc::new(shared.database.catalog()))
+        });
+        let read = read.await?;
+        // One read at a time there, so that an older picture never replaces a newer one.
+        let mut known = self.catalog.lock().unwrap();
+        if read.0 > known.0 {
+            *known = read;
+        }
+        Ok(Arc::clone(&known.1))
+    }
+
+    /// What the edge makes of a request.
+    fn view(&self, shows: Shows) -> View {
+        let catalog = self.catalog();
+        let table = catalog.table_by_oid(shows.table()).unwrap();
+        view(shows, table).with_buffer(BUFFER)
+    }
+}
+
+pub fn name(shows: Shows) -> Name {
+    match shows {
+        Shows::Channel => Name::of(["channel", CHANNEL]),
+        view => Name::of(["view", &format!("{view:?}")]),
+    }
+}
+
+fn view(shows: Shows, table: &Arc<Table>) -> View {
+    let kind = match table.column("board").map(|column| column.base.as_str()) {
+        Some("text") => Kind::Text,
+        _ => Kind::Int,
+    };
+    let matcher = match shows {
+        Shows::Board(board) => {
+            let condition = Condition::parse("board", &format!("eq.{board}")).unwrap();
+            // As PostgreSQL writes such a literal as JSON.
+            let values = [match kind {
+                Kind::Text => format!("\"{board}\""),
+                _ => board.to_string(),
+            }];
+            Matcher::new([(&condition, kind, &values[..])]).unwrap()
+        }
+        _ => Matcher::default(),
+    };
+    let columns = table.columns.iter();
+    let columns = columns.map(|column| (column.name.clone(), column.type_name.clone()));
+    let named = table.columns.iter().map(|column| column.name.clone());
+    // Some views show the row as it is written, others name its columns.
+    let projected = (shows != Shows::Cards).then(|| named.map(|n| (n.clone(), n)).collect());
+    let definition = Definition {
+        table: Arc::clone(table),
+        context: Context::default(),
+        columns: columns.collect(),
+        statement: Statement::default(),
+        sight: Sight::Images(Images {
+            key: vec!["id".to_owned()],
+            matcher,
+            columns: projected,
+        }),
+    };
+    View::new(name(shows), definition)
+}
+
+impl Reads for Link {
+    fn catalog(&self) -> Arc<Catalog> {
+        self.catalog()
+    }
+
+    fn reload(&self) -> BoxFuture<'_, bool> {
+        async move { Self::reload(self, None).await.is_ok() }.boxed()
+    }
+
+    fn log<'a>(&'a self, since: Since<'a>) -> BoxFuture<'a, Option<Batch>> {
+        async move {
+            let read = async |catalog: Arc<Catalog>| {
+                let read = self.ask(None, |shared| {
+                    if since.bounds.total > LOG.total {
+                        shared.wrong = Some("a token makes a relay read without end".to_owned());
+                    }
+                    let locked = shared.random.u8(..8) == 0;
+                    let Since { from, bounds, .. } = since;
+                    let batch = shared.database.read(from, &catalog, bounds, locked);
+                    if batch.is_none() {
+                        shared.statistics.count("too much for a token");
+                    }
+                    batch
+                });
+                read.await.ok().flatten()
+            };
+            let batch = read(self.catalog()).await?;
+            if batch.definitions.is_empty() {
+                return Some(batch);
+            }
+            let catalog = self.reload(None).await.ok()?;
+            read(catalog).await
+        }
+        .boxed()
+    }
+
+    fn state(
+        &self,
+        view: Arc<View>,
+        _: &Place,
+    ) -> BoxFuture<'static, Result<State, SnapshotError>> {
+        let link = self.clone();
+        async move {
+            let read = link.ask(None, |shared| {
+                let database = &shared.database;
+                let mut pieces = Pieces::new(&view, PIECE);
+                // The database decides by what the table is now, whatever the view takes it for.
+                let mut shown = Shows::ALL.into_iter();
+                let shows = shown.find(|shows| name(*shows) == view.name()).unwrap();
+                let Sight::Images(images) = view.sight() else {
+                    return Err(SnapshotError::Changed);
+                };
+                for row in database.rows(shows.table()).filter(|row| shows.has(row)) {
+                    let row = images.row(&row.text).map_err(|_| SnapshotError::Changed)?;
+                    pieces.push(&row);
+                }
+                let (pieces, digest) = pieces.finish();
+                Ok(State {
+                    cursor: database.snapshot(),
+                    epoch: database.epoch(),
+                    pieces,
+                    digest,
+                })
+            });
+            read.await.unwrap_or(Err(SnapshotError::NoSnapshot))
+        }
+        .boxed()
+    }
+
+    fn answers<'a>(
+        &'a self,
+        _: &'a View,
+        _: &'a Asking,
+        _: Since<'a>,
+        _: Ask<'a>,
+    ) -> BoxFuture<'a, Option<(Cursor, Vec<Element>)>> {
+        std::future::ready(None).boxed()
+    }
+}
+
+/// The feed's connection.
+struct Connection {
+    link: Link,
+    incarnation: u64,
+}
+
+impl Asked for Connection {
+    type Error = Over;
+
+    fn catalog(&self) -> Arc<Catalog> {
+        self.link.catalog()
+    }
+
+    async fn reload(&self) -> Result<Arc<Catalog>, Over> {
+        Ok(self.link.reload(Some(self.incarnation)).await?)
+    }
+
+    async fn read(
+        &self,
+        from: &Cursor,
+        catalog: &Catalog,
+        bounds: Bounds,
+    ) -> Result<Option<Batch>, Over> {
+        // A starting relay does not read everything either.
+        let bounds = Bounds {
+            total: if bounds.total == u64::MAX {
+                u64::MAX
+            } else {
+                6
+            },
+            rows: 12,
+            ..bounds
+        };
+        let read = self.link.ask(Some(self.incarnation), |shared| {
+            let locked = shared.random.u8(..8) == 0;
+            let batch = shared.database.read(from, catalog, bounds, locked);
+            let count = |batch: &Batch| batch.transactions.len();
+            let (read, relay) = (batch.as_ref().map(count), self.link.relay);
+            if read != Some(0) {
+                shared.tell(|| format!("relay {relay} reads {read:?} transactions since {from}"));
+            }
+            batch
+        });
+        Ok(read.await?)
+    }
+
+    async fn present(&self) -> Result<Cursor, Over> {
+        let ask = self.link.ask(Some(self.incarnation), |shared| {
+            shared.statistics.count("too much for a beginning");
+            shared.database.snapshot()
+        });
+        Ok(ask.await?)
+    }
+
+    async fn barrier(&self) -> Result<Xid, Over> {
+        let ask = self
+            .link
+            .ask(Some(self.incarnation), |shared| shared.database.barrier());
+        Ok(ask.await?)
+    }
+
+    async fn settle_gap(&self, value: i64) -> Result<(), Over> {
+        let ask = self.link.ask(Some(self.incarnation), |shared| {
+            if shared.database.settle_gap(value) {
+                shared.statistics.count("gaps told");
+                shared.tell(|| format!("the gap up to {value} is told"));
+            }
+        });
+        Ok(ask.await?)
+    }
+}
+
+pub struct Relay {
+    pub number: usize,
+    pub bell: Arc<Notify>,
+    pub shutdown: Shutdown,
+    pub metrics: Arc<Metrics>,
+    parts: Parts,
+    link: Link,
+    feed: Pin<Box<dyn Future<Output = Infallible> + Send>>,
+}
+
+impl Relay {
+    pub fn start(world: &World, number: usize) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let stage = Arc::new(Stage::new(Arc::clone(&metrics)).with_memory(MEMORY));
+        let health = Arc::new(Health::new());
+        let bell = Arc::new(Notify::new());
+        let shutdown = Shutdown::new();
+        let link = Link {
+            world: Arc::clone(world),
+            relay: number,
+            catalog: Arc::new(Mutex::new((0, Arc::new(lock(world).database.catalog())))),
+        };
+        let parts = Parts {
+            stage: Arc::clone(&stage),
+            reads: Arc::new(link.clone()),
+            health: Arc::clone(&health),
+            metrics: Arc::clone(&metrics),
+            shutdown: shutdown.clone(),
+            limits: Limits {
+                mouthful: 700,
+                catch_up: 1 << 10,
+                log: LOG,
+            },
+            explain,
+        };
+        let feed = feed(link.clone(), stage, health, Arc::clone(&bell));
+        Self {
+            number,
+            bell,
+            shutdown,
+            metrics,
+            parts,
+            link,
+            feed: Box::pin(feed),
+        }
+    }
+
+    /// Lets the feed go on.
+    pub fn turn(&mut self) {
+        let mut context = task::Context::from_waker(Waker::noop());
+        let _never = self.feed.as_mut().poll(&mut context);
+    }
+
+    /// How many streams fell out of a buffer.
+    pub fn lagged(&self) -> u64 {
+        let reason = Reason { reason: "lagged" };
+        self.metrics
+            .dropped_subscribers
+            .get_or_create(&reason)
+            .get()
+    }
+
+    pub fn stream(&self, shows: Shows, token: Option<String>) -> BoxStream<'static, Bytes> {
+        let subscription = if shows == Shows::Channel {
+            let source = Source::Channel(CHANNEL.to_owned());
+            Subscription::new(self.parts.clone(), source, token, None)
+        } else {
+            let link = self.link.clone();
+            let opener: Opener = Arc::new(move || {
+                let link = link.clone();
+                async move {
+                    let _old_picture_serves = link.reload(None).await;
+                    let hops = lock(&link.world).random.u8(..3);
+                    let view = link.view(shows);
+                    turns(hops).await;
+                    Ok(view)
+                }
+                .boxed()
+            });
+            let view = self.link.view(shows);
+            Subscription::new(self.parts.clone(), Source::View(opener), token, Some(view))
+        };
+        stream::unfold(subscription, |mut subscription| async move {
+            Some((subscription.next().await?, subscription))
+        })
+        .boxed()
+    }
+}
+
+fn explain(trouble: &Trouble) -> Unavailable {
+    Unavailable {
+        body: serde_json::json!({ "message": trouble.to_string() }).to_string(),
+        passing: !matches!(trouble, Trouble::Expired),
+    }
+}
+
+/// As the feed does it: connect, begin an epoch where there is none, follow, and again.
+async fn feed(link: Link, stage: Arc<Stage>, health: Arc<Health>, bell: Arc<Notify>) -> Infallible {
+    let mut backoff = Backoff::new();
+    loop {
+        let _over = session(&link, &stage, &health, &bell, &mut backoff).await;
+        health.lost();
+        tokio::time::sleep(backoff.delay()).await;
+    }
+}
+
+async fn session(
+    link: &Link,
+    stage: &Stage,
+    health: &Health,
+    bell: &Notify,
+    backoff: &mut Backoff,
+) -> Result<Infallible, Over> {
+    let begin = link.ask(None, |shared| {
+        if shared.database.begin_epoch() {
+            shared.statistics.count("epochs");
+            shared.tell(|| format!("relay {} begins an epoch", link.relay));
+        }
+        (shared.database.incarnation, shared.database.place.clone())
+    });
+    let (incarnation, place) = begin.await?;
+    let start = link.ask(Some(incarnation), |shared| shared.database.start());
+    let start = start.await?;
+    link.reload(Some(incarnation)).await?;
+    let connection = Connection {
+        link: link.clone(),
+        incarnation,
+    };
+    let reading = Reading::new(place, start);
+    let pause = Duration::from_secs(1);
+    follow(&connection, reading, stage, health, bell, pause, || {
+        backoff.reset();
+    })
+    .await
+}
