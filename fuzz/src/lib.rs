@@ -474,8 +474,14 @@ static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
 });
 
 /// Sends the bytes and no more, and gives what comes back until the server closes.
-async fn exchanged(bytes: &[u8]) -> Vec<u8> {
-    let mut socket = TcpStream::connect(*SERVER)
+fn exchanged(bytes: &[u8]) -> Vec<u8> {
+    // It is started outside of the runtime that waits here.
+    let address = *SERVER;
+    RUNTIME.block_on(exchange(address, bytes))
+}
+
+async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut socket = TcpStream::connect(address)
         .await
         .expect("the server accepts");
     let (mut reader, mut writer) = socket.split();
@@ -499,15 +505,13 @@ async fn exchanged(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn still_serves() {
-    let answer = RUNTIME.block_on(exchanged(
-        b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
-    ));
+    let answer = exchanged(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", text(&answer));
 }
 
 /// Any bytes into the server: it answers in HTTP or closes, and serves the next one.
 pub fn http1(data: &[u8]) {
-    let answer = RUNTIME.block_on(exchanged(data));
+    let answer = exchanged(data);
     let preface = data.starts_with(b"PRI * HTTP/2.0");
     assert!(
         answer.is_empty() || answer.starts_with(b"HTTP/1.") || preface,
@@ -523,7 +527,7 @@ pub fn http1(data: &[u8]) {
 pub fn http2(data: &[u8]) {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     bytes.extend_from_slice(data);
-    let answer = RUNTIME.block_on(exchanged(&bytes));
+    let answer = exchanged(&bytes);
     // Frames: three bytes of length, and as many bytes as they say.
     let mut rest = &answer[..];
     while rest.len() >= 9 {

@@ -6,7 +6,9 @@ use std::process::Stdio;
 
 use tokio::process::{Child, Command};
 
-use crate::harness::{Database, Relay, Screen, Server, command, connect, database, eventually};
+use crate::harness::{
+    DEADLINE, Database, Relay, Screen, Server, command, connect, database, eventually,
+};
 
 const TASKS: &str = "create table tasks (id int primary key, title text);
     insert into tasks values (1, 'one'); select rowcast.watch('tasks')";
@@ -184,9 +186,10 @@ async fn a_transaction_pooler_is_refused_with_what_gave_it_away() {
             "--database-url",
             &behind.url,
         ])
-        .output()
-        .await
-        .unwrap();
+        .kill_on_drop(true)
+        .output();
+    let refused = tokio::time::timeout(DEADLINE * 2, refused);
+    let refused = refused.await.expect("it does not serve").unwrap();
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(!refused.status.success(), "{said}");
     assert!(
