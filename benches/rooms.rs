@@ -1,6 +1,7 @@
 //! How long the pure rooms take for what a busy relay asks of them all day: the token of a place in
-//! the log, the cursors of a batch, the net changes of a transaction, the bytes of an event, and
-//! the filter of a view. No socket and no database, so that a number here is the code's alone.
+//! the log, the cursors of a batch, the net changes of a transaction, the bytes of an event, the
+//! filter of a view, the whole way from a row of the log to an event, and what a screen missed. No
+//! socket and no database, so that a number here is the code's alone.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -8,9 +9,11 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput};
 use jiff::Timestamp;
 use rowcast::cursor::{Cursor, Name, Steps, Token, Xid};
-use rowcast::event::{Element, Entry, Image, Operation, net};
+use rowcast::event::{Delta, Element, Entry, Image, Operation, Scope, Transaction, net};
 use rowcast::filter::{Condition, Facts, Matcher, decidable};
+use rowcast::log::fold;
 use rowcast::sse::Array;
+use rowcast::view::image::Images;
 
 /// Where a database stands that has been busy for some years.
 const XMAX: Xid = 81_234_567_890;
@@ -124,8 +127,8 @@ fn sse(c: &mut Criterion) {
     group.finish();
 }
 
-/// `board_id=eq.7&done=is.false&position=lt.100`, decided on an image that matches.
-fn filter(c: &mut Criterion) {
+/// `board_id=eq.7&done=is.false&position=lt.100`
+fn matcher() -> Matcher {
     let conditions = [
         ("board_id", "eq.7", "int8", vec!["7".to_owned()]),
         ("done", "is.false", "bool", vec![]),
@@ -144,12 +147,90 @@ fn filter(c: &mut Criterion) {
     let typed = conditions
         .iter()
         .map(|(condition, kind, values)| (condition, *kind, values.as_slice()));
-    let matcher = Matcher::new(typed).expect("the values are of their columns' kinds");
+    Matcher::new(typed).expect("the values are of their columns' kinds")
+}
+
+/// Decided on an image that matches.
+fn filter(c: &mut Criterion) {
+    let matcher = matcher();
     let text = task(42, "Water the plants");
     let image = Image::parse(&text).expect("a task is a JSON object");
     let decide = || matcher.matches(|column| black_box(&image).get(column));
     assert_eq!(decide(), Ok(true), "the filter is decided to its end");
     c.bench_function("filter/three conditions", |b| b.iter(decide));
+}
+
+/// A transaction that changed the title of one row.
+fn transaction(xid: Xid, id: usize) -> Transaction {
+    let entry = Entry {
+        id: 1,
+        rel: TABLE,
+        operation: Operation::Update,
+        channel: None,
+        old: Some(task(id, "Water the plants").into()),
+        new: Some(task(id, "Water the plants again").into()),
+        truncated: false,
+        at: Timestamp::UNIX_EPOCH,
+    };
+    let changes = net(&[&entry], &key()).expect("a task has its key");
+    Transaction {
+        xid,
+        at: Timestamp::UNIX_EPOCH,
+        deltas: vec![Delta {
+            table: TABLE,
+            scope: Scope::Keys,
+            changes,
+        }],
+        messages: Vec::new(),
+        reset_all: false,
+    }
+}
+
+/// Its oid.
+const TABLE: u32 = 16_384;
+
+/// What a commit costs a view that shows the row, and one that does not.
+fn view(c: &mut Criterion) {
+    let images = Images {
+        key: key().to_vec(),
+        matcher: matcher(),
+        columns: None,
+    };
+    let told = |transaction: &Transaction| {
+        let elements = images.elements(transaction.xid, &transaction.deltas[0]);
+        let elements = elements.expect("the images are whole");
+        let mut array = Array::new("public.tasks");
+        elements.iter().for_each(|element| array.push(element));
+        (!array.is_empty()).then(|| array.finish())
+    };
+    let (shown, other) = (transaction(XMAX, 42), transaction(XMAX, 4_200));
+    assert!(told(&shown).is_some() && told(&other).is_none());
+    let mut group = c.benchmark_group("view");
+    group.bench_function("a log row to an event", |b| {
+        b.iter(|| told(&transaction(black_box(XMAX), 42)));
+    });
+    group.bench_function("a change that it shows", |b| {
+        b.iter(|| told(black_box(&shown)))
+    });
+    group.bench_function("a change that it does not show", |b| {
+        b.iter(|| told(black_box(&other)));
+    });
+    group.finish();
+}
+
+/// 1,000 transactions that changed 100 rows ten times each.
+fn missed(c: &mut Criterion) {
+    const COUNT: usize = 1_000;
+    let transactions: Vec<Transaction> = (XMAX..)
+        .zip(0..COUNT)
+        .map(|(xid, number)| transaction(xid, number % 100))
+        .collect();
+    let mut group = c.benchmark_group("missed");
+    group.throughput(Throughput::Elements(COUNT as u64));
+    group.bench_function("fold of 1,000 transactions", |b| {
+        b.iter(|| fold(black_box(&transactions), TABLE));
+    });
+    group.finish();
 }
 
 fn main() {
@@ -159,5 +240,7 @@ fn main() {
     event(&mut criterion);
     sse(&mut criterion);
     filter(&mut criterion);
+    view(&mut criterion);
+    missed(&mut criterion);
     criterion.final_summary();
 }

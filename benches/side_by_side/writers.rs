@@ -105,9 +105,9 @@ async fn start(bell: Bell, database: &Database, count: u64) -> anyhow::Result<(C
             Listener::Relay(Box::new(relay))
         }
     };
-    client
-        .batch_execute("vacuum analyze accounts; checkpoint")
-        .await?;
+    for tidy in ["vacuum analyze accounts", "checkpoint"] {
+        client.batch_execute(tidy).await?;
+    }
     Ok((client, listener))
 }
 
