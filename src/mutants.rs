@@ -16,7 +16,7 @@ pub enum Mutant {
     M3,
     /// The feed goes on where it was when the database begins another life.
     M4,
-    /// The log is trimmed by the clock.
+    /// The log is trimmed by the clock. The rule is SQL, so this one is in the simulation's copy of it.
     M5,
     /// What was trimmed is not looked at after the log was read for a token.
     M6,

@@ -11,7 +11,7 @@ M1|simulation||the feed's cursor is an id
 M2|simulation||transactions ordered by when they began
 M3|simulation||a token of another life is taken
 M4|simulation||another life goes unnoticed by the feed
-M5|relay|resume::what_a_long_transaction_wrote_is_not_trimmed_by_its_age|the log is trimmed by the clock
+M5|simulation||the log is trimmed by the clock
 M6|simulation||the horizon is not looked at after the read
 M7|lib|bell::machine|no bell, no poll
 M8|simulation||who falls out of a buffer is not told

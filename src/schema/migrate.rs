@@ -18,7 +18,6 @@ use tokio_postgres::error::SqlState;
 
 use crate::backoff::Backoff;
 use crate::cursor::Name;
-use crate::mutants::{Mutant, on};
 
 /// History; a file's place in the list plus one is its version.
 const HISTORY: [&str; 5] = [
@@ -178,12 +177,6 @@ fn stamp(bell: Bell) -> Stamp {
 
 fn functions(bell: Bell) -> String {
     let mut sql = parts(bell).join("\n");
-    if on(Mutant::M5) {
-        sql = sql.replace(
-            "d.xid < pg_snapshot_xmax(target.snapshot) and pg_visible_in_snapshot(d.xid, target.snapshot)",
-            "d.at < clock_timestamp() - retention",
-        );
-    }
     // The stamp is ours and holds no quote.
     let _infallible = write!(
         sql,
