@@ -200,7 +200,9 @@ fn view(c: &mut Criterion) {
         let elements = images.elements(transaction.xid, &transaction.deltas[0]);
         let elements = elements.expect("the images are whole");
         let mut array = Array::new("public.tasks");
-        elements.iter().for_each(|element| array.push(element));
+        for element in &elements {
+            array.push(element);
+        }
         (!array.is_empty()).then(|| array.finish())
     };
     let (shown, other) = (transaction(XMAX, 42), transaction(XMAX, 4_200));
@@ -210,7 +212,7 @@ fn view(c: &mut Criterion) {
         b.iter(|| told(&transaction(black_box(XMAX), 42)));
     });
     group.bench_function("a change that it shows", |b| {
-        b.iter(|| told(black_box(&shown)))
+        b.iter(|| told(black_box(&shown)));
     });
     group.bench_function("a change that it does not show", |b| {
         b.iter(|| told(black_box(&other)));

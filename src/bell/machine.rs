@@ -180,7 +180,11 @@ impl Machine {
     pub fn new(wish: migrate::Bell, safety: Duration, now: Instant) -> Self {
         Self {
             state: State::Following,
-            safety,
+            safety: if on(Mutant::M7) {
+                Duration::from_hours(24)
+            } else {
+                safety
+            },
             bell: Some(wish),
             polls: wish == migrate::Bell::Silent,
             hearing: Hearing::default(),
@@ -314,10 +318,6 @@ impl Machine {
             State::Following | State::Idle if !self.complete => (slower(WHILE_OPEN), true),
             State::Following | State::Idle => (self.safety, true),
         };
-        if on(Mutant::M7) {
-            let never = Duration::from_hours(1);
-            return Wait { most: never, bells };
-        }
         Wait {
             most: most.min(self.safety),
             bells,
