@@ -65,7 +65,12 @@ pub async fn found(target: &Target) -> Result<Option<String>, PoolerError> {
     if !hears {
         return Ok(None);
     }
-    two.batch_execute(&format!("notify {channel}")).await?;
+    match two.batch_execute(&format!("notify {channel}")).await {
+        Ok(()) => {}
+        // A queue that is full tells nothing, and the relay is what cures it.
+        Err(error) if error.code().is_some() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
     match tokio::time::timeout(PATIENCE, notices.recv()).await {
         Ok(Some(())) => Ok(None),
         Ok(None) | Err(_) => Ok(Some(format!(
