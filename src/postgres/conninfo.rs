@@ -36,6 +36,10 @@ pub enum ConninfoError {
         /// with a blank in it looks like one.
         at: usize,
     },
+    /// `?%0Asslmode=require`: it would be two things to the next one who reads it. Not told, as it may
+    /// be part of a password.
+    #[error("the connection string has a keyword that is no word")]
+    NoWord,
     /// `password='abc`.
     #[error("the connection string has an opening quote without its end")]
     OpenQuote,
@@ -73,10 +77,15 @@ impl Conninfo {
         let rest = ["postgres://", "postgresql://"]
             .iter()
             .find_map(|scheme| text.strip_prefix(scheme));
-        match rest {
-            Some(rest) => Self::of_url(rest),
-            None => Self::of_key_values(text),
+        let conninfo = match rest {
+            Some(rest) => Self::of_url(rest)?,
+            None => Self::of_key_values(text)?,
+        };
+        let is_word = |name: &String| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if !conninfo.values.keys().all(is_word) {
+            return Err(ConninfoError::NoWord);
         }
+        Ok(conninfo)
     }
 
     /// What the environment says, or `None` when it names no server: `PGUSER` or `PGPASSWORD`
