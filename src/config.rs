@@ -84,7 +84,6 @@ pub struct Config {
         long,
         env = "ROWCAST_SAFETY_POLL",
         default_value = "1000",
-        hide = true,
         global = true
     )]
     pub safety_poll: u64,
