@@ -500,7 +500,8 @@ async fn definitions_are_seen_at_once_and_a_burst_costs_a_few_reads() {
         let now = loads(&relay).await;
         let quiet = now == before;
         before = now;
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        // Longer than from one look for drift to the next, which also tells of the changes above.
+        tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
         quiet.then_some(())
     })
     .await;

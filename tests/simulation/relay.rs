@@ -447,19 +447,21 @@ impl Relay {
             let source = Source::Channel(CHANNEL.to_owned());
             Subscription::new(self.parts.clone(), source, token, None)
         } else {
-            let link = self.link.clone();
+            let (link, stage) = (self.link.clone(), Arc::clone(&self.parts.stage));
             let opener: Opener = Arc::new(move || {
-                let link = link.clone();
+                let (link, stage) = (link.clone(), Arc::clone(&stage));
                 async move {
+                    let definitions = stage.definitions();
                     let _old_picture_serves = link.reload(None).await;
                     let hops = lock(&link.world).random.u8(..3);
-                    let view = link.view(shows);
+                    let view = link.view(shows).made_at(definitions);
                     turns(hops).await;
                     Ok(view)
                 }
                 .boxed()
             });
             let view = self.link.view(shows);
+            let view = view.made_at(self.parts.stage.definitions());
             Subscription::new(self.parts.clone(), Source::View(opener), token, Some(view))
         };
         stream::unfold(subscription, |mut subscription| async move {
