@@ -386,7 +386,9 @@ impl Director {
     }
 
     async fn ddl(&self) -> Told {
-        let Some(client) = self.client().await else {
+        // Another fault may have stopped the server just now.
+        self.answers().await;
+        let Some(mut client) = self.client().await else {
             return never();
         };
         let mut done = 0;
@@ -399,12 +401,18 @@ impl Director {
         ] {
             // It must wait for no writer for long, nor let writers wait for it.
             let sql = format!("set lock_timeout = '80ms'; {sql}");
-            for _ in 0..50 {
+            for _ in 0..100 {
                 if client.batch_execute(&sql).await.is_ok() {
                     done += 1;
                     break;
                 }
                 sleep(Duration::from_millis(40)).await;
+                // Another fault may have cut us.
+                if client.is_closed()
+                    && let Some(again) = self.client().await
+                {
+                    client = again;
+                }
             }
             sleep(Duration::from_millis(self.planned.lasts / 5)).await;
         }
@@ -416,6 +424,7 @@ impl Director {
     }
 
     async fn revoke(&self) -> Told {
+        self.answers().await;
         let Some(client) = self.client().await else {
             return never();
         };
