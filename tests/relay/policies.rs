@@ -561,6 +561,11 @@ async fn a_filter_tells_nothing_of_rows_that_may_not_be_seen() {
     let wrong = format!("{PATH}&body=eq.other");
     let mut right = Watcher::of(&relay, &right, &bob, None).await;
     let mut wrong = Watcher::of(&relay, &wrong, &bob, None).await;
+    // Both have their state before anything changes.
+    for watcher in [&mut right, &mut wrong] {
+        let Watcher { screen, stream, .. } = watcher;
+        screen.follow(stream, |_| true).await;
+    }
     let txid = database
         .commit("update notes set secret = 'x' where id = 1")
         .await;
