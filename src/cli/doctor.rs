@@ -564,7 +564,7 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
 
 async fn bell(config: &Config, client: &Client, findings: &mut Findings) -> Asked<()> {
     let rings =
-        "select prosrc like '%notify%' from pg_proc where oid = to_regprocedure('rowcast.ring()')";
+        "select prosrc like '%notify%' from pg_proc where oid = to_regprocedure('rowcast.rang()')";
     let rings = text(client, rings).await? == "t";
     let prepared = text(client, "show max_prepared_transactions").await? != "0";
     match (rings, config.bell, prepared) {
