@@ -13,7 +13,7 @@ M3|simulation||a token of another life is taken
 M4|simulation||another life goes unnoticed by the feed
 M5|simulation||the log is trimmed by the clock
 M6|simulation||the horizon is not looked at after the read
-M7|lib|bell::machine|no bell, no poll
+M7|simulation||no bell, no poll
 M8|simulation||who falls out of a buffer is not told
 M9|simulation||pieces of a state carry the id of the whole
 M10|lib|postgres::contamination|a connection is pooled in whatever state

@@ -4,7 +4,7 @@
 //! way of the rows that the log tells only by key ([`Net::lookups`]), which it reads in the same
 //! snapshot. Memory is bounded whatever a writer did ([`Bounds`]). Pure: it knows no connection.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -153,7 +153,8 @@ impl Gathered {
         let changed = self.transactions.iter().filter(changed);
         let definitions = changed.map(|pending| pending.xid).collect();
         let net = self.transactions.into_iter();
-        let transactions: Vec<Transaction> = net.map(|pending| pending.net(catalog)).collect();
+        let mut transactions: Vec<Transaction> = net.map(|pending| pending.net(catalog)).collect();
+        tell_by_later(&mut transactions);
         let mut unknown: BTreeMap<u32, Vec<Lookup>> = BTreeMap::new();
         for (at, transaction) in transactions.iter().enumerate() {
             for (delta, changes) in transaction.deltas.iter().enumerate() {
@@ -175,6 +176,43 @@ impl Gathered {
             definitions,
             transactions,
             unknown,
+        }
+    }
+}
+
+/// A state that the log tells only by key is told all the same when the next transaction that touched
+/// the row logged it as the state before. Reading it again would find a state of later: a screen
+/// that leaves in between would show that, and nobody would take it away who goes by what was before.
+fn tell_by_later(transactions: &mut [Transaction]) {
+    let deltas = transactions
+        .iter()
+        .flat_map(|transaction| &transaction.deltas);
+    let wanted: HashSet<(u32, Arc<str>)> = deltas
+        .flat_map(|delta| delta.changes.iter().map(|change| (delta.table, change)))
+        .filter(|(_, change)| matches!(change.after, State::Unknown(_)))
+        .map(|(table, change)| (table, Arc::clone(&change.key)))
+        .collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let mut next: HashMap<(u32, Arc<str>), State> = HashMap::new();
+    for delta in transactions
+        .iter_mut()
+        .rev()
+        .flat_map(|transaction| &mut transaction.deltas)
+    {
+        for change in &mut delta.changes {
+            let row = (delta.table, Arc::clone(&change.key));
+            if !wanted.contains(&row) {
+                continue;
+            }
+            if let (State::Unknown(_), Some(State::Row(text))) = (&change.after, next.get(&row)) {
+                change.after = State::Row(Arc::clone(text));
+            }
+            next.insert(row, change.before.clone());
+        }
+        if delta.scope != Scope::Keys {
+            next.retain(|(table, _), _| *table != delta.table);
         }
     }
 }

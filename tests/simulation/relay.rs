@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use rowcast::backoff::Backoff;
-use rowcast::bell::Read;
+use rowcast::bell::machine::{Hearing, Machine, Read};
 use rowcast::cursor::{Cursor, Name, Xid};
 use rowcast::event::Element;
 use rowcast::feed::{EpochEnded, Pace, Reading, Source as Asked, Stage, follow};
@@ -26,6 +26,7 @@ use rowcast::metrics::{Metrics, Reason};
 use rowcast::postgres::transaction::Context;
 use rowcast::rows::statement::Statement;
 use rowcast::schema::catalog::{Catalog, Table};
+use rowcast::schema::migrate::Bell;
 use rowcast::shutdown::Shutdown;
 use rowcast::subscription::{
     Ask, Limits, Opener, Parts, Reads, Since, Source, Subscription, Trouble, Unavailable,
@@ -512,26 +513,36 @@ async fn session(
         incarnation,
     };
     let reading = Reading::new(place, start);
-    follow(
-        &connection,
-        reading,
-        stage,
-        health,
-        &mut Bells(bell),
-        || {
-            backoff.reset();
-        },
-    )
+    let mut pace = Bells::new(bell);
+    follow(&connection, reading, stage, health, &mut pace, || {
+        backoff.reset();
+    })
     .await
 }
 
-/// Reads when a bell rings, and a second later at the latest.
-struct Bells<'a>(&'a Notify);
+/// Bells alone, and a read each second: who leads is not simulated here.
+struct Bells<'a> {
+    machine: Machine,
+    bell: &'a Notify,
+}
+
+impl<'a> Bells<'a> {
+    fn new(bell: &'a Notify) -> Self {
+        let now = tokio::time::Instant::now().into_std();
+        let mut machine = Machine::new(Bell::Always, Duration::from_secs(1), now);
+        machine.set_hearing(Hearing {
+            listening: true,
+            queue: 0.0,
+        });
+        Self { machine, bell }
+    }
+}
 
 impl Pace for Bells<'_> {
     async fn next(&mut self, read: Read) {
-        if read.transactions == 0 {
-            let _either = tokio::time::timeout(Duration::from_secs(1), self.0.notified()).await;
-        }
+        let now = tokio::time::Instant::now().into_std();
+        let _nothing_to_ask = self.machine.read(read, now);
+        let wait = self.machine.wait(Duration::ZERO);
+        let _either = tokio::time::timeout(wait.most, self.bell.notified()).await;
     }
 }
