@@ -55,7 +55,10 @@ impl NoAnswer {
         let (Self::Transaction(TransactionError::Failed(error))
         | Self::Ask(AskError::Query(error))) = self
         else {
-            return matches!(self, Self::Ask(AskError::Anew));
+            return matches!(
+                self,
+                Self::Ask(AskError::Anew) | Self::Transaction(TransactionError::Moved)
+            );
         };
         error.code().is_some_and(|code| {
             *code == SqlState::INSUFFICIENT_PRIVILEGE
@@ -188,8 +191,10 @@ impl Feed {
             shown,
         } = question;
         let lease = Lease::take(&self.parts.asking).await?;
+        let tables = view.tables();
         let terms = Terms {
             snapshot: Some(snapshot),
+            tables: &tables,
             ..Terms::read(view.context(), PATIENCE)
         };
         transaction::run(lease, terms, async |client| {

@@ -424,6 +424,13 @@ impl Problem {
             )
             .details(error.to_string())
             .hint("try again in a moment"),
+            TransactionError::Moved => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "RCR11",
+                "the table is being truncated or rewritten again and again",
+            )
+            .details(error.to_string())
+            .hint("try again in a moment"),
         }
     }
 

@@ -641,7 +641,11 @@ impl Exchange<'_> {
     }
 
     async fn show(&self, job: &Job, reading: &Reading) -> Result<Reply, Error> {
-        let terms = Terms::read(&self.context, self.service.statement_timeout);
+        let tables = [job.plan.table().oid];
+        let terms = Terms {
+            tables: &tables,
+            ..Terms::read(&self.context, self.service.statement_timeout)
+        };
         let (found, overrides) = execute::read(&self.service.pool, terms, reading).await?;
         let mut reply = job.reply(Done::Found(found), None)?;
         reply.apply(&overrides);

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
 use super::pool::{Lease, PINS};
 use super::quote::literal;
@@ -30,8 +30,10 @@ const CLEAN: &str = "reset all; reset role";
 /// What a transaction may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Repeatable read, so that rows and their count belong to one snapshot.
+    /// Repeatable read, so that all of its statements belong to one snapshot. [`Terms::tables`].
     ReadOnly,
+    /// Read committed, for a single statement: it takes its snapshot when it has its locks.
+    ReadOnce,
     /// Read only likewise, but it ends only once `work` has succeeded, as one that writes does: for
     /// statements that may have changed the session.
     Guarded,
@@ -106,6 +108,24 @@ pub enum TransactionError {
     /// PostgreSQL did not answer in time.
     #[error("the database did not answer within {0:?}")]
     Silent(Duration),
+    /// One of [`Terms::tables`] was truncated or rewritten; what was read of it is not what it was.
+    #[error("a table was truncated or rewritten while it was read")]
+    Moved,
+}
+
+/// Rows for tables whose file is another one than in the transaction's snapshot: the function looks at
+/// the present. Not there at all, a table is some statement's error.
+fn moved(tables: &[u32]) -> String {
+    let tables: Vec<String> = tables.iter().map(u32::to_string).collect();
+    format!(
+        "with recursive t (oid) as (\
+           select oid from pg_catalog.unnest('{{{}}}'::pg_catalog.oid[]) as t (oid) \
+           union all \
+           select i.inhrelid from pg_catalog.pg_inherits i join t on i.inhparent = t.oid) \
+         select from t join pg_catalog.pg_class c on c.oid = t.oid \
+         where c.relfilenode <> pg_catalog.pg_relation_filenode(c.oid); ",
+        tables.join(",")
+    )
 }
 
 /// How a transaction is to be.
@@ -117,6 +137,10 @@ pub struct Terms<'a> {
     pub context: &'a Context,
     /// The id of an exported snapshot to read in, of a read only transaction.
     pub snapshot: Option<&'a str>,
+    /// `pg_class.oid` of tables that are read under [`Access::ReadOnly`], each with its partitions. The
+    /// snapshot is taken before they are locked, and one that was truncated or rewritten in
+    /// between is empty in it (PostgreSQL, Caveats of Concurrency Control): [`TransactionError::Moved`].
+    pub tables: &'a [u32],
     /// Longest time for one of its statements.
     pub statement_timeout: Duration,
     /// How it ends when all went well.
@@ -131,6 +155,7 @@ impl<'a> Terms<'a> {
             access: Access::ReadOnly,
             context,
             snapshot: None,
+            tables: &[],
             statement_timeout,
             end: End::Commit,
         }
@@ -190,12 +215,16 @@ where
         opened.and(applied)
     };
     match terms.access {
-        Access::ReadOnly => {
+        Access::ReadOnly | Access::ReadOnce => {
+            let moved = match terms.tables {
+                [] => String::new(),
+                tables => moved(tables),
+            };
             // One message: what is cleaned costs no round trip, and not even a wake-up.
-            let end = format!("{}; {CLEAN}; {PINS}", terms.end.sql());
+            let end = format!("{moved}{}; {CLEAN}; {PINS}", terms.end.sql());
             let all = async {
                 // `futures::join` first polls in this order, and each sends when first polled.
-                futures::join!(open, work(client), client.batch_execute(&end))
+                futures::join!(open, work(client), client.simple_query(&end))
             };
             let (opened, done, ended) = tokio::time::timeout(deadline, all)
                 .await
@@ -206,7 +235,11 @@ where
             }
             opened.map_err(TransactionError::Failed)?;
             let value = done?;
-            ended.map_err(TransactionError::Failed)?;
+            let ended = ended.map_err(TransactionError::Failed)?;
+            let is_row = |message: &_| matches!(message, SimpleQueryMessage::Row(_));
+            if ended.iter().any(is_row) {
+                return Err(TransactionError::Moved.into());
+            }
             Ok(value)
         }
         Access::Guarded | Access::ReadWrite => {
@@ -262,6 +295,7 @@ fn refused(error: &tokio_postgres::error::DbError) -> bool {
 fn opening(terms: &Terms<'_>) -> String {
     let mode = match terms.access {
         Access::ReadOnly | Access::Guarded => "isolation level repeatable read read only",
+        Access::ReadOnce => "isolation level read committed read only",
         Access::ReadWrite => "isolation level read committed read write",
     };
     let mut sql = format!("begin; set transaction {mode}; ");

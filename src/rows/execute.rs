@@ -18,12 +18,15 @@ use super::response::Overrides;
 use super::statement::Statement;
 use crate::etag;
 use crate::postgres::pool::{Lease, Pool};
-use crate::postgres::transaction::{self, End, Terms};
+use crate::postgres::transaction::{self, Access, End, Terms, TransactionError};
 use crate::postgres::untyped::untyped;
 use crate::schema::catalog::Returns;
 
 /// Largest answer, in bytes.
 pub const LARGEST: usize = 64 * 1024 * 1024;
+
+/// How often a read is made again because its table was truncated or rewritten meanwhile.
+const MOVES: usize = 3;
 
 /// Rows as JSON text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -240,16 +243,26 @@ impl Rows {
 /// [`Overrides::parse`].
 pub async fn read(
     pool: &Pool,
-    terms: Terms<'_>,
+    mut terms: Terms<'_>,
     reading: &Reading,
 ) -> Result<(Found, Overrides), Error> {
-    let lease = Lease::take(pool).await?;
-    transaction::run(lease, terms, async |client: &Client| {
-        let (found, last) = futures::join!(found(client, reading), last(client));
-        // The read's own error first: the other only says that it happened.
-        Ok((found?, last?.overrides()?))
-    })
-    .await
+    if reading.counting.is_none() {
+        terms.access = Access::ReadOnce;
+        terms.tables = &[];
+    }
+    let mut again = MOVES;
+    loop {
+        let lease = Lease::take(pool).await?;
+        let read = transaction::run(lease, terms, async |client: &Client| {
+            let (found, last) = futures::join!(found(client, reading), last(client));
+            // The read's own error first: the other only says that it happened.
+            Ok((found?, last?.overrides()?))
+        });
+        match read.await {
+            Err(Error::Transaction(TransactionError::Moved)) if again > 0 => again -= 1,
+            read => return read,
+        }
+    }
 }
 
 /// Runs one operation and commits it if all that must hold does and `answer` can be made of it.

@@ -141,8 +141,10 @@ impl Reads for Pools {
             if let Some(pending) = pending.as_ref().filter(|pending| !pending.is_empty()) {
                 let snapshot = log::export(&lease).await.ok()?;
                 let asked = Lease::take(&self.states).await.ok()?;
+                let tables = view.tables();
                 let terms = Terms {
                     snapshot: Some(&snapshot),
+                    tables: &tables,
                     ..Terms::read(view.context(), self.snapshots.timeout)
                 };
                 let answer = transaction::run(asked, terms, async |client| {

@@ -265,6 +265,17 @@ impl View {
         self.name
     }
 
+    /// `pg_class.oid` of the table and of every table its policies read.
+    #[must_use]
+    pub fn tables(&self) -> Vec<u32> {
+        let policies = match &self.definition.sight {
+            Sight::Images(_) => None,
+            Sight::Asking(asking) => asking.policies.as_ref(),
+        };
+        let others = policies.map_or(&[][..], |policies| &policies.depends);
+        [&[self.definition.table.oid], others].concat()
+    }
+
     /// The table.
     #[must_use]
     pub fn table(&self) -> &Table {

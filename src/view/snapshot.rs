@@ -25,6 +25,9 @@ use crate::postgres::untyped::untyped;
 use crate::rows::statement::Statement;
 use crate::sse;
 
+/// How often a state is read again because a table was truncated or rewritten meanwhile.
+const MOVES: usize = 3;
+
 /// Bytes after which a piece of a snapshot is closed.
 pub const PIECE: usize = 128 << 10;
 
@@ -168,8 +171,31 @@ pub async fn query(
     place: &Place,
     limits: &Limits,
 ) -> Result<State, SnapshotError> {
+    let mut state = query_once(view, pool, place, limits).await;
+    for _ in 0..MOVES {
+        if !matches!(
+            state,
+            Err(SnapshotError::Transaction(TransactionError::Moved))
+        ) {
+            break;
+        }
+        state = query_once(view, pool, place, limits).await;
+    }
+    state
+}
+
+async fn query_once(
+    view: &View,
+    pool: &Pool,
+    place: &Place,
+    limits: &Limits,
+) -> Result<State, SnapshotError> {
     let lease = Lease::take(pool).await?;
-    let terms = Terms::read(view.context(), limits.timeout);
+    let tables = view.tables();
+    let terms = Terms {
+        tables: &tables,
+        ..Terms::read(view.context(), limits.timeout)
+    };
     transaction::run(lease, terms, async |client| {
         let Statement { sql, params } = &view.definition.statement;
         // Both are sent before either is answered; the transaction gives them one snapshot.

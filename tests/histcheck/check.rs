@@ -311,8 +311,6 @@ struct Screen<'a> {
     was_reset: bool,
     /// A control came, so each event is of one transaction.
     live: bool,
-    /// A snapshot was read whose table a later transaction had emptied already.
-    emptied: bool,
     /// It came back with the id of another moment, so what follows from it fits nothing here.
     blind: bool,
     connection: usize,
@@ -345,7 +343,6 @@ impl<'a> Screen<'a> {
             reading: false,
             was_reset: false,
             live: false,
-            emptied: false,
             blind: false,
             connection: 0,
             at: 0,
@@ -414,7 +411,6 @@ impl<'a> Screen<'a> {
         self.excused.clear();
         self.complete = false;
         self.token = None;
-        self.emptied = false;
         self.was_reset = true;
     }
 
@@ -526,7 +522,6 @@ impl<'a> Screen<'a> {
         self.names.clear();
         self.excused.clear();
         self.was_reset = true;
-        self.emptied = false;
     }
 
     /// A row that was seen is one that somebody committed.
@@ -717,9 +712,6 @@ impl<'a> Screen<'a> {
 
     /// A live event is the change of one transaction, and the only one that came to be done.
     fn exactly(&mut self, elements: &[Element], news: &[usize], era: usize) {
-        if self.emptied {
-            return;
-        }
         let view = self.record.view;
         let told: BTreeSet<u64> = elements.iter().filter_map(|element| element.txid).collect();
         // A connection that fell out of the buffer is given the net of what it missed.
@@ -784,7 +776,7 @@ impl<'a> Screen<'a> {
 
     /// The screen's row of this key is the newest one that is done.
     fn shows(&mut self, key: &Arc<str>, era: usize, cursor: &Cursor) {
-        if self.excused.contains(key) || self.emptied {
+        if self.excused.contains(key) {
             return;
         }
         let expected = self.evidence.expected(&self.record.view, key, era, cursor);
@@ -851,34 +843,9 @@ impl<'a> Screen<'a> {
         let mut keys: BTreeSet<Arc<str>> =
             keys.into_iter().flat_map(HashMap::keys).cloned().collect();
         keys.extend(self.rows.keys().cloned());
-        if self.is_emptied_early(&keys, era, &token.cursor) {
-            self.emptied = true;
-            self.verdict
-                .count("states read while a truncation was under way", 1);
-            return;
-        }
         for key in keys {
             self.shows(&key, era, &token.cursor);
         }
-    }
-
-    /// TRUNCATE empties a table also for snapshots from before it: then the state has no row at
-    /// all although some are to be seen in it, and the truncation, which comes, puts that right.
-    fn is_emptied_early(&self, keys: &BTreeSet<Arc<str>>, era: usize, cursor: &Cursor) -> bool {
-        let table = self.record.view.table;
-        if table != Table::Life || !self.rows.is_empty() {
-            return false;
-        }
-        let truth = &self.evidence.truth;
-        let later = truth.touching(table, era, cursor.xmin(), u64::MAX);
-        let comes = later.iter().any(|(xid, place)| {
-            !cursor.is_done(*xid) && truth.txns[*place].truncates.contains(&table)
-        });
-        comes
-            && keys.iter().any(|key| {
-                let expected = self.evidence.expected(&self.record.view, key, era, cursor);
-                expected.is_some()
-            })
     }
 
     /// What does not lean on ids: sums, and lists that only grow.

@@ -36,6 +36,7 @@ mod huge;
 mod idempotency;
 mod live;
 mod logins;
+mod moved;
 mod network;
 mod openapi;
 mod policies;
