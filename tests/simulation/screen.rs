@@ -185,8 +185,14 @@ impl Screen {
                 let life = &shared.database.lives[&token.epoch];
                 // A screen that was left standing shows what was there then.
                 if self.shows != Shows::Channel
-                    && let Some(rows) = life.rows_at(self.shows, &token.cursor)
+                    && let Some(mut rows) = life.rows_at(self.shows, &token.cursor)
                 {
+                    let table = self.shows.table();
+                    let now = shared.database.is_wordy(table);
+                    let wordy = now != life.is_altered_since(table, &token.cursor);
+                    for row in rows.values_mut() {
+                        *row = typed(row, wordy);
+                    }
                     self.rows = rows;
                     self.must_reset = false;
                 }
@@ -522,6 +528,19 @@ impl Screen {
             None => Ok(()),
         }
     }
+}
+
+/// A row with its board as text, or as a number.
+fn typed(row: &str, wordy: bool) -> String {
+    let mut row: serde_json::Map<String, Value> = serde_json::from_str(row).unwrap();
+    let board = row["board"].to_string();
+    let board = board.trim_matches('"');
+    row["board"] = if wordy {
+        board.into()
+    } else {
+        board.parse::<u64>().unwrap().into()
+    };
+    Value::from(row).to_string()
 }
 
 fn key(element: &Value) -> Result<Key, String> {

@@ -155,6 +155,15 @@ impl Life {
         self.alterations.push((table, told));
     }
 
+    /// Whether the type of a table's board is another one now than it was at `cursor`.
+    pub fn is_altered_since(&self, table: u32, cursor: &Cursor) -> bool {
+        let alterations = self.alterations.iter();
+        let since = alterations.filter(|(altered, told)| {
+            *altered == table && !told.is_some_and(|told| cursor.is_done(told))
+        });
+        since.count() % 2 == 1
+    }
+
     /// Whether a filter may be decided wrongly at `cursor`: a definition has changed, and those who
     /// are there have not been told.
     fn is_in_doubt(&self, shows: Shows, cursor: &Cursor) -> bool {
@@ -208,17 +217,18 @@ impl Life {
             let done = |at: &(usize, usize)| cursor.is_done(self.commits[at.0].xid);
             let change_of = |at: &(usize, usize)| &self.commits[at.0].changes[at.1];
             // What is not in the log has no place in its order.
-            let logged = |at: &&(usize, usize)| done(at) && !change_of(at).hidden;
-            let first = versions.iter().position(|at| !done(at));
+            let logged = |at: &(usize, usize)| !change_of(at).hidden;
+            let first = versions.iter().position(|at| !done(at) && logged(at));
             let known = first.unwrap_or(versions.len());
-            if let Some(torn) = versions[known..].iter().find(logged) {
+            let torn = |at: &&(usize, usize)| done(at) && logged(at);
+            if let Some(torn) = versions[known..].iter().find(torn) {
                 return Err(format!(
                     "the token has transaction {} of key {key} and lacks {} from before",
                     self.commits[torn.0].xid, self.commits[versions[known].0].xid
                 ));
             }
             let row_of = |at: &(usize, usize)| change_of(at).after.as_ref();
-            let expected = match versions[..known].last() {
+            let expected = match versions[..known].iter().rfind(|at| done(at)) {
                 None => self.base.get(&place).and_then(Option::as_ref),
                 Some(at) => row_of(at),
             };
