@@ -25,6 +25,7 @@ use super::reply::Reply;
 use super::watch::{Cannot, Seen};
 use super::{Response, context, once, profile};
 use crate::auth::Identity;
+use crate::backoff::Backoff;
 use crate::causes::Causes;
 use crate::config::TxEnd;
 use crate::postgres::pool::{Lease, Pool};
@@ -41,6 +42,9 @@ use crate::schema::catalog::{self, Table};
 
 /// The transaction id of a write; the same text comes as `txid` in the streams.
 pub const TXID: HeaderName = HeaderName::from_static("rowcast-txid");
+
+/// How often a write is made again that came in another one's way: it was undone as a whole.
+const CONFLICTS: usize = 3;
 
 const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 /// Content type of a single object.
@@ -665,14 +669,22 @@ impl Exchange<'_> {
     async fn change(&self, job: &Job) -> Result<Reply, Error> {
         let preferences = &self.request.preferences;
         let terms = terms(self.service, &self.context, preferences);
-        let answered = execute::write(
-            &self.service.pool,
-            terms,
-            &job.operation,
-            self.once.as_ref(),
-            |done, end| Ok(ended(job.reply(done, self.end())?, &end)),
-        );
-        answered.await.map(Reply::from)
+        let mut backoff = Backoff::new();
+        let mut again = CONFLICTS;
+        loop {
+            let answered = execute::write(
+                &self.service.pool,
+                terms,
+                &job.operation,
+                self.once.as_ref(),
+                |done, end| Ok(ended(job.reply(done, self.end())?, &end)),
+            );
+            match answered.await {
+                Err(error) if again > 0 && error.is_conflict() => again -= 1,
+                answered => return answered.map(Reply::from),
+            }
+            tokio::time::sleep(backoff.delay()).await;
+        }
     }
 
     fn end(&self) -> Option<&'static str> {

@@ -247,6 +247,18 @@ impl Error {
         other.contains(code).then_some(Drift::Table)
     }
 
+    /// Whether it came in the way of another transaction, and may well succeed when made again.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        self.refusal().is_some_and(|error| {
+            [
+                SqlState::T_R_SERIALIZATION_FAILURE,
+                SqlState::T_R_DEADLOCK_DETECTED,
+            ]
+            .contains(error.code())
+        })
+    }
+
     /// Whether PostgreSQL does not know the time zone that was asked for.
     #[must_use]
     pub fn is_about_time_zone(&self) -> bool {

@@ -156,6 +156,51 @@ async fn a_deadlock_between_writers_ends_and_one_of_them_has_written() {
 }
 
 #[tokio::test]
+async fn a_write_that_came_in_the_way_of_another_is_made_again() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    // A sequence counts what is rolled back too.
+    database
+        .sql(
+            "insert into tasks values (1, 'a');
+            create sequence tries;
+            create function collide() returns trigger language plpgsql as $$
+            begin
+              if nextval('tries') <= tg_argv[0]::int then
+                raise exception 'collided' using errcode = '40001';
+              end if;
+              return new;
+            end $$;
+            create trigger collide before update on tasks
+              for each row execute function collide(3)",
+        )
+        .await;
+    let json = [("content-type", "application/json")];
+    let patch = async || {
+        let body = r#"{"body":"b"}"#;
+        relay
+            .request(Method::PATCH, "/rest/v1/tasks?id=eq.1", &json, body)
+            .await
+    };
+    let answer = patch().await;
+    assert!(answer.status.is_success(), "{}", answer.body);
+    assert_eq!(database.one("select body from tasks").await, "b");
+    assert_eq!(database.one("select last_value from tries").await, "4");
+
+    database
+        .sql(
+            "drop trigger collide on tasks; alter sequence tries restart;
+            create trigger collide before update on tasks
+              for each row execute function collide(100)",
+        )
+        .await;
+    let answer = patch().await;
+    assert_eq!(answer.json()["code"], "40001", "{}", answer.body);
+    assert_eq!(database.one("select last_value from tries").await, "4");
+}
+
+#[tokio::test]
 async fn a_relay_without_descriptors_neither_spins_nor_stays_deaf() {
     let database = database().await;
     let relay = database.relay().await;
