@@ -466,6 +466,12 @@ impl Database {
 
     /// A crash, or the promotion of the standby. Down until somebody says otherwise.
     pub fn crash(&mut self, promotion: bool) {
+        let wordy = |durable: &Durable| {
+            let tables = durable.tables.iter();
+            let wordy = tables.filter(|(_, table)| table.wordy);
+            wordy.map(|(oid, _)| *oid).collect::<BTreeSet<u32>>()
+        };
+        let before = wordy(&self.durable);
         self.durable = if promotion {
             self.replica.clone()
         } else {
@@ -473,6 +479,13 @@ impl Database {
         };
         self.flushed = self.durable.clone();
         self.replica = self.durable.clone();
+        // A catalogue that is read from now on does not fit what was logged. Who is still in the life that
+        // is over is told by its end.
+        for table in before.symmetric_difference(&wordy(&self.durable)) {
+            if let Some(life) = self.life.and_then(|life| self.lives.get_mut(&life)) {
+                life.altered(*table, None);
+            }
+        }
         self.running.clear();
         self.locks.clear();
         for work in self.durable.prepared.values() {
