@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::check::{Evidence, Fired, judge};
-use crate::record::{Intent, Kind, Note, Outcome, Record, Texts, Way};
+use crate::record::{Intent, Kind, Note, Outcome, Record, Texts, Transport, Way};
 use crate::tables::{Row, Table, View, Who, canary};
 use crate::truth::{Line, Truth};
 
@@ -208,6 +208,7 @@ impl History {
             records: vec![Record {
                 number: 0,
                 kind: Kind::Steady,
+                transport: Transport::Http1,
                 view: self.view,
                 notes,
             }],

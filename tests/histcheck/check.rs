@@ -13,6 +13,7 @@ use rowcast::cursor::{Cursor, Name, Token};
 use serde_json::Value;
 
 use crate::record::{Intent, Kind, Note, Outcome, Record, Way};
+use crate::resources::Memory;
 use crate::tables::{Row, TOTAL, Table, View, Who, canary};
 use crate::truth::{Truth, Txn};
 
@@ -66,6 +67,7 @@ pub struct Evidence {
     pub locks_watched: u64,
     /// What of the resources was not as it should be, and how often it was looked at.
     pub resources: (u64, Vec<String>),
+    pub memory: Memory,
 }
 
 /// What one invariant came to.
@@ -155,6 +157,11 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     let mut verdict = Verdict::default();
     for (invariant, _) in INVARIANTS {
         verdict.findings.entry(invariant).or_default();
+    }
+    for record in &evidence.records {
+        let notes = record.notes.iter();
+        let data = notes.filter(|(_, note)| matches!(note, Note::Data { .. }));
+        verdict.count(record.transport.events(), data.count() as u64);
     }
     let parsed: Vec<Parsed> = evidence.texts.iter().map(|text| Parsed::of(text)).collect();
     let eras = eras_of_epochs(evidence, &parsed, &mut verdict);
@@ -430,9 +437,10 @@ impl<'a> Screen<'a> {
             })
             .collect();
         format!(
-            "{what}\n  observer {} ({:?}, {}), connection {}, at {}, token {}\n  frames:\n    {}",
+            "{what}\n  observer {} ({:?}, {:?}, {}), connection {}, at {}, token {}\n  frames:\n    {}",
             self.record.number,
             self.record.kind,
+            self.record.transport,
             self.record.view,
             self.connection,
             self.at,
@@ -1093,9 +1101,10 @@ fn honest(
     verdict.longest_lie = verdict.longest_lie.max(longest);
     verdict.check("I10", longest <= HONEST + AIR, || {
         format!(
-            "observer {} ({:?}, {}) was behind for {} s and believed that it was not",
+            "observer {} ({:?}, {:?}, {}) was behind for {} s and believed that it was not",
             record.number,
             record.kind,
+            record.transport,
             record.view,
             longest / SECOND
         )

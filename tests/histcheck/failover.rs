@@ -33,7 +33,7 @@ pub async fn run(seed: u64) -> Outcome {
         ..Plan::of(seed, 30, Scenario::Quiet)
     };
     eprintln!("histcheck: a standby with a lost tail is promoted, seed {seed}");
-    let world = Arc::new(World::open().await);
+    let world = Arc::new(World::open(plan.retention).await);
     let mut random = fastrand::Rng::with_seed(seed);
     let replication = Link::open(Place::Unix(socket(&world.database.url))).await;
     let standby = Standby::of(&world, &replication).await;
@@ -98,7 +98,7 @@ pub async fn run(seed: u64) -> Outcome {
     if saw == 0 {
         invalid.push("no screen saw anything of the lost tail".to_owned());
     }
-    if evidence.records.len() != plan.observers {
+    if evidence.records.len() != crowd.screens {
         invalid.push("not every observer came back".to_owned());
     }
     for relay in &world.relays {

@@ -10,16 +10,21 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bites;
+mod browser;
 mod check;
 mod failover;
 mod faults;
 #[path = "../relay/harness.rs"]
 #[allow(dead_code, reason = "the relay's tests use the rest of it")]
 mod harness;
+#[path = "../relay/installed.rs"]
+mod installed;
+mod nginx;
 mod observers;
 mod proxy;
 mod record;
 mod report;
+mod resources;
 mod run;
 mod schedule;
 mod tables;

@@ -8,12 +8,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::record::{Kind, Note, Record, Texts, now};
+use crate::record::{Kind, Note, Record, Texts, Transport, now};
 use crate::tables::View;
 
 /// A screen that hears nothing for so long says that it is stale, and connects anew.
@@ -33,6 +34,7 @@ pub struct Watching {
 pub struct Observer {
     pub number: usize,
     pub kind: Kind,
+    pub transport: Transport,
     pub view: View,
     pub token: Option<String>,
     pub random: fastrand::Rng,
@@ -58,6 +60,7 @@ impl Observer {
         self.watching.records.lock().unwrap().push(Record {
             number: self.number,
             kind: self.kind,
+            transport: self.transport,
             view: self.view,
             notes,
         });
@@ -143,28 +146,36 @@ impl Observer {
         let door = self.watching.doors[relay];
         let connecting = async {
             let stream = TcpStream::connect(door).await.ok()?;
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream))
-                    .await
-                    .ok()?;
-            tokio::spawn(async move {
-                let _cut = connection.await;
-            });
-            let mut request = Request::get(self.view.path())
-                .header("host", door.to_string())
-                .header("accept", "text/event-stream");
+            let mut request = Request::builder().header("accept", "text/event-stream");
             if let Some(token) = &self.token {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
             if let Some(id) = id {
                 request = request.header("last-event-id", id);
             }
-            let request = request.body(Empty::<Bytes>::new()).unwrap();
-            sender.send_request(request).await.ok()
+            let (path, body) = (self.view.path(), Empty::<Bytes>::new());
+            if self.transport == Transport::Http2 {
+                let request = request.uri(format!("http://{door}{path}")).body(body);
+                let connecting = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+                let (mut sender, connection) = connecting.await.ok()?;
+                tokio::spawn(connection);
+                return sender.send_request(request.unwrap()).await.ok();
+            }
+            let request = request.header("host", door.to_string()).uri(path);
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+            tokio::spawn(connection);
+            sender.send_request(request.body(body).unwrap()).await.ok()
         };
         let answer = timeout(SILENCE, connecting).await.ok().flatten();
         match answer {
             Some(answer) if answer.status() == 200 => Ok(answer.into_body()),
+            // So nginx says that there is no relay.
+            Some(answer)
+                if self.transport == Transport::Nginx
+                    && [502, 504].contains(&answer.status().as_u16()) =>
+            {
+                Err(0)
+            }
             Some(answer) => Err(answer.status().as_u16()),
             None => Err(0),
         }

@@ -59,6 +59,30 @@ pub enum Kind {
     Liar,
 }
 
+/// What an observer's streams come over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    Http1,
+    /// With prior knowledge, so without TLS.
+    Http2,
+    /// nginx, which gives it to any relay.
+    Nginx,
+    /// The `EventSource` of a browser.
+    Chromium,
+}
+
+impl Transport {
+    /// What its events are counted as.
+    pub fn events(self) -> &'static str {
+        match self {
+            Self::Http1 => "data events over HTTP/1.1",
+            Self::Http2 => "data events over HTTP/2",
+            Self::Nginx => "data events through nginx",
+            Self::Chromium => "data events in Chromium",
+        }
+    }
+}
+
 /// One thing that an observer noticed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Note {
@@ -86,6 +110,7 @@ pub enum Note {
 pub struct Record {
     pub number: usize,
     pub kind: Kind,
+    pub transport: Transport,
     pub view: View,
     /// When, and what.
     pub notes: Vec<(u64, Note)>,

@@ -56,6 +56,10 @@ fn figures(micros: &[u64]) -> Option<[u64; 3]> {
     (!sorted.is_empty()).then(|| [at(50), at(99), at(100)])
 }
 
+fn mib(bytes: &[u64]) -> Vec<u64> {
+    bytes.iter().map(|bytes| bytes >> 20).collect()
+}
+
 /// One run on the terminal.
 pub fn tell(outcome: &Outcome) {
     eprintln!("{}", told(outcome));
@@ -87,6 +91,15 @@ fn told(outcome: &Outcome) -> String {
         "  commit to screen {staleness:?} ms; table {:?} ms after the end (p50, p99, max); longest lie {} ms",
         figures(&verdict.convergence),
         verdict.longest_lie / 1000
+    );
+
+    let memory = &outcome.evidence.memory;
+    let _infallible = writeln!(
+        text,
+        "  memory of the relays {:?} MiB when the screens had arrived, {:?} in the end, {:?} at most",
+        mib(&memory.arrived),
+        mib(&memory.ended),
+        mib(&memory.most)
     );
     for (kind, times) in &verdict.recoveries {
         let _infallible = writeln!(
@@ -137,10 +150,12 @@ fn json_of(outcome: &Outcome) -> Value {
         .iter()
         .map(|(kind, times)| json!({"kind": kind, "count": times.len(), "ms": figures(times)}))
         .collect();
+    let memory = &outcome.evidence.memory;
     json!({
         "seed": outcome.plan.seed,
         "seconds": outcome.plan.seconds,
         "asynchronous": outcome.plan.asynchronous,
+        "retention_s": outcome.plan.retention.as_secs(),
         "observers": outcome.plan.observers,
         "postgres": outcome.postgres,
         "green": outcome.is_green(),
@@ -151,6 +166,7 @@ fn json_of(outcome: &Outcome) -> Value {
         "recoveries": recoveries,
         "staleness_ms": figures(&verdict.staleness),
         "convergence_ms": figures(&verdict.convergence),
+        "memory_mib": {"arrived": mib(&memory.arrived), "ended": mib(&memory.ended), "most": mib(&memory.most)},
         "longest_lie_ms": verdict.longest_lie / 1000,
         "took_s": outcome.took.as_secs(),
     })

@@ -1,6 +1,7 @@
 //! One run: arrive, write under faults, settle, judge.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,10 +11,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::SimpleQueryMessage;
 
+use crate::browser::Browser;
 use crate::check::{Evidence, Verdict, judge};
 use crate::faults;
+use crate::nginx::Nginx;
 use crate::observers::{Observer, Watching};
-use crate::record::{Intent, Kind, Record, Texts, Way, now};
+use crate::record::{Intent, Kind, Record, Texts, Transport, Way, now};
+use crate::resources::{Memory, arrival, log, resident, watch_memory};
 use crate::schedule::Plan;
 use crate::tables::{Filter, Row, TENANTS, Table, View, Who};
 use crate::truth::{Truth, tables_written};
@@ -53,13 +57,16 @@ pub async fn run(plan: Plan) -> Outcome {
             ""
         }
     );
-    let world = Arc::new(World::open().await);
+    let world = Arc::new(World::open(plan.retention).await);
     let postgres = world.server.cluster.version().to_owned();
     let mut random = fastrand::Rng::with_seed(plan.seed ^ 0x5eed);
     let base = descriptors(&world).await;
 
     let mut crowd = Crowd::of(&world, &plan, &mut random).await;
     let resources = tokio::spawn(watch_resources(Arc::clone(&world), crowd.stop.subscribe()));
+    arrival(&world, crowd.screens).await;
+    let arrived = resident(&world).await;
+    let most = tokio::spawn(watch_memory(Arc::clone(&world), crowd.stop.subscribe()));
 
     crowd.write(&world, &plan, &mut random).await;
     let written = Instant::now();
@@ -70,21 +77,31 @@ pub async fn run(plan: Plan) -> Outcome {
     let stopped = now();
     sleep(SETTLE).await;
     let ended = now();
+    let held = resident(&world).await;
     crowd.leave().await;
-    let mut resources = resources.await.unwrap();
-    resources.0 += 1;
-    resources.1.extend(left_open(&world, &base).await);
+    let memory = Memory {
+        arrived,
+        most: most.await.unwrap(),
+        ended: held,
+    };
+    let (looks, while_running) = resources.await.unwrap();
+    // Few witnesses are shown, so what is wrong in the end comes first.
+    let mut complaints = left_open(&world, &base).await;
+    complaints.extend(log(&world, &plan).await);
+    complaints.extend(memory.excess());
+    complaints.extend(while_running);
 
     let mut evidence = Evidence {
         faults,
         stopped,
         ended,
-        resources,
+        resources: (looks + 3, complaints),
+        memory,
         ..crowd.told()
     };
     gather(&world, &mut evidence).await;
     let verdict = judge(&evidence);
-    let invalid = says_nothing(&plan, &evidence, &verdict);
+    let invalid = says_nothing(&plan, crowd.screens, &evidence, &verdict);
     if !invalid.is_empty() || verdict.violations() > 0 {
         eprintln!("what the relays said is in {}", keep(&world).display());
     }
@@ -109,6 +126,9 @@ pub struct Crowd {
     intents: Arc<Mutex<Vec<Intent>>>,
     observers: JoinSet<()>,
     writers: JoinSet<()>,
+    nginx: Option<Nginx>,
+    /// How many screens there are.
+    pub screens: usize,
     settle: watch::Sender<bool>,
     pub stop: watch::Sender<bool>,
     stop_writers: watch::Sender<bool>,
@@ -123,6 +143,8 @@ impl Crowd {
             intents: Arc::default(),
             observers: JoinSet::new(),
             writers: JoinSet::new(),
+            nginx: Nginx::open(&world.doors()).await,
+            screens: plan.observers,
             settle: watch::channel(false).0,
             stop: watch::channel(false).0,
             stop_writers: watch::channel(false).0,
@@ -134,7 +156,13 @@ impl Crowd {
             settle: crowd.settle.subscribe(),
             stop: crowd.stop.subscribe(),
         };
-        crowd.observers = observe(plan, &watching, random).await;
+        let nginx = crowd.nginx.as_ref().map(Nginx::address);
+        let browser = Browser::open(&watching).await;
+        crowd.observers = observe(plan, &watching, nginx, random).await;
+        if let Some(browser) = browser {
+            crowd.observers.spawn(browser.run(plan.observers));
+            crowd.screens += Browser::screens();
+        }
         crowd
     }
 
@@ -228,7 +256,12 @@ fn keep(world: &World) -> std::path::PathBuf {
     place
 }
 
-async fn observe(plan: &Plan, watching: &Watching, random: &mut fastrand::Rng) -> JoinSet<()> {
+async fn observe(
+    plan: &Plan,
+    watching: &Watching,
+    nginx: Option<SocketAddr>,
+    random: &mut fastrand::Rng,
+) -> JoinSet<()> {
     let mut tokens = Vec::new();
     for tenant in 0..TENANTS {
         tokens.push(token("hc_member", &[format!("tenant=t{tenant}")]).await);
@@ -245,6 +278,18 @@ async fn observe(plan: &Plan, watching: &Watching, random: &mut fastrand::Rng) -
             82..=90 => Kind::Fresh,
             _ => Kind::Liar,
         };
+        // Two come over HTTP/2 and two through nginx: one of each stays, the other one leaves.
+        let other = number.checked_sub(2 * KINDS_OF_VIEWS);
+        let kind = match other {
+            Some(0 | 2) => Kind::Steady,
+            Some(1 | 3) => Kind::Leaving,
+            _ => kind,
+        };
+        let (transport, doors) = match (other, nginx) {
+            (Some(0 | 1), _) => (Transport::Http2, watching.doors.clone()),
+            (Some(2 | 3), Some(nginx)) => (Transport::Nginx, vec![nginx]),
+            _ => (Transport::Http1, watching.doors.clone()),
+        };
         let token = match view.who {
             Who::Visitor => None,
             Who::Tenant(tenant) => Some(tokens[tenant as usize].clone()),
@@ -252,10 +297,14 @@ async fn observe(plan: &Plan, watching: &Watching, random: &mut fastrand::Rng) -
         let observer = Observer {
             number,
             kind,
+            transport,
             view,
             token,
             random: random.fork(),
-            watching: watching.clone(),
+            watching: Watching {
+                doors,
+                ..watching.clone()
+            },
         };
         observers.spawn(observer.run());
     }
@@ -319,7 +368,12 @@ pub async fn rows_of(client: &tokio_postgres::Client, view: &View) -> Vec<Arc<Ro
 }
 
 /// A run that did not do what it was to do proves nothing.
-fn says_nothing(plan: &Plan, evidence: &Evidence, verdict: &Verdict) -> Vec<String> {
+fn says_nothing(
+    plan: &Plan,
+    screens: usize,
+    evidence: &Evidence,
+    verdict: &Verdict,
+) -> Vec<String> {
     let mut invalid = Vec::new();
     for fault in &evidence.faults {
         if fault.evidence.is_none() {
@@ -336,11 +390,17 @@ fn says_nothing(plan: &Plan, evidence: &Evidence, verdict: &Verdict) -> Vec<Stri
     if tables_written(&evidence.truth) < crate::tables::TABLES.len() {
         invalid.push("not every table was written".into());
     }
-    if evidence.records.len() != plan.observers {
+    if evidence.records.len() != screens {
         invalid.push(format!(
             "only {} observers came back",
             evidence.records.len()
         ));
+    }
+    for transport in evidence.records.iter().map(|record| record.transport) {
+        let nothing = format!("no {}", transport.events());
+        if verdict.counts[transport.events()] == 0 && !invalid.contains(&nothing) {
+            invalid.push(nothing);
+        }
     }
     for what in [
         "transactions committed",

@@ -1,5 +1,7 @@
 //! What a seed means: the class of the run, its faults and when they come. Pure.
 
+use std::time::Duration;
+
 /// A fault of the schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
@@ -115,6 +117,9 @@ pub struct Plan {
     /// Some writers do not wait for the disk.
     pub asynchronous: bool,
     pub observers: usize,
+    /// For how long a screen may be away. Where it is shorter than the run, the log must be trimmed in
+    /// the end; a minute is the least that a relay takes.
+    pub retention: Duration,
     /// Mean pause of a writer, in milliseconds.
     pub pause: u64,
     pub faults: Vec<Planned>,
@@ -170,6 +175,7 @@ impl Plan {
             seed,
             seconds,
             asynchronous,
+            retention: Duration::from_secs(if seed.is_multiple_of(2) { 60 } else { 3600 }),
             observers: if seconds <= 60 { 80 } else { 120 },
             pause: 120,
             faults,

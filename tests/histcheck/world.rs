@@ -80,7 +80,13 @@ pub struct Relay {
 }
 
 impl Relay {
-    async fn open(number: usize, socket: PathBuf, database: &str, world: &std::path::Path) -> Self {
+    async fn open(
+        number: usize,
+        socket: PathBuf,
+        database: &str,
+        world: &std::path::Path,
+        retention: Duration,
+    ) -> Self {
         let link = Link::open(Place::Unix(socket)).await;
         let url = |user: &str| {
             let port = link.address.port();
@@ -92,6 +98,7 @@ impl Relay {
             ("--api-url", url("hc_api")),
             ("--jwt-secret", SECRET.to_owned()),
             ("--anon-role", "hc_visitor".to_owned()),
+            ("--retention", retention.as_secs().to_string()),
         ];
         Self {
             number,
@@ -209,7 +216,7 @@ pub struct World {
 }
 
 impl World {
-    pub async fn open() -> Self {
+    pub async fn open(retention: Duration) -> Self {
         let server = Server::start(&[
             ("wal_level", "logical"),
             ("max_connections", "200"),
@@ -230,7 +237,9 @@ impl World {
         let name = database.url.rsplit('=').next().unwrap().to_owned();
         let mut relays = Vec::new();
         for number in 0..RELAYS {
-            relays.push(Relay::open(number, socket.clone(), &name, directory.path()).await);
+            relays.push(
+                Relay::open(number, socket.clone(), &name, directory.path(), retention).await,
+            );
         }
         let world = Self {
             server,

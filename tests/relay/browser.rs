@@ -1,30 +1,12 @@
 //! A real Chromium in front of the relay; its scripts are in `tests/browser/`.
 
-use std::path::Path;
-
-use crate::clients::{folder, installed, node};
+use crate::clients::node;
 use crate::harness::{Relay, database, eventually};
-
-fn ready() -> bool {
-    let places = [
-        "/usr/bin/chromium",
-        "/usr/bin/chromium-browser",
-        "/usr/bin/google-chrome",
-    ];
-    let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| {
-        let there = places.iter().find(|place| Path::new(place).exists());
-        (*there.unwrap_or(&places[0])).to_owned()
-    });
-    installed(Path::new(&chromium), "apt-get install chromium")
-        && installed(
-            &folder("browser").join("node_modules/playwright-core"),
-            "npm ci --prefix tests/browser",
-        )
-}
+use crate::installed::{folder, has_chromium};
 
 #[tokio::test]
 async fn an_event_source_of_chromium_outlives_the_relay() {
-    if !ready() {
+    if !has_chromium() {
         return;
     }
     let database = database().await;
@@ -57,7 +39,7 @@ async fn an_event_source_of_chromium_outlives_the_relay() {
 
 #[tokio::test]
 async fn the_client_module_keeps_the_replica_that_events_describe() {
-    if !ready() {
+    if !has_chromium() {
         return;
     }
     // Pure: it asks no relay.
@@ -75,7 +57,7 @@ async fn people_sign_in_keep_reminders_and_meet_at_a_card() {
 }
 
 async fn on_the_board(script: &str) {
-    if !ready() {
+    if !has_chromium() {
         return;
     }
     let directory = tempfile::Builder::new()

@@ -4,7 +4,7 @@
 //! where its database is by `ROWCAST_DATABASE`. Where the clients are not installed the test says
 //! so and passes; with `CI=true` it fails.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,33 +14,13 @@ use tokio::process::Command;
 
 use crate::dialect::{SECRET, SERVED, token};
 use crate::harness::{DEADLINE, Database, Event, Relay, Stream, database};
+use crate::installed::{folder, installed};
 
 const NOTES: &str =
     "create table notes (id int primary key, title text not null); select rowcast.watch('notes')";
 
 /// A script's own limits are tighter and say more.
 const SCRIPT: Duration = Duration::from_mins(4);
-
-/// A folder under `tests/`.
-pub fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests")
-        .join(name)
-}
-
-/// Whether this file is there, made by this command. If not, says so and in CI fails.
-pub fn installed(file: &Path, how: &str) -> bool {
-    let there = file.exists();
-    if !there {
-        let message = format!(
-            "skipped: {} is missing; make it with: {how}",
-            file.display()
-        );
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "{message}");
-        eprintln!("{message}");
-    }
-    there
-}
 
 /// Runs a file of `node:test` tests and fails with its output if it failed.
 pub async fn node(script: &Path, relay_url: &str, database_url: &str) {

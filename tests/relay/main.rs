@@ -34,6 +34,7 @@ mod history;
 mod hostile;
 mod huge;
 mod idempotency;
+mod installed;
 mod live;
 mod logins;
 mod moved;

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::clients::{folder, installed};
 use crate::harness::{Relay, database, eventually};
+use crate::installed::{folder, installed};
 
 const SCHEMA: &str = r#"
     create type mood as enum ('sad', 'happy');

@@ -1,13 +1,13 @@
 //! `nginx` and `HAProxy` in the way, as `docs/reliability.md` sets them up: events pass at once, streams
 //! outlive every pause, and a relay that restarts is come back to.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
 
 use crate::harness::{Database, Relay, Screen, Stream, database, eventually};
+use crate::installed::has_proxy;
 use crate::wire::count;
 
 /// A proxy in front of a relay; it ends with this value.
@@ -15,26 +15,6 @@ struct Proxy {
     url: String,
     _child: Child,
     _place: tempfile::TempDir,
-}
-
-fn is_installed(program: &str) -> bool {
-    let there = [
-        "/usr/sbin",
-        "/usr/bin",
-        "/opt/homebrew/bin",
-        "/usr/local/bin",
-    ];
-    let found = there
-        .iter()
-        .any(|folder| Path::new(folder).join(program).exists());
-    if !found {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "{program} is missing: tests/setup.sh test"
-        );
-        eprintln!("skipped: {program} is not installed");
-    }
-    found
 }
 
 /// A port that was free a moment ago.
@@ -45,7 +25,7 @@ fn port() -> u16 {
 
 impl Proxy {
     async fn nginx(relay: &str) -> Option<Self> {
-        if !is_installed("nginx") {
+        if !has_proxy("nginx") {
             return None;
         }
         let place = tempfile::tempdir().unwrap();
@@ -72,7 +52,7 @@ impl Proxy {
     }
 
     async fn haproxy(relay: &str) -> Option<Self> {
-        if !is_installed("haproxy") {
+        if !has_proxy("haproxy") {
             return None;
         }
         let place = tempfile::tempdir().unwrap();
