@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-/// The next delays to wait. Starts at a ceiling of 100 ms and doubles it up to 1 s: screens wait
-/// on the other end, and must be fresh within seconds of the database's return.
+/// The next delays to wait. Starts at a ceiling of 100 ms and doubles it up to 400 ms: screens
+/// wait on the other end, and must be fresh within a second of the database's return.
 #[derive(Debug)]
 pub struct Backoff {
     ceiling: Duration,
@@ -18,7 +18,7 @@ impl Default for Backoff {
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
-    const LAST: Duration = Duration::from_secs(1);
+    const LAST: Duration = Duration::from_millis(400);
 
     /// A backoff at its lowest ceiling.
     #[must_use]
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_stay_between_ten_milliseconds_and_a_second() {
+    fn delays_stay_between_ten_and_four_hundred_milliseconds() {
         let mut backoff = Backoff::new();
         for _ in 0..1000 {
             let delay = backoff.delay();

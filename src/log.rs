@@ -44,7 +44,9 @@ from rowcast.state s left join rowcast.epoch e on true cross join rowcast.gap g"
 /// (measured). What it then thinks of the cost must not start the compiler either. A policy that
 /// applies to this login is an error: a row that it hides must not be taken for one that is gone. And
 /// no function of a table's owner may be taken for one of PostgreSQL's: it would run as this login.
+/// A relay that was cut off in the middle holds back nothing for longer than five seconds ([`hold`]).
 pub const BEGIN: &str = "begin isolation level repeatable read, read only; \
+                         set local idle_in_transaction_session_timeout = '5s'; \
                          set local search_path = pg_catalog, pg_temp; \
                          set local enable_seqscan = off; set local jit = off; \
                          set local row_security = off; \
@@ -53,6 +55,9 @@ pub const BEGIN: &str = "begin isolation level repeatable read, read only; \
 /// A database that is silent for so long is gone. It bounds each step and not the whole read: a huge
 /// transaction takes its time.
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// How often the server hears of a transaction that is only kept open: twice in the time it has.
+const HELD: Duration = Duration::from_secs(2);
 
 /// Why the log could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +118,28 @@ pub async fn export(client: &Client) -> Result<String, LogError> {
         .first()
         .ok_or(LogError::Unexpected("no snapshot to export"))?;
     Ok(row.try_get(0)?)
+}
+
+/// Does `work` elsewhere while the transaction stays open, and says so to the server from time to
+/// time.
+///
+/// # Errors
+/// [`LogError`], when the transaction is not there any more.
+pub async fn hold<T>(client: &Client, work: impl Future<Output = T>) -> Result<T, LogError> {
+    let held = async {
+        loop {
+            tokio::time::sleep(HELD).await;
+            match in_time(client.batch_execute("")).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return LogError::from(error),
+                Err(error) => return error,
+            }
+        }
+    };
+    tokio::select! {
+        done = work => Ok(done),
+        error = held => Err(error),
+    }
 }
 
 /// As [`read`], but leaves the transaction open, for those who read on in its snapshot.

@@ -127,7 +127,7 @@ impl Feed {
             return Err(EpochEnded.into());
         }
         let questions = self.stage.questions(&batch, epoch, &end);
-        self.put(questions, &snapshot, epoch, &end).await;
+        log::hold(client, self.put(questions, &snapshot, epoch, &end)).await?;
         in_time(client.batch_execute("commit"))
             .await?
             .map_err(LogError::from)?;

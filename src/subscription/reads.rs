@@ -151,7 +151,7 @@ impl Reads for Pools {
                     let answer = view.ask(asking, pending, None, client).await;
                     answer.map_err(SnapshotError::from)
                 });
-                elements = answer.await.ok()?.elements;
+                elements = log::hold(&lease, answer).await.ok()?.ok()?.elements;
             }
             if lease.batch_execute("commit").await.is_ok() {
                 lease.give_back();

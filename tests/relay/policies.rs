@@ -576,3 +576,56 @@ async fn a_filter_tells_nothing_of_rows_that_may_not_be_seen() {
     let told = |watcher: &Watcher| watcher.text().contains("\"delete\"");
     assert_eq!(told(&right), told(&wrong));
 }
+
+#[tokio::test]
+async fn a_round_of_many_slow_questions_comes_to_its_end() {
+    const VIEWS: i32 = 20;
+    let database = database().await;
+    database.sql(ROLES).await;
+    let relay = relay(&database).await;
+    // Four are asked at a time, so one round of these takes longer than a transaction of ours may idle.
+    database
+        .sql(
+            "create function slowly() returns boolean language sql stable \
+               begin atomic select pg_sleep(1.3)::text is not null; end; \
+             create table slow (id int primary key, n int not null default 0); \
+             alter table slow enable row level security; \
+             create policy theirs on slow for select to member using (slowly()); \
+             grant select on slow to member; \
+             insert into slow select i from generate_series(1, 20) i; \
+             select rowcast.watch('slow')",
+        )
+        .await;
+    let token = token("member", &[]).await;
+    // Whoever finds no connection to read with is told so, and comes back.
+    let arrive = async |id| {
+        let path = format!("/rest/v1/slow?id=eq.{id}");
+        loop {
+            let mut watcher = Watcher::of(&relay, &path, &token, None).await;
+            while let Some(event) = watcher.stream.next().await {
+                watcher.screen.apply(&event);
+                if watcher.screen.complete {
+                    return watcher;
+                }
+            }
+        }
+    };
+    let mut screens = futures::future::join_all((1..=VIEWS).map(arrive)).await;
+    // The session that holds the snapshot of a round.
+    let session = "select pid from pg_stat_activity where datname = current_database() \
+                   and application_name = 'rowcast asking' and backend_type = 'client backend' \
+                   order by backend_start limit 1";
+    let before = database.one(session).await;
+    database.sql("update slow set n = 1").await;
+    let shown = screens.iter_mut().map(async |watcher| {
+        let Watcher { stream, screen } = watcher;
+        let new = |screen: &Screen| screen.rows.values().any(|row| row["n"] == 1);
+        screen.follow(stream, new).await;
+    });
+    futures::future::join_all(shown).await;
+    assert_eq!(
+        database.one(session).await,
+        before,
+        "the round was broken off"
+    );
+}
