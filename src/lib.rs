@@ -27,7 +27,7 @@
 //! | [`memory`] | how much memory is used of what may be | who uses it |
 //! | [`postgres`] | connections, quoting, the private cluster | what is asked |
 //! | [`event`], [`cursor`], [`etag`], [`filter`], [`sse`] | pure: no socket, no task | |
-//! | [`health`], [`metrics`], [`config`], [`shutdown`], [`backoff`], [`causes`], [`mutants`] | what everyone may name | any other room |
+//! | [`health`], [`metrics`], [`config`], [`shutdown`], [`backoff`], [`causes`], [`mutants`], [`wake`] | what everyone may name | any other room |
 
 pub mod admission;
 pub mod auth;
@@ -56,3 +56,4 @@ pub mod shutdown;
 pub mod sse;
 pub mod subscription;
 pub mod view;
+pub mod wake;

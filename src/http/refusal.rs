@@ -20,6 +20,8 @@ pub enum Refusal {
     Method(&'static str),
     /// The path and query are longer than this many bytes.
     UriTooLong(usize),
+    /// The header fields are longer than this many bytes.
+    HeadTooLarge(usize),
     /// A page of an origin that is not allowed wants to write or to watch.
     ForeignOrigin,
     /// The body is larger than this many bytes.
@@ -62,6 +64,7 @@ impl Refusal {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::UriTooLong(_) => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -77,6 +80,7 @@ impl Refusal {
             Self::NotFound => "PGRST125",
             Self::Method(_) => "PGRST117",
             Self::UriTooLong(_) => "RCH01",
+            Self::HeadTooLarge(_) => "RCH11",
             Self::ForeignOrigin => "RCH02",
             Self::BodyTooLarge(_) => "RCH03",
             Self::BodyTooSlow => "RCH04",
@@ -91,6 +95,7 @@ impl Refusal {
             Self::NotFound => "there is nothing at this path".into(),
             Self::Method(_) => "this path does not answer this method".into(),
             Self::UriTooLong(limit) => format!("the path and query exceed {limit} bytes"),
+            Self::HeadTooLarge(limit) => format!("the header fields exceed {limit} bytes"),
             Self::ForeignOrigin => "this origin may neither write nor watch".into(),
             Self::BodyTooLarge(limit) => format!("the body exceeds {limit} bytes"),
             Self::BodyTooSlow => "the body did not arrive in time".into(),

@@ -212,6 +212,8 @@ pub trait Api: Send + Sync + 'static {
 
 /// Longest path and query, in bytes.
 pub const URI_LIMIT: usize = 8 * 1024;
+/// Largest header fields of a request, in bytes, names and values and what is between them.
+pub const HEAD_LIMIT: usize = 32 * 1024;
 
 /// Everything that a request can reach.
 #[derive(Debug)]
@@ -347,6 +349,12 @@ fn refuse(route: &Route, parts: &Parts, origin: &Origin) -> Option<Refusal> {
         .map_or(0, |path| path.as_str().len());
     if length > URI_LIMIT {
         return Some(Refusal::UriTooLong(URI_LIMIT));
+    }
+    // hyper's own limit is one of its buffer, and holds twice as much when it comes in one piece.
+    let fields = parts.headers.iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    if fields.sum::<usize>() > HEAD_LIMIT {
+        return Some(Refusal::HeadTooLarge(HEAD_LIMIT));
     }
     let harmless = matches!(parts.method, Method::GET | Method::HEAD) && !watches(route, parts);
     if *origin == Origin::Foreign && !harmless {

@@ -28,12 +28,14 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::deadline::Deadline;
+use super::route::HEAD_LIMIT;
 use super::{Request, Response, exchange};
 use crate::admission::Scissors;
 use crate::shutdown::Shutdown;
+use crate::wake::Seldom;
 
 /// The bounds of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +43,12 @@ pub struct Limits {
     /// Open connections at once; more are closed unanswered. A browser's `EventSource` takes that
     /// for a network failure and comes back, whereas it would give up for ever on a 503.
     pub connections: usize,
-    /// Time for the head of a request to arrive. A connection between two requests has the same.
+    /// Time for the head of a connection's first request to arrive.
     pub head: Duration,
+    /// The same for each later one, from the end of the answer before it. Longer than clients and
+    /// proxies keep a connection without using it (nginx 60 s, Go and hyper 90 s): whoever closes first
+    /// cannot be met by a request that is on its way.
+    pub idle: Duration,
     /// Largest head, in bytes; at least 8192, which is the least that hyper works with. It also
     /// bounds what is buffered of a response before the client has to accept some.
     pub head_bytes: usize,
@@ -62,7 +68,8 @@ impl Default for Limits {
         Self {
             connections: 20_000,
             head: Duration::from_secs(10),
-            head_bytes: 32 * 1024,
+            idle: Duration::from_mins(2),
+            head_bytes: HEAD_LIMIT,
             streams: 100,
             stalled: Duration::from_secs(15),
             newcomer: Duration::from_millis(250),
@@ -146,7 +153,7 @@ struct Shared<H> {
     observer: Observer,
     /// One permit for each connection.
     room: Arc<Semaphore>,
-    builder: Arc<auto::Builder<Streams>>,
+    builders: Arc<Builders>,
 }
 
 impl<H, F> Server<H>
@@ -165,7 +172,7 @@ where
         let shared = Shared {
             handler,
             room: Arc::new(Semaphore::new(limits.connections)),
-            builder: Arc::new(builder(&limits, Arc::clone(&observer))),
+            builders: Arc::new(builders(&limits, &observer)),
             limits,
             shutdown,
             observer,
@@ -187,6 +194,14 @@ where
     }
 }
 
+fn builders(limits: &Limits, observer: &Observer) -> Builders {
+    let open = builder(limits, Arc::clone(observer));
+    Builders {
+        one: open.clone().http1_only(),
+        open,
+    }
+}
+
 fn builder(limits: &Limits, observer: Observer) -> auto::Builder<Streams> {
     let mut builder = auto::Builder::new(Streams { observer });
     // Without a timer hyper has no time limits at all. That it takes 100 header lines at most is its
@@ -194,7 +209,7 @@ fn builder(limits: &Limits, observer: Observer) -> auto::Builder<Streams> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.head)
+        .header_read_timeout(limits.idle)
         .max_buf_size(limits.head_bytes);
     builder
         .http2()
@@ -296,6 +311,12 @@ where
             tracing::error!("an exchange panicked; its connection is closed");
             (self.observer)(Incident::Panicked);
         }
+    }
+
+    /// A connection has brought no request in time.
+    fn silent(&self, peer: SocketAddr) {
+        tracing::debug!(%peer, "closed: no request came in time");
+        (self.observer)(Incident::Silent);
     }
 
     /// Waits before the next accept, if the error would only come again at once. Who waits in the
@@ -432,12 +453,77 @@ impl Drop for Answering {
     }
 }
 
+/// What seldom happens to a connection.
+enum Rare {
+    /// Somebody used its scissors.
+    Cut,
+    /// The time for a first request is over.
+    Late,
+    /// The relay stops.
+    Stopping,
+}
+
+/// What a client speaks.
+#[derive(Clone, Copy)]
+enum Version {
+    /// HTTP/1, or nothing at all.
+    One,
+    /// What begins as HTTP/2 does.
+    Open,
+}
+
+impl Version {
+    /// Waits for the first bytes and leaves them where they are. hyper-util's own look takes them away,
+    /// and then hyper reads a head in two steps and keeps a buffer of 16 KiB instead of 8 for as long as
+    /// the connection lasts (measured).
+    async fn of(socket: &TcpStream) -> io::Result<Self> {
+        const PREFACE: &[u8] = b"PRI ";
+        let mut first = [0; PREFACE.len()];
+        let count = socket.peek(&mut first).await?;
+        Ok(match &first[..count] {
+            some if !some.is_empty() && PREFACE.starts_with(some) => Self::Open,
+            _ => Self::One,
+        })
+    }
+}
+
+/// For clients that speak HTTP/1, and for those of whom it is still open.
+struct Builders {
+    one: auto::Builder<Streams>,
+    open: auto::Builder<Streams>,
+}
+
+impl Builders {
+    fn of(&self, version: Version) -> &auto::Builder<Streams> {
+        match version {
+            Version::One => &self.one,
+            Version::Open => &self.open,
+        }
+    }
+}
+
 /// Serves one connection to its end.
 async fn connection<H, F>(shared: Shared<H>, socket: TcpStream, peer: SocketAddr, _here: Here)
 where
     H: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
+    // hyper's own limit begins with the first byte, once it knows the version.
+    let mut first_head = pin!(sleep(shared.limits.head));
+    let version = tokio::select! {
+        version = Version::of(&socket) => version,
+        () = first_head.as_mut() => return shared.silent(peer),
+        _grace = shared.shutdown.begun() => {
+            match timeout(shared.limits.newcomer, Version::of(&socket)).await {
+                Ok(version) => version,
+                Err(_elapsed) => return,
+            }
+        }
+    };
+    let builder = match version {
+        Ok(version) => shared.builders.of(version),
+        Err(error) => return tracing::debug!(%peer, %error, "the connection broke"),
+    };
     let socket = Deadline::new(socket, shared.limits.stalled);
     let stalled = socket.stalled();
     let seen = Arc::new(Seen::default());
@@ -459,35 +545,38 @@ where
             Ok::<_, Infallible>(response)
         }
     });
-    let mut serving = pin!(
-        shared
-            .builder
-            .serve_connection(TokioIo::new(socket), service)
-    );
-    // hyper's own limit begins with the first byte, once it knows the version.
-    let mut first_head = pin!(sleep(shared.limits.head));
-    let mut stopping = pin!(shared.shutdown.begun());
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(socket), service));
     let mut waits_for_head = true;
 
     let result = loop {
-        tokio::select! {
-            result = serving.as_mut() => break result,
-            () = scissors.used() => {
+        let rare = {
+            let rare = pin!(async {
+                tokio::select! {
+                    () = scissors.used() => Rare::Cut,
+                    () = first_head.as_mut(), if waits_for_head => Rare::Late,
+                    _grace = shared.shutdown.begun() => Rare::Stopping,
+                }
+            });
+            tokio::select! {
+                result = serving.as_mut() => break result,
+                rare = Seldom::new(rare) => rare,
+            }
+        };
+        match rare {
+            Rare::Cut => {
                 // Who used them counts it.
                 tokio::select! {
                     result = serving.as_mut() => break result,
                     () = seen.idle() => return,
                 }
             }
-            () = &mut first_head, if waits_for_head => {
+            Rare::Late => {
                 waits_for_head = false;
                 if !seen.request.load(Ordering::Relaxed) {
-                    tracing::debug!(%peer, "closed: no request came in time");
-                    (shared.observer)(Incident::Silent);
-                    return;
+                    return shared.silent(peer);
                 }
             }
-            _grace = &mut stopping => {
+            Rare::Stopping => {
                 if !seen.request.load(Ordering::Relaxed) {
                     tokio::select! {
                         result = serving.as_mut() => break result,

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::stream;
+use futures::{FutureExt, StreamExt};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -83,10 +82,7 @@ pub fn token(head: &Head) -> Option<String> {
 /// A subscription as a response.
 #[must_use]
 pub fn stream(subscription: Subscription) -> Response {
-    let frames = stream::unfold(subscription, |mut subscription| async move {
-        let frame = subscription.next().await?;
-        Some((Ok(Frame::data(frame)), subscription))
-    });
+    let frames = subscription.frames().map(|frame| Ok(Frame::data(frame)));
     events(BodyExt::boxed_unsync(StreamBody::new(frames)))
 }
 

@@ -159,6 +159,7 @@ struct Relay {
 fn limits() -> Limits {
     Limits {
         head: Duration::from_secs(5),
+        idle: Duration::from_secs(5),
         stalled: Duration::from_millis(300),
         newcomer: SOON,
         ..Limits::default()
@@ -340,7 +341,7 @@ async fn a_head_that_does_not_come_is_not_waited_for() {
 #[tokio::test]
 async fn an_idle_connection_is_closed_after_a_while() {
     let short = Limits {
-        head: Duration::from_millis(150),
+        idle: Duration::from_millis(150),
         ..limits()
     };
     let relay = start(short, &[]);

@@ -4,15 +4,19 @@
 //! position in it: a slow subscriber costs a position, not memory. One that falls out of the buffer
 //! is told so ([`Lagged`]) and never skips in silence. Generic over what it carries: it knows
 //! nothing of HTTP, event streams or SQL.
+//!
+//! Waking is our own and not a `tokio::sync::watch`: that one takes and gives back a place in a list,
+//! under a lock, for every subscriber and item. Here a subscriber has its seat for life.
 
 mod buffer;
+mod seats;
 mod subscriber;
 
-use std::sync::{Arc, Mutex};
-
-use tokio::sync::watch;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use buffer::Buffer;
+use seats::Seats;
 pub use subscriber::{Lagged, Subscriber};
 
 /// How much a topic keeps for subscribers that are behind.
@@ -35,8 +39,10 @@ struct Shared<T> {
     /// A standard mutex: held for a push, or for copying the items one subscriber takes, never
     /// across an await.
     buffer: Mutex<Buffer<T>>,
-    /// The position after the latest item; subscribers sleep on it.
-    end: watch::Sender<u64>,
+    /// The position after the latest item. Changed under the lock of the buffer.
+    end: AtomicU64,
+    /// A lock of its own: who is woken goes to the buffer while others are still being woken.
+    seats: Mutex<Seats>,
 }
 
 impl<T> Clone for Topic<T> {
@@ -53,7 +59,8 @@ impl<T: Clone> Topic<T> {
     pub fn new(bounds: Bounds) -> Self {
         let shared = Shared {
             buffer: Mutex::new(Buffer::new(bounds)),
-            end: watch::Sender::new(0),
+            end: AtomicU64::new(0),
+            seats: Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -62,14 +69,17 @@ impl<T: Clone> Topic<T> {
 
     /// Appends an item and wakes everybody.
     pub fn publish(&self, item: T, weight: usize) {
-        let end = self.shared.lock().push(item, weight);
-        self.shared.end.send_replace(end);
+        let mut buffer = self.shared.lock();
+        let end = buffer.push(item, weight);
+        self.shared.end.store(end, Ordering::SeqCst);
+        drop(buffer);
+        self.shared.seats().wake();
     }
 
     /// The position after the latest item.
     #[must_use]
     pub fn end(&self) -> u64 {
-        self.shared.lock().end()
+        self.shared.end()
     }
 
     /// A subscriber of everything that comes from now on.
@@ -87,15 +97,25 @@ impl<T: Clone> Topic<T> {
     /// How many subscribers there are.
     #[must_use]
     pub fn subscribers(&self) -> usize {
-        self.shared.end.receiver_count()
+        self.shared.seats().taken()
     }
 }
 
 impl<T> Shared<T> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Buffer<T>> {
+    fn lock(&self) -> MutexGuard<'_, Buffer<T>> {
         self.buffer
             .lock()
             .expect("nothing panics while holding the buffer")
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats
+            .lock()
+            .expect("nothing panics while holding the seats")
+    }
+
+    fn end(&self) -> u64 {
+        self.end.load(Ordering::SeqCst)
     }
 }
 

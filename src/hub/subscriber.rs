@@ -1,8 +1,10 @@
 //! A position in a topic.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use tokio::sync::watch;
+use futures::task::AtomicWaker;
 
 use super::Shared;
 
@@ -10,7 +12,9 @@ use super::Shared;
 #[derive(Debug)]
 pub struct Subscriber<T> {
     shared: Arc<Shared<T>>,
-    end: watch::Receiver<u64>,
+    seat: Arc<AtomicWaker>,
+    /// Of `seat`, among all.
+    number: usize,
     position: u64,
 }
 
@@ -21,10 +25,12 @@ pub struct Lagged;
 
 impl<T> Subscriber<T> {
     pub(super) fn new(shared: Arc<Shared<T>>, position: u64) -> Self {
-        let end = shared.end.subscribe();
+        let seat = Arc::new(AtomicWaker::new());
+        let number = shared.seats().take(Arc::clone(&seat));
         Self {
             shared,
-            end,
+            seat,
+            number,
             position,
         }
     }
@@ -36,9 +42,21 @@ impl<T> Subscriber<T> {
 
     /// Waits until there is something to take. Cancel safe.
     pub async fn changed(&mut self) {
-        let position = self.position;
-        // The sender lives in `shared`, so the wait ends only by an item.
-        let _arrived = self.end.wait_for(|end| *end > position).await;
+        poll_fn(|cx| self.poll_changed(cx)).await;
+    }
+
+    /// Whether there is something to take; who is told no is woken once there is.
+    pub fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.shared.end() > self.position {
+            return Poll::Ready(());
+        }
+        self.seat.register(cx.waker());
+        // Again: an item that came before the waker was there has woken nobody.
+        if self.shared.end() > self.position {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }
 
@@ -48,6 +66,9 @@ impl<T: Clone> Subscriber<T> {
     /// # Errors
     /// [`Lagged`] for good: this subscriber cannot go on.
     pub fn take(&mut self, most: usize) -> Result<Vec<T>, Lagged> {
+        if self.shared.end() == self.position {
+            return Ok(Vec::new());
+        }
         let buffer = self.shared.lock();
         let items: Vec<T> = buffer
             .from(self.position)
@@ -57,5 +78,11 @@ impl<T: Clone> Subscriber<T> {
             .collect();
         self.position += items.len() as u64;
         Ok(items)
+    }
+}
+
+impl<T> Drop for Subscriber<T> {
+    fn drop(&mut self) {
+        self.shared.seats().leave(self.number);
     }
 }

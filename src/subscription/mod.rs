@@ -14,16 +14,20 @@ mod catch_up;
 mod control;
 mod reads;
 mod screen;
+mod signals;
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::stream::Stream;
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::cursor::{Cursor, Name, START, Token};
@@ -44,9 +48,8 @@ use catch_up::{CaughtUp, Coming, Told};
 use control::CLOSING;
 pub use reads::{Ask, Pools, Reads, Since};
 use screen::{Screen, Taken};
+use signals::{Signal, Signals};
 
-/// A screen that hears nothing for 12 s calls itself stale, so two of these may get lost.
-const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Reconnection time told at the start, in milliseconds.
 const RETRY: u64 = 1000;
 /// How long a stream that lost its view tries to get it back. Less than the 12 s of silence after
@@ -160,12 +163,58 @@ pub struct Subscription {
     source: Source,
     queue: VecDeque<Bytes>,
     phase: Phase,
-    fresh: watch::Receiver<bool>,
-    heartbeat: Interval,
+    signals: Signals,
     columns: Option<String>,
-    /// When whoever opened it may not see it any more, unless that moves on.
-    end: Option<End>,
     present: Present,
+}
+
+/// The frames of a [`Subscription`].
+///
+/// Waiting for events and handing them out is done without a future of its own, so that an idle screen
+/// keeps nothing but its place; whatever has to wait for something else, like reading a state, is.
+pub struct Frames(State);
+
+enum State {
+    Still(Box<Subscription>),
+    Moving(BoxFuture<'static, Box<Subscription>>),
+    Ended,
+}
+
+/// What a stream that stands still does next.
+enum Step {
+    Frame(Bytes),
+    Move(Move),
+    End,
+}
+
+/// What a stream has to wait for.
+enum Move {
+    /// Joining what it shows.
+    Open,
+    /// Joining again.
+    Reopen(Again),
+    /// The time of its goodbye.
+    Close(Duration),
+}
+
+/// What came of taking what there is.
+enum Drained {
+    /// There is no more.
+    All,
+    /// There may be more, and the socket has enough to do.
+    Enough,
+    /// It cannot go on from here.
+    Again(Again),
+}
+
+/// How a stream begins again.
+enum Again {
+    /// It fell out of the buffer.
+    Lagged,
+    /// With a new state.
+    Anew,
+    /// From where it is.
+    Here,
 }
 
 enum Phase {
@@ -249,23 +298,17 @@ impl Subscription {
     pub fn new(parts: Parts, source: Source, token: Option<String>, view: Option<View>) -> Self {
         parts.metrics.subscribers.inc();
         parts.metrics.subscriptions.inc();
-        let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let present = Present {
             metrics: Arc::clone(&parts.metrics),
             stage: Arc::clone(&parts.stage),
             at: None,
             _guard: parts.shutdown.guard(),
         };
-        let mut fresh = parts.health.watch_fresh();
-        fresh.mark_unchanged();
         Self {
             queue: VecDeque::from([Bytes::from_static(sse::COMMENT.as_bytes())]),
             phase: Phase::Opening(token, view.map(Box::new)),
-            fresh,
-            heartbeat,
+            signals: Signals::new(&parts, None),
             columns: None,
-            end: None,
             present,
             parts,
             source,
@@ -275,7 +318,8 @@ impl Subscription {
     /// The same, which says so and ends at a time that may move on.
     #[must_use]
     pub fn until(self, end: Option<End>) -> Self {
-        Self { end, ..self }
+        let signals = Signals::new(&self.parts, end);
+        Self { signals, ..self }
     }
 
     /// A stream that only says why it cannot be, and ends. `token` stays the client's.
@@ -290,52 +334,86 @@ impl Subscription {
         [sse::COMMENT.as_bytes(), &control].concat().into()
     }
 
-    /// The next bytes to write; `None` at the end. Cancel safe only as far as a body needs it: a
-    /// call that was dropped is not followed by another.
-    pub async fn next(&mut self) -> Option<Bytes> {
+    /// What there is to write.
+    #[must_use]
+    pub fn frames(self) -> Frames {
+        Frames(State::Still(Box::new(self)))
+    }
+
+    fn poll_still(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
             if let Some(frame) = self.queue.pop_front() {
                 self.parts.metrics.events.inc();
                 self.parts.metrics.event_bytes.inc_by(frame.len() as u64);
-                return Some(frame);
+                return Poll::Ready(Step::Frame(frame));
             }
-            match std::mem::replace(&mut self.phase, Phase::Ended) {
-                Phase::Opening(token, view) => {
-                    let shutdown = self.parts.shutdown.clone();
-                    tokio::select! {
-                        biased;
-                                opened = Box::pin(self.open(token.as_deref(), view.map(|view| *view), Coming::Back, Some(RETRY))) => match opened {
-                            Ok(live) => self.phase = Phase::Live(live),
-                            Err(why) => {
-                                let frame = Self::unavailable(token.as_deref(), &why);
-                                self.queue.push_back(frame.slice(sse::COMMENT.len()..));
-                            }
-                        },
-                        _grace = shutdown.begun() => {}
+            let live = match &mut self.phase {
+                Phase::Opening(..) => return Poll::Ready(Step::Move(Move::Open)),
+                Phase::Live(live) => live,
+                Phase::Ended => return Poll::Ready(Step::End),
+            };
+            match self.signals.poll_next(cx) {
+                Poll::Pending => ready!(live.subscriber.poll_changed(cx)),
+                Poll::Ready(Some(Signal::Control)) => {
+                    if let Some(again) = self.tell_control() {
+                        return Poll::Ready(Step::Move(Move::Reopen(again)));
                     }
+                    continue;
                 }
-                Phase::Live(live) => self.live(live).await,
-                Phase::Ended => return None,
+                Poll::Ready(Some(Signal::Closing(grace))) => {
+                    return Poll::Ready(Step::Move(Move::Close(grace)));
+                }
+                Poll::Ready(Some(Signal::Expired)) => {
+                    self.expire();
+                    continue;
+                }
+                Poll::Ready(None) => return Poll::Ready(Step::End),
+            }
+            if let Drained::Again(again) = self.drain() {
+                return Poll::Ready(Step::Move(Move::Reopen(again)));
             }
         }
     }
 
-    /// Waits for one thing to happen and queues what there is to say of it.
-    async fn live(&mut self, mut live: Live) {
-        let shutdown = self.parts.shutdown.clone();
-        tokio::select! {
-            biased;
-            grace = shutdown.begun() => return self.close(live, grace).await,
-            () = expired(self.end.as_mut()) => return self.expire(&live),
-            () = live.subscriber.changed() => {
-                if let Some((live, _)) = self.deliver(live).await {
+    /// Does what takes its time. Queues what there is to say of it.
+    async fn moved(mut self: Box<Self>, next: Move) -> Box<Self> {
+        match (std::mem::replace(&mut self.phase, Phase::Ended), next) {
+            (Phase::Opening(token, view), _) => {
+                let shutdown = self.parts.shutdown.clone();
+                let view = view.map(|view| *view);
+                let opened = tokio::select! {
+                    biased;
+                    opened = self.open(token.as_deref(), view, Coming::Back, Some(RETRY)) => opened,
+                    _grace = shutdown.begun() => return self,
+                };
+                match opened {
+                    Ok(live) => self.phase = Phase::Live(live),
+                    Err(why) => {
+                        let frame = Self::unavailable(token.as_deref(), &why);
+                        self.queue.push_back(frame.slice(sse::COMMENT.len()..));
+                    }
+                }
+            }
+            (Phase::Live(live), Move::Reopen(again)) => {
+                if let Some(live) = self.again(live, &again).await {
                     self.phase = Phase::Live(live);
                 }
-                return;
             }
-            changed = self.fresh.changed() => if changed.is_err() { return },
-            _tick = self.heartbeat.tick() => {}
+            (Phase::Live(live), Move::Close(grace)) => {
+                self.phase = Phase::Live(live);
+                self.close(grace).await;
+                self.phase = Phase::Ended;
+            }
+            (Phase::Live(_), Move::Open) | (Phase::Ended, _) => {}
         }
+        self
+    }
+
+    /// Queues everything that waits, and how things stand.
+    fn tell_control(&mut self) -> Option<Again> {
+        let Phase::Live(live) = &self.phase else {
+            return None;
+        };
         // The position first, then everything that came before it was set: a control never
         // overtakes an event.
         let told = match live.shown.told() {
@@ -348,63 +426,70 @@ impl Subscription {
                 .filter(|position| position.epoch == live.screen.epoch())
                 .map(|position| position.cursor),
         };
-        let Some((mut live, everything)) = self.deliver(live).await else {
-            return;
+        let drained = self.drain();
+        let Phase::Live(live) = &mut self.phase else {
+            return None;
         };
-        if let Some(told) = told.filter(|_| everything) {
-            live.screen.move_to(&told);
+        match drained {
+            Drained::All => {
+                if let Some(told) = told {
+                    live.screen.move_to(&told);
+                }
+            }
+            Drained::Enough => {}
+            // Whoever has begun again is told how things stand.
+            Drained::Again(again) => return Some(again),
         }
-        self.queue.push_back(self.control(&live, None));
-        self.phase = Phase::Live(live);
+        let Phase::Live(live) = &self.phase else {
+            return None;
+        };
+        self.queue.push_back(self.control(live, None));
+        None
     }
 
-    /// Queues what waits, and says whether that was everything: no more than a mouthful is taken out
-    /// of the shared buffer, so that a slow screen costs a position and not memory. `None` when the
-    /// stream is over.
-    async fn deliver(&mut self, mut live: Live) -> Option<(Live, bool)> {
+    /// Queues what waits: no more than a mouthful is taken out of the shared buffer, so that a slow
+    /// screen costs a position and not memory.
+    fn drain(&mut self) -> Drained {
+        let Phase::Live(live) = &mut self.phase else {
+            return Drained::All;
+        };
         loop {
             if self.queue.iter().map(Bytes::len).sum::<usize>() > self.parts.limits.mouthful {
-                return Some((live, false));
+                return Drained::Enough;
             }
             let items = match live.subscriber.take(TAKE) {
-                Ok(items) if items.is_empty() => return Some((live, true)),
+                Ok(items) if items.is_empty() => return Drained::All,
                 Ok(items) => items,
-                Err(Lagged) => {
-                    self.count_drop("lagged");
-                    return Some((self.again(live, Coming::Behind).await?, false));
-                }
+                Err(Lagged) => return Drained::Again(Again::Lagged),
             };
             for item in items {
                 match live.screen.take(&item, &mut self.queue) {
                     Taken::Known => {}
                     Taken::Told => {
                         if let Delivery::Event(event) = item {
-                            self.observe(event.at);
+                            observe(&self.parts.metrics, event.at);
                         }
                     }
-                    Taken::Anew => {
-                        drop(live);
-                        let live = Box::pin(self.reopen(START.to_owned(), Coming::Live)).await?;
-                        return Some((live, false));
-                    }
-                    Taken::Again => {
-                        let coming = if on(Mutant::R1) {
-                            Coming::Behind
-                        } else {
-                            Coming::Live
-                        };
-                        return Some((self.again(live, coming).await?, false));
-                    }
+                    Taken::Anew => return Drained::Again(Again::Anew),
+                    Taken::Again => return Drained::Again(Again::Here),
                 }
             }
         }
     }
 
-    /// Begins again from where the connection is.
-    async fn again(&mut self, live: Live, coming: Coming) -> Option<Live> {
-        let token = live.screen.token().to_string();
+    /// Begins again within the same stream.
+    async fn again(&mut self, live: Live, again: &Again) -> Option<Live> {
+        let (token, coming) = match again {
+            Again::Anew => (START.to_owned(), Coming::Live),
+            Again::Lagged => {
+                self.count_drop("lagged");
+                (live.screen.token().to_string(), Coming::Behind)
+            }
+            Again::Here if on(Mutant::R1) => (live.screen.token().to_string(), Coming::Behind),
+            Again::Here => (live.screen.token().to_string(), Coming::Live),
+        };
         drop(live);
-        Box::pin(self.reopen(token, coming)).await
+        self.reopen(token, coming).await
     }
 
     /// Begins again within the same stream, from `token`. A database that is just coming back gets
@@ -730,7 +815,10 @@ impl Subscription {
     }
 
     /// The client comes back at once: with a fresh token it goes on where it was.
-    fn expire(&mut self, live: &Live) {
+    fn expire(&mut self) {
+        let Phase::Live(live) = std::mem::replace(&mut self.phase, Phase::Ended) else {
+            return;
+        };
         self.count_drop("expired");
         let why = self.explain(&Trouble::Expired);
         let id = live.screen.token().to_string();
@@ -738,21 +826,34 @@ impl Subscription {
         self.queue.push_back(ended);
     }
 
-    async fn close(&mut self, live: Live, grace: Duration) {
+    /// Says goodbye, if it can tell where it stands.
+    async fn close(&mut self, grace: Duration) {
         // A little, so that the goodbyes themselves are no burst; the feed has stopped already, so not
         // for long. What keeps screens from coming back all at once is the time they are told.
         let spread = grace.min(Duration::from_micros(self.streams().saturating_mul(200)));
         let spread = spread.min(Duration::from_secs(2));
         tokio::time::sleep(spread.mul_f64(fastrand::f64())).await;
         // What came meanwhile, or the last word would be that a screen has everything.
-        let Some((live, everything)) = self.deliver(live).await else {
+        let everything = match self.drain() {
+            Drained::All => true,
+            Drained::Enough => false,
+            Drained::Again(again) => {
+                if let Phase::Live(live) = std::mem::replace(&mut self.phase, Phase::Ended)
+                    && let Some(live) = self.again(live, &again).await
+                {
+                    self.phase = Phase::Live(live);
+                }
+                false
+            }
+        };
+        let Phase::Live(live) = &self.phase else {
             return;
         };
         self.count_drop("shutdown");
         let told = self.state(everything && !live.shown.is_failing());
         let retry = Some(self.retry_later());
-        self.queue
-            .push_back(live.screen.control(retry, told, CLOSING));
+        let closing = live.screen.control(retry, told, CLOSING);
+        self.queue.push_back(closing);
     }
 
     /// Open streams of this relay.
@@ -799,32 +900,37 @@ impl Subscription {
             .get_or_create(&Reason { reason })
             .inc();
     }
+}
 
-    /// From the trigger's clock to here. The two clocks are one where the database is on this
-    /// machine; elsewhere the figure holds their difference too.
-    fn observe(&self, at: Timestamp) {
-        let seconds = Timestamp::now().duration_since(at).as_secs_f64();
-        self.parts.metrics.commit_to_write.observe(seconds.max(0.0));
+impl Stream for Frames {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            match &mut self.0 {
+                State::Still(subscription) => match ready!(subscription.poll_still(cx)) {
+                    Step::Frame(frame) => return Poll::Ready(Some(frame)),
+                    Step::End => self.0 = State::Ended,
+                    Step::Move(next) => {
+                        let state = std::mem::replace(&mut self.0, State::Ended);
+                        if let State::Still(subscription) = state {
+                            self.0 = State::Moving(Box::pin(subscription.moved(next)));
+                        }
+                    }
+                },
+                State::Moving(moving) => {
+                    let subscription = ready!(moving.as_mut().poll(cx));
+                    self.0 = State::Still(subscription);
+                }
+                State::Ended => return Poll::Ready(None),
+            }
+        }
     }
 }
 
-/// Waits for the end; for ever where there is none.
-async fn expired(end: Option<&mut End>) {
-    let Some(end) = end else {
-        return std::future::pending().await;
-    };
-    loop {
-        let at = *end.borrow_and_update();
-        let Ok(left) = at.duration_since(SystemTime::now()) else {
-            return;
-        };
-        tokio::select! {
-            // In steps, since the clock may be set meanwhile.
-            () = tokio::time::sleep(left.min(Duration::from_mins(1))) => {}
-            changed = end.changed() => if changed.is_err() {
-                tokio::time::sleep(left).await;
-                return;
-            },
-        }
-    }
+/// From the trigger's clock to here. The two clocks are one where the database is on this machine;
+/// elsewhere the figure holds their difference too.
+fn observe(metrics: &Metrics, at: Timestamp) {
+    let seconds = Timestamp::now().duration_since(at).as_secs_f64();
+    metrics.commit_to_write.observe(seconds.max(0.0));
 }

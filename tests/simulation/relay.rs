@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{BoxStream, StreamExt};
 use rowcast::backoff::Backoff;
 use rowcast::bell::machine::{Hearing, Machine, Read};
 use rowcast::cursor::{Cursor, Name, Xid};
@@ -465,10 +465,7 @@ impl Relay {
             let view = view.made_at(self.parts.stage.definitions());
             Subscription::new(self.parts.clone(), Source::View(opener), token, Some(view))
         };
-        stream::unfold(subscription, |mut subscription| async move {
-            Some((subscription.next().await?, subscription))
-        })
-        .boxed()
+        subscription.frames().boxed()
     }
 }
 

@@ -1,0 +1,95 @@
+//! What makes a stream speak or end, other than events.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use futures::stream::{self, Stream};
+use tokio::sync::watch;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::{End, Parts};
+use crate::shutdown::Shutdown;
+use crate::wake::Seldom;
+
+/// A screen that hears nothing for 12 s calls itself stale, so two of these may get lost.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) enum Signal {
+    /// The relay stops, within this time.
+    Closing(Duration),
+    /// Whoever opened the stream may not see it any more.
+    Expired,
+    /// It is time to say how things stand.
+    Control,
+}
+
+/// All signals of one stream, without an end of their own while the relay is there.
+pub(super) struct Signals(Seldom<Boxed>);
+
+type Boxed = Pin<Box<dyn Stream<Item = Signal> + Send + Sync>>;
+
+struct Heard {
+    shutdown: Shutdown,
+    fresh: watch::Receiver<bool>,
+    heartbeat: Interval,
+    end: Option<End>,
+}
+
+impl Signals {
+    pub(super) fn new(parts: &Parts, end: Option<End>) -> Self {
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut fresh = parts.health.watch_fresh();
+        fresh.mark_unchanged();
+        let heard = Heard {
+            shutdown: parts.shutdown.clone(),
+            fresh,
+            heartbeat,
+            end,
+        };
+        let signals = stream::unfold(heard, |mut heard| async move {
+            Some((heard.next().await?, heard))
+        });
+        let signals: Boxed = Box::pin(signals);
+        Self(Seldom::new(signals))
+    }
+
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Signal>> {
+        Pin::new(&mut self.0).poll_next(cx)
+    }
+}
+
+impl Heard {
+    async fn next(&mut self) -> Option<Signal> {
+        tokio::select! {
+            biased;
+            grace = self.shutdown.begun() => Some(Signal::Closing(grace)),
+            () = expired(self.end.as_mut()) => Some(Signal::Expired),
+            changed = self.fresh.changed() => changed.ok().map(|()| Signal::Control),
+            _tick = self.heartbeat.tick() => Some(Signal::Control),
+        }
+    }
+}
+
+/// Waits for the end; for ever where there is none.
+async fn expired(end: Option<&mut End>) {
+    let Some(end) = end else {
+        return std::future::pending().await;
+    };
+    loop {
+        let at = *end.borrow_and_update();
+        let Ok(left) = at.duration_since(SystemTime::now()) else {
+            return;
+        };
+        tokio::select! {
+            // In steps, since the clock may be set meanwhile.
+            () = tokio::time::sleep(left.min(Duration::from_mins(1))) => {}
+            changed = end.changed() => if changed.is_err() {
+                tokio::time::sleep(left).await;
+                return;
+            },
+        }
+    }
+}
