@@ -55,6 +55,15 @@ impl<T: Unpin> Seldom<T> {
         }
     }
 
+    /// Polls what is told of by `poll`, which has to leave the waker it is given there, if that was woken.
+    pub fn poll_with<O>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<O>,
+    ) -> Poll<O> {
+        self.poll_if_woken(cx, |_, cx| poll(cx))
+    }
+
     /// Polls with `poll` if it was woken. What is ready may be ready again at once, so it counts as
     /// woken until it is not.
     fn poll_if_woken<O>(

@@ -15,6 +15,7 @@ pub mod cors;
 pub mod deadline;
 pub mod debug;
 pub mod demo;
+pub mod events;
 pub mod exchange;
 pub mod headers;
 pub mod identify;

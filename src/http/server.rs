@@ -10,13 +10,14 @@
 //! A stream that does not listen to the stop signal itself is cut when the time to drain is over.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -31,8 +32,9 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::deadline::Deadline;
+use super::events::{Ended, Events, Home};
 use super::route::HEAD_LIMIT;
-use super::{Request, Response, exchange};
+use super::{BodyError, Request, Response, exchange};
 use crate::admission::Scissors;
 use crate::shutdown::Shutdown;
 use crate::wake::Seldom;
@@ -313,6 +315,26 @@ where
         }
     }
 
+    /// Writes an event stream to its end.
+    async fn tell(&self, mut events: Events, scissors: &Scissors, peer: SocketAddr) {
+        let mut cut = Seldom::new(Box::pin(scissors.used()));
+        let ended = poll_fn(|cx| {
+            if Pin::new(&mut cut).poll(cx).is_ready() {
+                // Who used them counts it.
+                return Poll::Ready(Ended::Left);
+            }
+            Pin::new(&mut events).poll(cx)
+        });
+        match ended.await {
+            Ended::Whole | Ended::Left => {}
+            Ended::Stalled => {
+                tracing::debug!(%peer, "closed: the client accepts no bytes");
+                (self.observer)(Incident::Stalled { events: true });
+            }
+            Ended::Broken => tracing::debug!(%peer, "the connection broke"),
+        }
+    }
+
     /// A connection has brought no request in time.
     fn silent(&self, peer: SocketAddr) {
         tracing::debug!(%peer, "closed: no request came in time");
@@ -420,14 +442,21 @@ struct Seen {
     /// Notified of the same.
     came: Notify,
     /// An event stream was answered.
-    events: AtomicBool,
+    is_stream: AtomicBool,
     /// Requests that are being answered.
     answering: AtomicUsize,
     /// Notified when one more has been answered.
     answered: Notify,
+    /// An answer that is not hyper's to write.
+    events: Mutex<Option<Response>>,
 }
 
 impl Seen {
+    fn taken_over(&self) -> Option<Response> {
+        let mut events = self.events.lock().expect("nothing panics while holding it");
+        events.take()
+    }
+
     /// Waits until no request is being answered: a write is never left half-way by us.
     async fn idle(&self) {
         while self.answering.load(Ordering::Relaxed) > 0 {
@@ -451,6 +480,16 @@ impl Drop for Answering {
         self.0.answering.fetch_sub(1, Ordering::Relaxed);
         self.0.answered.notify_one();
     }
+}
+
+/// What happens to a connection.
+enum Next {
+    /// It came to its end.
+    Ended(Result<(), BodyError>),
+    /// It is an event stream from here on.
+    Events(Response),
+    /// Something else.
+    Rare(Rare),
 }
 
 /// What seldom happens to a connection.
@@ -524,7 +563,8 @@ where
         Ok(version) => shared.builders.of(version),
         Err(error) => return tracing::debug!(%peer, %error, "the connection broke"),
     };
-    let socket = Deadline::new(socket, shared.limits.stalled);
+    let home = Home::default();
+    let socket = Deadline::new(home.lend(socket), shared.limits.stalled);
     let stalled = socket.stalled();
     let seen = Arc::new(Seen::default());
     let scissors = Scissors::default();
@@ -532,6 +572,9 @@ where
         if !seen.request.swap(true, Ordering::Relaxed) {
             seen.came.notify_one();
         }
+        let takes_over =
+            request.version() == hyper::Version::HTTP_11 && request.method() == hyper::Method::GET;
+        let home = home.clone();
         request.extensions_mut().insert(Peer(peer));
         request.extensions_mut().insert(scissors.clone());
         let here = Answering::new(&seen);
@@ -540,16 +583,22 @@ where
             let response = answering.await;
             drop(here);
             if exchange::is_event_stream(response.headers()) {
-                seen.events.store(true, Ordering::Relaxed);
+                seen.is_stream.store(true, Ordering::Relaxed);
+                if takes_over && home.is_flushed() {
+                    *seen.events.lock().expect("nothing panics while holding it") = Some(response);
+                    // hyper goes, and this with it.
+                    return std::future::pending().await;
+                }
             }
             Ok::<_, Infallible>(response)
         }
     });
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    // On its own, so that an event stream does not keep the room it takes.
+    let mut serving = Box::pin(builder.serve_connection(TokioIo::new(socket), service));
     let mut waits_for_head = true;
 
     let result = loop {
-        let rare = {
+        let next = {
             let rare = pin!(async {
                 tokio::select! {
                     () = scissors.used() => Rare::Cut,
@@ -557,9 +606,26 @@ where
                     _grace = shared.shutdown.begun() => Rare::Stopping,
                 }
             });
-            tokio::select! {
-                result = serving.as_mut() => break result,
-                rare = Seldom::new(rare) => rare,
+            let mut rare = Seldom::new(rare);
+            poll_fn(|cx| {
+                if let Poll::Ready(result) = serving.as_mut().poll(cx) {
+                    return Poll::Ready(Next::Ended(result));
+                }
+                match seen.taken_over() {
+                    Some(response) => Poll::Ready(Next::Events(response)),
+                    None => Pin::new(&mut rare).poll(cx).map(Next::Rare),
+                }
+            })
+            .await
+        };
+        let rare = match next {
+            Next::Rare(rare) => rare,
+            Next::Ended(result) => break result,
+            Next::Events(response) => {
+                drop(serving);
+                let Some(socket) = home.take() else { return };
+                let events = Events::new(socket, response, shared.limits.stalled);
+                return shared.tell(events, &scissors, peer).await;
             }
         };
         match rare {
@@ -594,7 +660,7 @@ where
     };
 
     if stalled.is_set() {
-        let events = seen.events.load(Ordering::Relaxed);
+        let events = seen.is_stream.load(Ordering::Relaxed);
         tracing::debug!(%peer, events, "closed: the client accepts no bytes");
         (shared.observer)(Incident::Stalled { events });
     } else if let Err(error) = result {

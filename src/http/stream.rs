@@ -103,7 +103,9 @@ pub fn place(admission: &Admission, head: &Head, identity: &Identity) -> Result<
 
 /// The same stream, which keeps its place until its end.
 #[must_use]
-pub fn keeping(response: Response, place: Place) -> Response {
+pub fn keeping(mut response: Response, place: Place) -> Response {
+    let place = Arc::new(place);
+    response.extensions_mut().insert(Arc::clone(&place));
     response.map(|body| BodyExt::boxed_unsync(Keeping { body, place }))
 }
 
@@ -111,7 +113,7 @@ pub fn keeping(response: Response, place: Place) -> Response {
 /// it is asked for more only then.
 struct Keeping {
     body: super::Body,
-    place: Place,
+    place: Arc<Place>,
 }
 
 impl hyper::body::Body for Keeping {
