@@ -574,7 +574,7 @@ where
         }
         let takes_over =
             request.version() == hyper::Version::HTTP_11 && request.method() == hyper::Method::GET;
-        let home = home.clone();
+        let (home, shutdown) = (home.clone(), shared.shutdown.clone());
         request.extensions_mut().insert(Peer(peer));
         request.extensions_mut().insert(scissors.clone());
         let here = Answering::new(&seen);
@@ -584,7 +584,8 @@ where
             drop(here);
             if exchange::is_event_stream(response.headers()) {
                 seen.is_stream.store(true, Ordering::Relaxed);
-                if takes_over && home.is_flushed() {
+                // Once the relay stops, hyper is only waited for.
+                if takes_over && home.is_flushed() && !shutdown.has_begun() {
                     *seen.events.lock().expect("nothing panics while holding it") = Some(response);
                     // hyper goes, and this with it.
                     return std::future::pending().await;
