@@ -29,7 +29,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
 
 use super::deadline::Deadline;
 use super::events::{Ended, Events, Home};
@@ -315,6 +315,34 @@ where
         }
     }
 
+    /// Waits for the first bytes of a connection; `None` when it is over.
+    async fn greet(
+        &self,
+        socket: &TcpStream,
+        first_head: Pin<&mut Sleep>,
+        peer: SocketAddr,
+    ) -> Option<Version> {
+        let version = tokio::select! {
+            version = Version::of(socket) => version,
+            () = first_head => {
+                self.silent(peer);
+                return None;
+            }
+            _grace = self.shutdown.begun() => {
+                timeout(self.limits.newcomer, Version::of(socket)).await.ok()?
+            }
+        };
+        version
+            .inspect_err(|error| tracing::debug!(%peer, %error, "the connection broke"))
+            .ok()
+    }
+
+    /// A client took nothing for too long.
+    fn stalled(&self, peer: SocketAddr, events: bool) {
+        tracing::debug!(%peer, events, "closed: the client accepts no bytes");
+        (self.observer)(Incident::Stalled { events });
+    }
+
     /// Writes an event stream to its end.
     async fn tell(&self, mut events: Events, scissors: &Scissors, peer: SocketAddr) {
         let mut cut = Seldom::new(Box::pin(scissors.used()));
@@ -327,10 +355,7 @@ where
         });
         match ended.await {
             Ended::Whole | Ended::Left => {}
-            Ended::Stalled => {
-                tracing::debug!(%peer, "closed: the client accepts no bytes");
-                (self.observer)(Incident::Stalled { events: true });
-            }
+            Ended::Stalled => self.stalled(peer, true),
             Ended::Broken => tracing::debug!(%peer, "the connection broke"),
         }
     }
@@ -452,6 +477,13 @@ struct Seen {
 }
 
 impl Seen {
+    /// Waits for the first request, if it has not come yet, and no longer than this.
+    async fn first(&self, patience: Duration) {
+        if !self.request.load(Ordering::Relaxed) {
+            let _either = timeout(patience, self.came.notified()).await;
+        }
+    }
+
     fn taken_over(&self) -> Option<Response> {
         let mut events = self.events.lock().expect("nothing panics while holding it");
         events.take()
@@ -549,20 +581,10 @@ where
 {
     // hyper's own limit begins with the first byte, once it knows the version.
     let mut first_head = pin!(sleep(shared.limits.head));
-    let version = tokio::select! {
-        version = Version::of(&socket) => version,
-        () = first_head.as_mut() => return shared.silent(peer),
-        _grace = shared.shutdown.begun() => {
-            match timeout(shared.limits.newcomer, Version::of(&socket)).await {
-                Ok(version) => version,
-                Err(_elapsed) => return,
-            }
-        }
+    let Some(version) = shared.greet(&socket, first_head.as_mut(), peer).await else {
+        return;
     };
-    let builder = match version {
-        Ok(version) => shared.builders.of(version),
-        Err(error) => return tracing::debug!(%peer, %error, "the connection broke"),
-    };
+    let builder = shared.builders.of(version);
     let home = Home::default();
     let socket = Deadline::new(home.lend(socket), shared.limits.stalled);
     let stalled = socket.stalled();
@@ -644,12 +666,9 @@ where
                 }
             }
             Rare::Stopping => {
-                if !seen.request.load(Ordering::Relaxed) {
-                    tokio::select! {
-                        result = serving.as_mut() => break result,
-                        () = seen.came.notified() => {}
-                        () = sleep(shared.limits.newcomer) => {}
-                    }
+                tokio::select! {
+                    result = serving.as_mut() => break result,
+                    () = seen.first(shared.limits.newcomer) => {}
                 }
                 serving.as_mut().graceful_shutdown();
                 tokio::select! {
@@ -661,9 +680,7 @@ where
     };
 
     if stalled.is_set() {
-        let events = seen.is_stream.load(Ordering::Relaxed);
-        tracing::debug!(%peer, events, "closed: the client accepts no bytes");
-        (shared.observer)(Incident::Stalled { events });
+        shared.stalled(peer, seen.is_stream.load(Ordering::Relaxed));
     } else if let Err(error) = result {
         tracing::debug!(%peer, error, "the connection broke");
     }
