@@ -34,7 +34,7 @@ impl Proxy {
             .replace("RELAY", relay)
             .replace("LISTEN", &format!("127.0.0.1:{port}"));
         let whole = format!(
-            "daemon off; worker_processes 1; pid {0}/pid; error_log {0}/errors; events {{}} \
+            "daemon off; master_process off; pid {0}/pid; error_log {0}/errors; events {{}} \
              http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b; \
              fastcgi_temp_path {0}/c; uwsgi_temp_path {0}/d; scgi_temp_path {0}/e; {server} }}",
             folder.display()
