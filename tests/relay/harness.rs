@@ -485,7 +485,9 @@ pub struct Stream {
     rest: Vec<u8>,
     ready: VecDeque<Event>,
     pending: (String, Option<u64>, Vec<String>),
-    /// The last event id.
+    /// The last event id that was parsed. Several events may come at once.
+    parsed: String,
+    /// The id of the last event that was given out, where a reader of it would go on.
     pub id: String,
     /// Everything received, as it came.
     pub raw: Vec<u8>,
@@ -519,6 +521,7 @@ impl Stream {
             rest: Vec::new(),
             ready: VecDeque::new(),
             pending: Default::default(),
+            parsed: id.unwrap_or_default().to_owned(),
             id: id.unwrap_or_default().to_owned(),
             raw: Vec::new(),
             ended: false,
@@ -563,6 +566,7 @@ impl Stream {
     async fn advance(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.ready.pop_front() {
+                self.id.clone_from(&event.id);
                 return Some(event);
             }
             let Some(Ok(frame)) = self.body.frame().await else {
@@ -585,7 +589,7 @@ impl Stream {
             let value = value.strip_prefix(' ').unwrap_or(value);
             match field {
                 "event" => value.clone_into(&mut self.pending.0),
-                "id" => value.clone_into(&mut self.id),
+                "id" => value.clone_into(&mut self.parsed),
                 "retry" => self.pending.1 = value.parse().ok(),
                 "data" => self.pending.2.push(value.to_owned()),
                 "" if line.is_empty() => {
@@ -593,7 +597,7 @@ impl Stream {
                     if !data.is_empty() {
                         self.ready.push_back(Event {
                             name,
-                            id: self.id.clone(),
+                            id: self.parsed.clone(),
                             data: data.join("\n"),
                             retry,
                         });
