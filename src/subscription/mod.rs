@@ -27,7 +27,7 @@ use futures::future::BoxFuture;
 use futures::stream::Stream;
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::backoff::Backoff;
 use crate::cursor::{Cursor, Name, START, Token};
@@ -121,6 +121,16 @@ pub struct Parts {
     pub limits: Limits,
     /// Formats an error of the relay's own for the `error` member of a control.
     pub explain: fn(&Trouble) -> Unavailable,
+}
+
+impl Parts {
+    /// How far behind a stream is that is `fresh` as far as the feed is.
+    fn state(&self, fresh: bool) -> control::State {
+        control::State {
+            fresh: fresh && self.health.is_fresh(),
+            lag: self.health.lag().unwrap_or_default(),
+        }
+    }
 }
 
 /// What can be wrong with a stream that was well asked for.
@@ -230,6 +240,40 @@ struct Live {
     screen: Screen,
 }
 
+impl Live {
+    /// Queues what waits: no more than a mouthful is taken out of the shared buffer, so that a slow
+    /// screen costs a position and not memory.
+    fn drain(&mut self, parts: &Parts, queue: &mut VecDeque<Bytes>) -> Drained {
+        loop {
+            if queue.iter().map(Bytes::len).sum::<usize>() > parts.limits.mouthful {
+                return Drained::Enough;
+            }
+            let items = match self.subscriber.take(TAKE) {
+                Ok(items) if items.is_empty() => return Drained::All,
+                Ok(items) => items,
+                Err(Lagged) => return Drained::Again(Again::Lagged),
+            };
+            for item in items {
+                match self.screen.take(&item, queue) {
+                    Taken::Known => {}
+                    Taken::Told => {
+                        if let Delivery::Event(event) = item {
+                            observe(&parts.metrics, event.at);
+                        }
+                    }
+                    Taken::Anew => return Drained::Again(Again::Anew),
+                    Taken::Again => return Drained::Again(Again::Here),
+                }
+            }
+        }
+    }
+
+    fn control(&self, parts: &Parts, retry: Option<u64>) -> Bytes {
+        let told = parts.state(!self.shown.is_failing());
+        self.screen.control(retry, told, "")
+    }
+}
+
 enum Shown {
     View(Arc<View>),
     Channel,
@@ -293,9 +337,16 @@ impl Drop for Present {
 
 impl Subscription {
     /// A stream of `source` for a client that brought `token`. `view` is the first thing the opener
-    /// would make, where the caller has made it already.
+    /// would make, where the caller has made it already. The stream says so and ends at `end`, which may
+    /// move on.
     #[must_use]
-    pub fn new(parts: Parts, source: Source, token: Option<String>, view: Option<View>) -> Self {
+    pub fn new(
+        parts: Parts,
+        source: Source,
+        token: Option<String>,
+        view: Option<View>,
+        end: Option<End>,
+    ) -> Self {
         parts.metrics.subscribers.inc();
         parts.metrics.subscriptions.inc();
         let present = Present {
@@ -307,19 +358,12 @@ impl Subscription {
         Self {
             queue: VecDeque::from([Bytes::from_static(sse::COMMENT.as_bytes())]),
             phase: Phase::Opening(token, view.map(Box::new)),
-            signals: Signals::new(&parts, None),
+            signals: Signals::new(&parts, end),
             columns: None,
             present,
             parts,
             source,
         }
-    }
-
-    /// The same, which says so and ends at a time that may move on.
-    #[must_use]
-    pub fn until(self, end: Option<End>) -> Self {
-        let signals = Signals::new(&self.parts, end);
-        Self { signals, ..self }
     }
 
     /// A stream that only says why it cannot be, and ends. `token` stays the client's.
@@ -369,7 +413,7 @@ impl Subscription {
                 }
                 Poll::Ready(None) => return Poll::Ready(Step::End),
             }
-            if let Drained::Again(again) = self.drain() {
+            if let Drained::Again(again) = live.drain(&self.parts, &mut self.queue) {
                 return Poll::Ready(Step::Move(Move::Reopen(again)));
             }
         }
@@ -399,11 +443,7 @@ impl Subscription {
                     self.phase = Phase::Live(live);
                 }
             }
-            (Phase::Live(live), Move::Close(grace)) => {
-                self.phase = Phase::Live(live);
-                self.close(grace).await;
-                self.phase = Phase::Ended;
-            }
+            (Phase::Live(live), Move::Close(grace)) => self.close(live, grace).await,
             (Phase::Live(_), Move::Open) | (Phase::Ended, _) => {}
         }
         self
@@ -411,7 +451,7 @@ impl Subscription {
 
     /// Queues everything that waits, and how things stand.
     fn tell_control(&mut self) -> Option<Again> {
-        let Phase::Live(live) = &self.phase else {
+        let Phase::Live(live) = &mut self.phase else {
             return None;
         };
         // The position first, then everything that came before it was set: a control never
@@ -426,55 +466,14 @@ impl Subscription {
                 .filter(|position| position.epoch == live.screen.epoch())
                 .map(|position| position.cursor),
         };
-        let drained = self.drain();
-        let Phase::Live(live) = &mut self.phase else {
-            return None;
-        };
-        match drained {
-            Drained::All => {
-                if let Some(told) = told {
-                    live.screen.move_to(&told);
-                }
-            }
-            Drained::Enough => {}
+        match (live.drain(&self.parts, &mut self.queue), told) {
+            (Drained::All, Some(told)) => live.screen.move_to(&told),
+            (Drained::All, None) | (Drained::Enough, _) => {}
             // Whoever has begun again is told how things stand.
-            Drained::Again(again) => return Some(again),
+            (Drained::Again(again), _) => return Some(again),
         }
-        let Phase::Live(live) = &self.phase else {
-            return None;
-        };
-        self.queue.push_back(self.control(live, None));
+        self.queue.push_back(live.control(&self.parts, None));
         None
-    }
-
-    /// Queues what waits: no more than a mouthful is taken out of the shared buffer, so that a slow
-    /// screen costs a position and not memory.
-    fn drain(&mut self) -> Drained {
-        let Phase::Live(live) = &mut self.phase else {
-            return Drained::All;
-        };
-        loop {
-            if self.queue.iter().map(Bytes::len).sum::<usize>() > self.parts.limits.mouthful {
-                return Drained::Enough;
-            }
-            let items = match live.subscriber.take(TAKE) {
-                Ok(items) if items.is_empty() => return Drained::All,
-                Ok(items) => items,
-                Err(Lagged) => return Drained::Again(Again::Lagged),
-            };
-            for item in items {
-                match live.screen.take(&item, &mut self.queue) {
-                    Taken::Known => {}
-                    Taken::Told => {
-                        if let Delivery::Event(event) = item {
-                            observe(&self.parts.metrics, event.at);
-                        }
-                    }
-                    Taken::Anew => return Drained::Again(Again::Anew),
-                    Taken::Again => return Drained::Again(Again::Here),
-                }
-            }
-        }
     }
 
     /// Begins again within the same stream.
@@ -499,11 +498,14 @@ impl Subscription {
         let mut backoff = Backoff::new();
         let shutdown = self.parts.shutdown.clone();
         loop {
+            // A database that does not answer at all must not keep the stream silent either.
+            let left = PATIENCE.saturating_sub(begun.elapsed());
             let opened = tokio::select! {
                 biased;
                 _grace = shutdown.begun() => break,
-                opened = self.open(Some(&token), None, coming, None) => opened,
+                opened = timeout(left, self.open(Some(&token), None, coming, None)) => opened,
             };
+            let opened = opened.unwrap_or_else(|_elapsed| Err(self.explain(&NotYet.into())));
             match opened {
                 Ok(live) => return Some(live),
                 Err(why) if why.passing && begun.elapsed() < PATIENCE => {
@@ -523,7 +525,7 @@ impl Subscription {
         self.count_drop("shutdown");
         // Nobody knows what it has missed meanwhile.
         let retry = Some(self.retry_later());
-        let closing = control::frame(&token, retry, self.state(false), CLOSING);
+        let closing = control::frame(&token, retry, self.parts.state(false), CLOSING);
         self.queue.push_back(closing);
         None
     }
@@ -702,7 +704,7 @@ impl Subscription {
         self.schema(view);
         live.screen
             .tell_state(&snapshot, reset, retry, &mut self.queue);
-        self.queue.push_back(self.control(&live, None));
+        self.queue.push_back(live.control(&self.parts, None));
         Ok(live)
     }
 
@@ -799,7 +801,7 @@ impl Subscription {
             subscriber,
             screen: screen(until),
         };
-        self.queue.push_back(self.control(&live, retry));
+        self.queue.push_back(live.control(&self.parts, retry));
         live
     }
 
@@ -808,7 +810,7 @@ impl Subscription {
         let schema = control::columns(view);
         if self.columns.as_ref().is_some_and(|known| *known != schema) {
             let more = format!(r#","schema":{schema}"#);
-            let control = control::frame(START, None, self.state(true), &more);
+            let control = control::frame(START, None, self.parts.state(true), &more);
             self.queue.push_back(control);
         }
         self.columns = Some(schema);
@@ -827,30 +829,26 @@ impl Subscription {
     }
 
     /// Says goodbye, if it can tell where it stands.
-    async fn close(&mut self, grace: Duration) {
+    async fn close(&mut self, mut live: Live, grace: Duration) {
         // A little, so that the goodbyes themselves are no burst; the feed has stopped already, so not
         // for long. What keeps screens from coming back all at once is the time they are told.
         let spread = grace.min(Duration::from_micros(self.streams().saturating_mul(200)));
         let spread = spread.min(Duration::from_secs(2));
         tokio::time::sleep(spread.mul_f64(fastrand::f64())).await;
         // What came meanwhile, or the last word would be that a screen has everything.
-        let everything = match self.drain() {
+        let everything = match live.drain(&self.parts, &mut self.queue) {
             Drained::All => true,
             Drained::Enough => false,
             Drained::Again(again) => {
-                if let Phase::Live(live) = std::mem::replace(&mut self.phase, Phase::Ended)
-                    && let Some(live) = self.again(live, &again).await
-                {
-                    self.phase = Phase::Live(live);
-                }
+                let Some(again) = self.again(live, &again).await else {
+                    return;
+                };
+                live = again;
                 false
             }
         };
-        let Phase::Live(live) = &self.phase else {
-            return;
-        };
         self.count_drop("shutdown");
-        let told = self.state(everything && !live.shown.is_failing());
+        let told = self.parts.state(everything && !live.shown.is_failing());
         let retry = Some(self.retry_later());
         let closing = live.screen.control(retry, told, CLOSING);
         self.queue.push_back(closing);
@@ -865,20 +863,6 @@ impl Subscription {
     /// a handful are back within a second, and of 10,000 about a thousand come in each.
     fn retry_later(&self) -> u64 {
         200 + fastrand::u64(0..=(800 + self.streams() * 9 / 10).min(30_000))
-    }
-
-    fn control(&self, live: &Live, retry: Option<u64>) -> Bytes {
-        let told = self.state(!live.shown.is_failing());
-        live.screen.control(retry, told, "")
-    }
-
-    /// How far behind a stream is that is `fresh` as far as the feed is.
-    fn state(&self, fresh: bool) -> control::State {
-        let health = &self.parts.health;
-        control::State {
-            fresh: fresh && health.is_fresh(),
-            lag: health.lag().unwrap_or_default(),
-        }
     }
 
     fn explain(&self, trouble: &Trouble) -> Unavailable {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
-use crate::harness::{Database, Relay, Screen, database, eventually};
+use crate::harness::{Database, Relay, Screen, Stream, database, eventually};
 use crate::wire::{count, metric};
 
 /// What becomes of bytes that the server sends.
@@ -95,15 +95,26 @@ impl Link {
 const TASKS: &str =
     "create table tasks (id int primary key, body text); select rowcast.watch('tasks')";
 
-#[tokio::test]
-async fn a_database_whose_answers_vanish_is_noticed_and_come_back_to() {
+/// A relay behind a link for the connections of this name, and a screen that has arrived.
+async fn behind(name: &'static str) -> (Database, Link, Relay, Stream, Screen) {
     let database = database().await;
-    let link = Link::to(&database, "").await;
+    let link = Link::to(&database, name).await;
     let relay = Relay::start(&link.database, &[]).await;
     database.sql(TASKS).await;
     let mut screen = Screen::default();
     let mut stream = relay.stream("/rest/v1/tasks").await;
-    screen.follow(&mut stream, |_| true).await;
+    // The reset that watching logs may still come, to a stream this new. What is told live by then
+    // comes after it.
+    for change in ["insert into tasks values (0, '')", "delete from tasks"] {
+        let txid = database.commit(change).await;
+        screen.reach(&mut stream, &txid).await;
+    }
+    (database, link, relay, stream, screen)
+}
+
+#[tokio::test]
+async fn a_database_whose_answers_vanish_is_noticed_and_come_back_to() {
+    let (database, link, relay, mut stream, mut screen) = behind("").await;
 
     link.way.send_replace(Way::Swallows);
     let begun = Instant::now();
@@ -133,7 +144,7 @@ async fn a_database_whose_answers_vanish_is_noticed_and_come_back_to() {
     link.way.send_replace(Way::Open);
     screen.reach(&mut stream, &txid).await;
     assert_eq!(screen.rows.len(), 1);
-    // No storm of attempts: backed off towards 5 s.
+    // No storm of attempts.
     let outage = usize::try_from(begun.elapsed().as_secs()).unwrap();
     assert!(
         tried < 20 + outage * 10,
@@ -144,14 +155,21 @@ async fn a_database_whose_answers_vanish_is_noticed_and_come_back_to() {
 }
 
 #[tokio::test]
+async fn a_stream_that_cannot_begin_again_says_so_before_its_screen_grows_uneasy() {
+    let (database, link, _relay, mut stream, _) = behind("rowcast states").await;
+    link.way.send_replace(Way::Swallows);
+    // Its state has to be read anew, and nobody answers.
+    database.sql("alter table tasks add column extra int").await;
+    let control = stream
+        .until(|event| event.name == "control" && event.json()["upToDate"] == false)
+        .await;
+    assert!(control.json()["error"]["code"].is_string(), "{control:?}");
+    assert_eq!(stream.next().await, None);
+}
+
+#[tokio::test]
 async fn a_listener_that_hears_nothing_any_more_delays_nobody() {
-    let database = database().await;
-    let link = Link::to(&database, "rowcast doorbell").await;
-    let relay = Relay::start(&link.database, &[]).await;
-    database.sql(TASKS).await;
-    let mut screen = Screen::default();
-    let mut stream = relay.stream("/rest/v1/tasks").await;
-    screen.follow(&mut stream, |_| true).await;
+    let (database, link, relay, mut stream, mut screen) = behind("rowcast doorbell").await;
     link.way.send_replace(Way::Swallows);
     for id in 1..=5 {
         let begun = Instant::now();
