@@ -3,9 +3,9 @@
 //! It promises that each committed transaction is published once to every view that was registered
 //! before its batch, in an order of dependency. What is decided is decided in rooms that know no
 //! connection: [`reading`] says where to read and what a batch is good for, [`stage`] publishes and
-//! lets screens join, [`routes`] finds
-//! the views that a change concerns, [`asked`] keeps the views that ask, [`ring`] recent transactions. This file and
-//! [`asking`] are the shell around them: connections and waiting. It knows nothing of screens or HTTP.
+//! lets screens join, [`routes`] finds the views that a change concerns, [`asked`] keeps the views that
+//! ask, [`ring`] recent transactions. This file and [`asking`] are the shell around them: connections
+//! and waiting. It knows nothing of screens or HTTP.
 
 mod asked;
 mod asking;

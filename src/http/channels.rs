@@ -52,12 +52,12 @@ pub async fn subscribe(
         let heard = watched.wait_for(|channels| channels.contains(channel));
         let _late_is_fine = tokio::time::timeout(LISTEN, heard).await;
         let source = Source::Channel(channel.to_owned());
-        let response = stream(Subscription::new(parts.clone(), source, token, None).until(end));
+        let response = stream(Subscription::new(parts.clone(), source, token, None, end));
         drop(joined);
         return response;
     }
     let source = Source::Channel(channel.to_owned());
-    stream(Subscription::new(parts.clone(), source, token, None).until(end))
+    stream(Subscription::new(parts.clone(), source, token, None, end))
 }
 
 /// `POST`: a durable message.

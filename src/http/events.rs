@@ -192,24 +192,22 @@ impl Out {
         self.written == self.length
     }
 
-    /// Puts the size in front of the frames.
-    fn seal(&mut self) {
-        let bytes: usize = self.frames.iter().map(Bytes::len).sum();
-        self.head = format!("{bytes:X}\r\n").into();
+    /// Makes a chunk of the frames, which are so many bytes.
+    fn seal(&mut self, bytes: usize) {
+        self.begin(format!("{bytes:X}\r\n").into());
         self.frames.push(Bytes::from_static(END_OF_CHUNK));
-        self.begin();
+        self.length += bytes + END_OF_CHUNK.len();
     }
 
-    fn begin(&mut self) {
-        let frames: usize = self.frames.iter().map(Bytes::len).sum();
-        self.length = self.head.len() + frames;
-        self.written = 0;
+    /// What is to be written begins with this, and so far it is all.
+    fn begin(&mut self, head: Bytes) {
+        (self.written, self.length) = (0, head.len());
+        self.head = head;
     }
 
     fn clear(&mut self) {
-        self.head = Bytes::new();
         self.frames.clear();
-        (self.written, self.length) = (0, 0);
+        self.begin(Bytes::new());
     }
 
     /// Writes as much as the socket takes now.
@@ -249,11 +247,8 @@ impl Events {
             head.extend_from_slice(b"\r\n");
         }
         head.extend_from_slice(b"\r\n");
-        let mut out = Out {
-            head: head.into(),
-            ..Out::default()
-        };
-        out.begin();
+        let mut out = Out::default();
+        out.begin(head.into());
         Self {
             socket,
             body: Some(body),
@@ -304,8 +299,7 @@ impl Events {
             if std::mem::replace(&mut self.is_last, true) {
                 return Poll::Ready(Err(Ended::Whole));
             }
-            self.out.head = Bytes::from_static(LAST_CHUNK);
-            self.out.begin();
+            self.out.begin(Bytes::from_static(LAST_CHUNK));
             return Poll::Ready(Ok(()));
         };
         while self.out.frames.len() < MOST && bytes < ENOUGH {
@@ -327,7 +321,7 @@ impl Events {
             }
         }
         if bytes > 0 {
-            self.out.seal();
+            self.out.seal(bytes);
         }
         Poll::Ready(Ok(()))
     }

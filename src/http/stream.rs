@@ -55,7 +55,7 @@ pub async fn respond(
             });
             let source = Source::View(opener);
             let view = Some(view.made_at(definitions));
-            stream(Subscription::new(parts.clone(), source, token, view).until(end))
+            stream(Subscription::new(parts.clone(), source, token, view, end))
         }
         Err(Cannot::Ever(problem)) => problem.into_response(),
         Err(Cannot::Now(problem)) => closed(token.as_deref(), &problem.unavailable()),

@@ -113,6 +113,9 @@ pub enum TransactionError {
     Moved,
 }
 
+/// How often a read is made again because of [`TransactionError::Moved`].
+pub const MOVES: usize = 3;
+
 /// Rows for tables whose file is another one than in the transaction's snapshot: the function looks at
 /// the present. Not there at all, a table is some statement's error.
 fn moved(tables: &[u32]) -> String {

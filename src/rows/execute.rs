@@ -25,9 +25,6 @@ use crate::schema::catalog::Returns;
 /// Largest answer, in bytes.
 pub const LARGEST: usize = 64 * 1024 * 1024;
 
-/// How often a read is made again because its table was truncated or rewritten meanwhile.
-const MOVES: usize = 3;
-
 /// Rows as JSON text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rows {
@@ -250,7 +247,7 @@ pub async fn read(
         terms.access = Access::ReadOnce;
         terms.tables = &[];
     }
-    let mut again = MOVES;
+    let mut again = transaction::MOVES;
     loop {
         let lease = Lease::take(pool).await?;
         let read = transaction::run(lease, terms, async |client: &Client| {

@@ -25,9 +25,6 @@ use crate::postgres::untyped::untyped;
 use crate::rows::statement::Statement;
 use crate::sse;
 
-/// How often a state is read again because a table was truncated or rewritten meanwhile.
-const MOVES: usize = 3;
-
 /// Bytes after which a piece of a snapshot is closed.
 pub const PIECE: usize = 128 << 10;
 
@@ -171,17 +168,13 @@ pub async fn query(
     place: &Place,
     limits: &Limits,
 ) -> Result<State, SnapshotError> {
-    let mut state = query_once(view, pool, place, limits).await;
-    for _ in 0..MOVES {
-        if !matches!(
-            state,
-            Err(SnapshotError::Transaction(TransactionError::Moved))
-        ) {
-            break;
+    let mut again = transaction::MOVES;
+    loop {
+        match query_once(view, pool, place, limits).await {
+            Err(SnapshotError::Transaction(TransactionError::Moved)) if again > 0 => again -= 1,
+            state => return state,
         }
-        state = query_once(view, pool, place, limits).await;
     }
-    state
 }
 
 async fn query_once(

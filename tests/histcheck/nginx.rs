@@ -2,13 +2,12 @@
 //! given to one relay after the other.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
 
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::harness::eventually;
-use crate::installed::has_proxy;
+use crate::installed;
 use crate::proxy::{Link, Place};
 
 /// It ends with this value.
@@ -22,37 +21,11 @@ pub struct Nginx {
 impl Nginx {
     /// `None` where it is not installed.
     pub async fn open(relays: &[SocketAddr]) -> Option<Self> {
-        if !has_proxy("nginx") {
-            return None;
-        }
         let directory = tempfile::tempdir().unwrap();
-        let folder = directory.path();
-        let socket = folder.join("socket");
+        let socket = directory.path().join("socket");
         let relays: Vec<String> = relays.iter().map(ToString::to_string).collect();
-        let server = include_str!("../proxies/nginx.conf")
-            .replace("RELAY", &relays.join("; server "))
-            .replace("LISTEN", &format!("unix:{}", socket.display()));
-        // One process, which can be ended.
-        let whole = format!(
-            "daemon off; master_process off; pid {0}/pid; error_log {0}/errors; events {{}} \
-             http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b; \
-             fastcgi_temp_path {0}/c; uwsgi_temp_path {0}/d; scgi_temp_path {0}/e; {server} }}",
-            folder.display()
-        );
-        std::fs::write(folder.join("conf"), whole).unwrap();
-        let child = Command::new("nginx")
-            .env(
-                "PATH",
-                "/usr/sbin:/usr/bin:/opt/homebrew/bin:/usr/local/bin",
-            )
-            .arg("-p")
-            .arg(folder)
-            .arg("-c")
-            .arg(folder.join("conf"))
-            .args(["-e", "errors"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
+        let listen = format!("unix:{}", socket.display());
+        let child = installed::nginx(directory.path(), &relays.join("; server "), &listen)?
             .spawn()
             .unwrap();
         eventually("nginx listens", async || {

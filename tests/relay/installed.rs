@@ -2,6 +2,9 @@
 //! and said; in CI it fails.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::Command;
 
 /// A folder under `tests/`.
 pub fn folder(name: &str) -> PathBuf {
@@ -40,6 +43,41 @@ pub fn has_chromium() -> bool {
             &folder("browser").join("node_modules/playwright-core"),
             "npm ci --prefix tests/browser",
         )
+}
+
+/// nginx as `docs/reliability.md` sets it up, ready to be started in `folder`; `None` where it is not
+/// installed. `relays` are addresses with `; server ` between them.
+pub fn nginx(folder: &Path, relays: &str, listen: &str) -> Option<Command> {
+    if !has_proxy("nginx") {
+        return None;
+    }
+    let server = include_str!("../proxies/nginx.conf")
+        .replace("RELAY", relays)
+        .replace("LISTEN", listen);
+    // One process, which can be ended.
+    let whole = format!(
+        "daemon off; master_process off; pid {0}/pid; error_log {0}/errors; events {{}} \
+         http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b; \
+         fastcgi_temp_path {0}/c; uwsgi_temp_path {0}/d; scgi_temp_path {0}/e; {server} }}",
+        folder.display()
+    );
+    // Comments end with their lines.
+    std::fs::write(folder.join("conf"), whole).unwrap();
+    let mut command = Command::new("nginx");
+    command
+        .env(
+            "PATH",
+            "/usr/sbin:/usr/bin:/opt/homebrew/bin:/usr/local/bin",
+        )
+        .arg("-p")
+        .arg(folder)
+        .arg("-c")
+        .arg(folder.join("conf"))
+        .args(["-e", "errors"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    Some(command)
 }
 
 /// Whether this proxy is there.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
 use crate::harness::{Database, Relay, Screen, Stream, database, eventually};
-use crate::installed::has_proxy;
+use crate::installed::{self, has_proxy};
 use crate::wire::count;
 
 /// A proxy in front of a relay; it ends with this value.
@@ -25,29 +25,9 @@ fn port() -> u16 {
 
 impl Proxy {
     async fn nginx(relay: &str) -> Option<Self> {
-        if !has_proxy("nginx") {
-            return None;
-        }
         let place = tempfile::tempdir().unwrap();
-        let (folder, port) = (place.path(), port());
-        let server = include_str!("../proxies/nginx.conf")
-            .replace("RELAY", relay)
-            .replace("LISTEN", &format!("127.0.0.1:{port}"));
-        let whole = format!(
-            "daemon off; master_process off; pid {0}/pid; error_log {0}/errors; events {{}} \
-             http {{ access_log off; client_body_temp_path {0}/a; proxy_temp_path {0}/b; \
-             fastcgi_temp_path {0}/c; uwsgi_temp_path {0}/d; scgi_temp_path {0}/e; {server} }}",
-            folder.display()
-        );
-        // Comments end with their lines.
-        std::fs::write(folder.join("conf"), whole).unwrap();
-        let mut command = Command::new("/usr/sbin/nginx");
-        command
-            .arg("-p")
-            .arg(folder)
-            .arg("-c")
-            .arg(folder.join("conf"));
-        command.args(["-e", "errors"]);
+        let port = port();
+        let command = installed::nginx(place.path(), relay, &format!("127.0.0.1:{port}"))?;
         Some(Self::start(command, port, place).await)
     }
 

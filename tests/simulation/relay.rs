@@ -446,7 +446,7 @@ impl Relay {
     pub fn stream(&self, shows: Shows, token: Option<String>) -> BoxStream<'static, Bytes> {
         let subscription = if shows == Shows::Channel {
             let source = Source::Channel(CHANNEL.to_owned());
-            Subscription::new(self.parts.clone(), source, token, None)
+            Subscription::new(self.parts.clone(), source, token, None, None)
         } else {
             let (link, stage) = (self.link.clone(), Arc::clone(&self.parts.stage));
             let opener: Opener = Arc::new(move || {
@@ -463,7 +463,13 @@ impl Relay {
             });
             let view = self.link.view(shows);
             let view = view.made_at(self.parts.stage.definitions());
-            Subscription::new(self.parts.clone(), Source::View(opener), token, Some(view))
+            Subscription::new(
+                self.parts.clone(),
+                Source::View(opener),
+                token,
+                Some(view),
+                None,
+            )
         };
         subscription.frames().boxed()
     }
