@@ -36,7 +36,7 @@ pub enum ConninfoError {
         /// with a blank in it looks like one.
         at: usize,
     },
-    /// `?%0Asslmode=require`: it would be two things to the next one who reads it. Not told, as it may
+    /// `?=require`, `?%0Asslmode=require`: it would be two things to the next one who reads it. Not told, as it may
     /// be part of a password.
     #[error("the connection string has a keyword that is no word")]
     NoWord,
@@ -81,7 +81,10 @@ impl Conninfo {
             Some(rest) => Self::of_url(rest)?,
             None => Self::of_key_values(text)?,
         };
-        let is_word = |name: &String| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let is_word = |name: &String| {
+            let of_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+            !name.is_empty() && name.bytes().all(of_word)
+        };
         if !conninfo.values.keys().all(is_word) {
             return Err(ConninfoError::NoWord);
         }
@@ -444,6 +447,7 @@ mod tests {
             "postgres://u:s%ffcret@h",
             "postgres://[::1",
             "postgres://h?sslmode",
+            "postgres://h?=secret",
             "host='a",
         ] {
             let error = Conninfo::parse(text).err().unwrap().to_string();
