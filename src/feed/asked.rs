@@ -18,7 +18,7 @@ use crate::event::Transaction;
 use crate::log::Batch;
 use crate::metrics::Answer as Counted;
 use crate::view::asking::{Answer, Asking, Digest, Pending, Shown};
-use crate::view::{Check, Delivery, Event, Mark, View};
+use crate::view::{Check, Delivery, Effect, Event, Mark, View};
 
 /// Views that ask, above which no more are taken: each costs queries with every change.
 const MOST: usize = 1_000;
@@ -284,7 +284,11 @@ impl Stage {
         let asked = &self.metrics.asked;
         asked.get_or_create(&Counted { result }).inc();
         match answer {
-            Ok(Answer { elements, whole }) => {
+            Ok(Answer {
+                elements,
+                change,
+                whole,
+            }) => {
                 entry.retry = None;
                 if let Some(shown) = &whole {
                     // What policies read of tables that nobody watches changes between comparisons
@@ -295,7 +299,7 @@ impl Stage {
                         view.told_until().until
                     };
                     let check = Check {
-                        mark: Mark::Comparison(Arc::clone(end)),
+                        at: Arc::clone(end),
                         since: last.filter(|_| question.shown.is_some()),
                         digest: Digest::of(shown),
                     };
@@ -311,12 +315,13 @@ impl Stage {
                     };
                     let at = question.pending.at().unwrap_or_else(jiff::Timestamp::now);
                     let body = view.encode(&elements);
-                    let mark = if compared {
-                        Mark::Comparison(Arc::clone(end))
+                    let (mark, effect) = if compared {
+                        (Mark::Comparison(Arc::clone(end)), Effect::Checked)
                     } else {
-                        Mark::Batch(Arc::clone(end))
+                        let effect = change.map_or(Effect::Unknown, Effect::Change);
+                        (Mark::Batch(Arc::clone(end)), effect)
                     };
-                    let event = Event::new(mark, at, &token, Arc::clone(end), &body);
+                    let event = Event::new(mark, at, &token, Arc::clone(end), &body).with(effect);
                     let weight = event.frame.len();
                     view.topic()
                         .publish(Delivery::Event(Arc::new(event)), weight);

@@ -16,7 +16,7 @@ use crate::mutants::{Mutant, on};
 use crate::sse;
 use crate::view::asking::Digest;
 use crate::view::snapshot::Snapshot;
-use crate::view::{Delivery, Event};
+use crate::view::{Delivery, Effect, Event};
 
 /// One connection's place.
 #[derive(Debug)]
@@ -26,9 +26,10 @@ pub(super) struct Screen {
     view: Name,
     /// What the connection was given so far.
     sent: Arc<Cursor>,
-    /// Where the state was read that everything since was added to, and the digest of that state if
-    /// it is a view's that asks.
-    read: (Arc<Cursor>, Option<Digest>),
+    /// Where the state was read, or compared, that everything since was added to.
+    read: Arc<Cursor>,
+    /// Of what it shows now, where that is known.
+    digest: Option<Digest>,
     /// `sent` is the feed's own cursor after some transaction, so its frames can be shared.
     in_step: bool,
 }
@@ -65,7 +66,8 @@ impl Screen {
             epoch,
             view,
             in_step: sent == *feed,
-            read: (Arc::clone(&sent), None),
+            read: Arc::clone(&sent),
+            digest: None,
             sent,
         }
     }
@@ -76,7 +78,8 @@ impl Screen {
             epoch,
             view,
             sent: Arc::clone(&snapshot.cursor),
-            read: (Arc::clone(&snapshot.cursor), Some(snapshot.digest)),
+            read: Arc::clone(&snapshot.cursor),
+            digest: Some(snapshot.digest),
             in_step: false,
         }
     }
@@ -105,8 +108,12 @@ impl Screen {
         match delivery {
             Delivery::Event(event) => self.take_event(event, queue),
             Delivery::Check(check) => {
-                let (read, digest) = &self.read;
-                if check.mark.is_in(&self.sent) || check.holds_for(read, *digest) {
+                if check.mark().is_in(&self.sent) {
+                    return Taken::Known;
+                }
+                if check.holds_for(&self.read, self.digest) {
+                    self.read = Arc::clone(&check.at);
+                    self.digest = Some(check.digest);
                     return Taken::Known;
                 }
                 debug!("the state was read between two comparisons, and is read again");
@@ -131,6 +138,11 @@ impl Screen {
         if event.mark.is_in(&self.sent) && !on(Mutant::M12) {
             return Taken::Known;
         }
+        self.digest = match (event.effect, self.digest) {
+            (Effect::Checked, digest) => digest,
+            (Effect::Change(change), Some(digest)) => Some(digest.after(change)),
+            (Effect::Change(_), None) | (Effect::Unknown, _) => None,
+        };
         // Then the token of the event is this connection's own as well.
         if self.in_step || event.cursor.covers(&self.sent) {
             self.in_step = true;

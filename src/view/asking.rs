@@ -82,9 +82,23 @@ impl Digest {
     }
 
     fn add_hashed(&mut self, key: &Arc<str>, value: u64) {
+        self.0 = self.0.wrapping_add(Self::row(key, value));
+    }
+
+    fn take_hashed(&mut self, key: &Arc<str>, value: u64) {
+        self.0 = self.0.wrapping_sub(Self::row(key, value));
+    }
+
+    fn row(key: &Arc<str>, value: u64) -> u64 {
         let mut hasher = DefaultHasher::new();
         (key, value).hash(&mut hasher);
-        self.0 = self.0.wrapping_add(hasher.finish());
+        hasher.finish()
+    }
+
+    /// After that change.
+    #[must_use]
+    pub fn after(self, change: Self) -> Self {
+        Self(self.0.wrapping_add(change.0))
     }
 
     /// Of these rows.
@@ -103,6 +117,9 @@ impl Digest {
 pub struct Answer {
     /// What to tell; empty when nothing that is shown has changed.
     pub elements: Vec<Element>,
+    /// What it does to the digest of what was shown, where that is known: of the rows that it tells, less
+    /// those that they replace.
+    pub change: Option<Digest>,
     /// All rows were looked at, and this is what there is now.
     pub whole: Option<Shown>,
 }
@@ -320,12 +337,22 @@ impl View {
             found.insert(key, shown(text));
         }
         let (mut elements, mut upserts) = (Vec::new(), Vec::new());
+        let mut change = before.is_some().then(Digest::default);
         for (key, touch) in keys {
             let written = asking.keys.write(key);
-            let Some(value) = found.remove(key) else {
-                if let Some(shown) = before.as_deref_mut() {
-                    shown.remove(&written);
+            let value = found.remove(key);
+            if let (Some(shown), Some(change)) = (before.as_deref_mut(), &mut change) {
+                let old = shown.remove(&written);
+                if let Some(old) = old {
+                    change.take_hashed(&written, old);
                 }
+                if let Some(value) = &value {
+                    let new = hash(value.as_ref());
+                    change.add_hashed(&written, new);
+                    shown.insert(Arc::clone(&written), new);
+                }
+            }
+            let Some(value) = value else {
                 if on(Mutant::M13) {
                     continue;
                 }
@@ -335,9 +362,6 @@ impl View {
                 });
                 continue;
             };
-            if let Some(shown) = before.as_deref_mut() {
-                shown.insert(Arc::clone(&written), hash(value.as_ref()));
-            }
             upserts.push(Element::Upsert {
                 key: written,
                 value,
@@ -349,6 +373,7 @@ impl View {
         elements.append(&mut upserts);
         Ok(Answer {
             elements,
+            change,
             whole: None,
         })
     }
@@ -411,6 +436,8 @@ impl View {
         elements.append(&mut upserts);
         Ok(Answer {
             elements,
+            // Who is told of it has shown, by the check before, what it was compared with.
+            change: None,
             whole: Some(now),
         })
     }
@@ -548,7 +575,7 @@ mod tests {
         let now = digest(&[("1", "a"), ("2", "b")]);
         assert_eq!(now, digest(&[("2", "b"), ("1", "a")]));
         let check = |since| Check {
-            mark: Mark::Comparison(Cursor::new(20, []).into()),
+            at: Cursor::new(20, []).into(),
             since,
             digest: now,
         };

@@ -121,7 +121,7 @@ impl Mark {
 #[derive(Debug)]
 pub struct Check {
     /// Where the rows were read.
-    pub mark: Mark,
+    pub at: Arc<Cursor>,
     /// The earlier state that they were compared with; `None` when it was not known.
     pub since: Option<Arc<Cursor>>,
     /// Of all rows, as [`asking::Digest`] makes it.
@@ -129,13 +129,30 @@ pub struct Check {
 }
 
 impl Check {
+    /// For those who read their state elsewhere.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark::Comparison(Arc::clone(&self.at))
+    }
+
     /// Whether a screen that read its state at `read`, and has been told everything since, shows
-    /// what was found once it is told the difference.
+    /// what was found once it is told the difference. `digest` is of what it shows now, if that is known.
     #[must_use]
     pub fn holds_for(&self, read: &Cursor, digest: Option<asking::Digest>) -> bool {
         let since = self.since.as_ref();
         since.is_some_and(|since| since.covers(read)) || digest == Some(self.digest)
     }
+}
+
+/// What an event does to the [`asking::Digest`] of what a screen shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Nobody knows.
+    Unknown,
+    /// It changes by this.
+    Change(asking::Digest),
+    /// It becomes that of the [`Check`] in front of the event.
+    Checked,
 }
 
 /// One transaction, or one batch of a view that asks, encoded for one view or channel.
@@ -151,6 +168,8 @@ pub struct Event {
     pub frame: Bytes,
     /// Where the data lines begin in it, for those who need an id of their own.
     pub body: usize,
+    /// For screens of a view that asks.
+    pub effect: Effect,
 }
 
 impl Event {
@@ -172,7 +191,15 @@ impl Event {
             cursor,
             frame: frame.into(),
             body: start,
+            effect: Effect::Unknown,
         }
+    }
+
+    /// The same of a view that asks.
+    #[must_use]
+    pub fn with(mut self, effect: Effect) -> Self {
+        self.effect = effect;
+        self
     }
 }
 

@@ -165,7 +165,12 @@ struct State {
     /// It changed definitions, which PostgreSQL always takes as they are now: rows of a snapshot
     /// from before it may be judged by them.
     defines: bool,
+    /// When it was there.
+    at: Instant,
 }
+
+/// How long who may see what may be taken for what it was before.
+const OUTDATED: Duration = Duration::from_secs(5);
 
 /// A transaction to be.
 struct Step {
@@ -294,6 +299,8 @@ struct Watch {
     refused: bool,
     /// The state that it was last seen at.
     settled: usize,
+    /// When it came.
+    opened: Instant,
     /// Marks in every state that it could have selected.
     permitted: HashSet<String>,
 }
@@ -337,6 +344,7 @@ impl World {
                     id: None,
                     refused: false,
                     settled: 0,
+                    opened: Instant::now(),
                     permitted: HashSet::new(),
                 });
             }
@@ -398,6 +406,7 @@ impl World {
             truth: truth.into_iter().map(Arc::new).collect(),
             truncated,
             defines,
+            at: Instant::now(),
         });
         self.counts.states += 1;
     }
@@ -554,6 +563,7 @@ impl Watch {
         (self.searched, self.refused) = (0, false);
         // Until it is told something it may be anywhere.
         self.screen.complete = false;
+        self.opened = Instant::now();
         self.stream = Some(stream);
     }
 
@@ -683,7 +693,8 @@ impl Watch {
         }
         if began && self.refused {
             let denied = |state: &State| state.truth[number].is_none();
-            let since = &states[self.settled..];
+            let known = states.partition_point(|state| state.at + OUTDATED < self.opened);
+            let since = &states[self.settled.min(known.saturating_sub(1))..];
             assert!(since.iter().any(denied), "{} is refused", self.name);
         }
         self.settled = states.len() - 1;

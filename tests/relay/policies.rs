@@ -291,6 +291,27 @@ async fn what_nobody_watches_is_compared() {
 }
 
 #[tokio::test]
+async fn what_came_since_a_state_was_read_leaves_when_the_policy_shows_that_state_again() {
+    let (database, relay) = world().await;
+    database
+        .sql("insert into membership values (4, 'bob')")
+        .await;
+    let bob = token("member", &["sub=bob"]).await;
+    let mut screen = Watcher::of(&relay, PATH, &bob, None).await;
+    for step in [
+        "insert into notes values (100, 4, 'canary-4')",
+        "delete from membership where tenant = 4",
+        "insert into membership values (4, 'bob')",
+        "update notes set body = 'canary-4 again' where id = 100",
+        "delete from membership where tenant = 4",
+    ] {
+        let txid = database.commit(step).await;
+        screen.screen.reach(&mut screen.stream, &txid).await;
+        assert_eq!(screen.shown(), truth(&database, "bob").await, "{step}");
+    }
+}
+
+#[tokio::test]
 async fn a_stream_ends_with_its_token_unless_a_later_one_is_brought() {
     let (database, relay) = world().await;
     let (ann, bob) = (
