@@ -12,13 +12,14 @@ mod batch;
 mod fold;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, Kind as TypeKind, ToSql, Type};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, RowStream, Statement};
 
 use crate::cursor::{Cursor, Name, Xid};
 use crate::event::{Entry, Image, Operation, State, TOO_LARGE};
@@ -51,6 +52,18 @@ pub const BEGIN: &str = "begin isolation level repeatable read, read only; \
                          set local enable_seqscan = off; set local jit = off; \
                          set local row_security = off; \
                          set local lock_timeout = '300ms'";
+
+/// What [`BEGIN`] sets, for a connection that does little but poll: once and not each time. A plan is made
+/// once too, since there is nothing in it to choose.
+const SETTINGS: &str = "set idle_in_transaction_session_timeout = '5s'; \
+                        set search_path = pg_catalog, pg_temp; \
+                        set enable_seqscan = off; set jit = off; \
+                        set plan_cache_mode = force_generic_plan; \
+                        set row_security = off";
+
+/// Opens the transaction of a poll on such a connection.
+const AGAIN: &str =
+    "begin isolation level repeatable read, read only; set local lock_timeout = '300ms'";
 
 /// A database that is silent for so long is gone. It bounds each step and not the whole read: a huge
 /// transaction takes its time.
@@ -90,21 +103,76 @@ impl Place {
     }
 }
 
-/// Reads everything that committed after `from`. Catalogue tables decide what is told of each
-/// entry; entries of other tables are left out.
+/// The statements of a poll, prepared on one connection.
+#[derive(Debug)]
+pub struct Prepared {
+    head: Statement,
+    poll: Statement,
+}
+
+/// Makes a connection one that polls: with the settings and the statements for it.
 ///
 /// # Errors
-/// [`LogError`]. The connection may be inside a transaction then and must be thrown away.
+/// [`LogError`].
+pub async fn prepare(client: &Client) -> Result<Prepared, LogError> {
+    in_time(client.batch_execute(SETTINGS)).await??;
+    Ok(Prepared {
+        head: in_time(client.prepare(HEAD)).await??,
+        poll: in_time(client.prepare_typed(POLL, &[Type::XID8, Type::XID8_ARRAY])).await??,
+    })
+}
+
+/// Reads everything that committed after `from`, on a connection that is [`Prepared`]. Catalogue tables
+/// decide what is told of each entry; entries of other tables are left out.
+///
+/// All of it is one message, its COMMIT too, and nobody waits for that one's answer. Only a batch that
+/// has rows to be read again, which are seldom, is read once more in a transaction that stays open.
+///
+/// # Errors
+/// [`LogError`]. The connection may be inside a transaction then and must be thrown away, unless it is
+/// [`LogError::TooMuch`].
 pub async fn read(
     client: &Client,
+    prepared: &Prepared,
     place: &Place,
     from: &Cursor,
     catalog: &Catalog,
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
-    let batch = open(client, place, from, catalog, bounds).await?;
-    in_time(client.batch_execute("commit")).await??;
-    Ok(batch)
+    let (xmax, xip) = parameters(from);
+    let parameters: [&(dyn ToSql + Sync); 2] = [&xmax, &xip];
+    let asked = async {
+        let begun = client.batch_execute(AGAIN);
+        let head = client.query(&prepared.head, &[]);
+        let rows = client.query_raw(&prepared.poll, parameters);
+        let asked = futures::future::join3(begun, head, rows);
+        let mut asked = std::pin::pin!(asked);
+        let mut ended = std::pin::pin!(client.batch_execute("commit").fuse());
+        // Each is sent when it is first polled. Rows come before what COMMIT answers and hold it back, so
+        // it is not waited for; if it fails, the connection is lost, and the next poll tells.
+        poll_fn(|cx| {
+            let asked = asked.as_mut().poll(cx);
+            let _sent = ended.as_mut().poll(cx);
+            asked
+        })
+        .await
+    };
+    let (begun, head, rows) = in_time(asked).await?;
+    begun?;
+    let net = gather(&head?, rows?, place, bounds).await?.net(catalog);
+    if net.lookups().is_empty() {
+        return Ok(net.finish());
+    }
+    let batch = open(client, place, from, catalog, bounds).await;
+    let end = if matches!(batch, Err(LogError::TooMuch(_))) {
+        "rollback"
+    } else {
+        "commit"
+    };
+    if matches!(batch, Ok(_) | Err(LogError::TooMuch(_))) {
+        in_time(client.batch_execute(end)).await??;
+    }
+    batch
 }
 
 /// Makes the snapshot of the open transaction known, so that another login can read in it. It lasts
@@ -142,7 +210,7 @@ pub async fn hold<T>(client: &Client, work: impl Future<Output = T>) -> Result<T
     }
 }
 
-/// As [`read`], but leaves the transaction open, for those who read on in its snapshot.
+/// As [`read`] on any connection, but leaves the transaction open, for those who read on in its snapshot.
 ///
 /// # Errors
 /// [`LogError`]. The connection may be inside a transaction then and must be thrown away.
@@ -269,10 +337,7 @@ async fn begin(
     from: &Cursor,
     bounds: Bounds,
 ) -> Result<Gathered, LogError> {
-    let (xmax, xip) = (
-        Xid8(from.xmax()),
-        from.xip().iter().map(|xid| Xid8(*xid)).collect::<Vec<_>>(),
-    );
+    let (xmax, xip) = parameters(from);
     let parameters: [(&(dyn ToSql + Sync), Type); 2] =
         [(&xmax, Type::XID8), (&xip, Type::XID8_ARRAY)];
     let asked = async {
@@ -284,7 +349,22 @@ async fn begin(
     };
     let (begun, head, rows) = in_time(asked).await?;
     begun?;
-    let head = head?;
+    gather(&head?, rows?, place, bounds).await
+}
+
+/// The parameters of [`POLL`].
+fn parameters(from: &Cursor) -> (Xid8, Vec<Xid8>) {
+    let xip = from.xip().iter().map(|xid| Xid8(*xid)).collect();
+    (Xid8(from.xmax()), xip)
+}
+
+/// Takes the rows of a poll as they come.
+async fn gather(
+    head: &[Row],
+    rows: RowStream,
+    place: &Place,
+    bounds: Bounds,
+) -> Result<Gathered, LogError> {
     let head = head
         .first()
         .ok_or(LogError::Unexpected("rowcast.state is empty"))?;
@@ -295,7 +375,7 @@ async fn begin(
     let horizon: Option<&str> = head.try_get(2)?;
     let (last_value, is_called): (i64, bool) = (head.try_get(3)?, head.try_get(4)?);
     let mut batch = Gathering::new(bounds);
-    let mut rows = std::pin::pin!(rows?);
+    let mut rows = std::pin::pin!(rows);
     while let Some(row) = in_time(rows.next()).await? {
         let (xid, entry) = entry(&row?)?;
         batch.add(xid, entry)?;

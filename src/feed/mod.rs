@@ -25,7 +25,7 @@ use crate::bell::{self, Bell};
 use crate::causes::Causes;
 use crate::cursor::{Cursor, Name, Xid};
 use crate::health::Health;
-use crate::log::{self, Batch, Bounds, LogError, Place, in_time};
+use crate::log::{self, Batch, Bounds, LogError, Place, Prepared, in_time};
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Target};
 use crate::postgres::pool::{PINS, Pool};
@@ -162,6 +162,7 @@ impl Feed {
         self.parts.health.set_catalog();
         let connection = Connection {
             parts: &self.parts,
+            prepared: log::prepare(&client).await?,
             client,
             place: place.clone(),
         };
@@ -187,6 +188,7 @@ impl Pace for Bell {
 struct Connection<'a> {
     parts: &'a Parts,
     client: Client,
+    prepared: Prepared,
     place: Place,
 }
 
@@ -209,13 +211,16 @@ impl Source for Connection<'_> {
     ) -> Result<Option<Batch>, FeedError> {
         let metrics = &self.parts.metrics;
         metrics.polls.inc();
-        match log::read(&self.client, &self.place, from, catalog, bounds).await {
-            Err(LogError::TooMuch(_)) => {
-                // Left open by the read that was given up.
-                let rolled_back = in_time(self.client.batch_execute("rollback")).await?;
-                rolled_back.map_err(LogError::from)?;
-                Ok(None)
-            }
+        let read = log::read(
+            &self.client,
+            &self.prepared,
+            &self.place,
+            from,
+            catalog,
+            bounds,
+        );
+        match read.await {
+            Err(LogError::TooMuch(_)) => Ok(None),
             batch => {
                 let batch = batch?;
                 metrics.log_rows.inc_by(batch.rows);
