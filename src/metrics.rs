@@ -1,5 +1,6 @@
 //! Counters and their text. It names no other room.
 
+mod handed;
 mod process;
 
 use std::sync::Mutex;
@@ -13,6 +14,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+use handed::{Handed, Told};
 
 /// Why something was counted. The set of reasons is fixed in the code, so it is a bounded label.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -141,9 +144,7 @@ pub struct Metrics {
     pools: std::sync::Arc<Pools>,
     pub subscribers: Gauge,
     pub subscriptions: Counter,
-    pub events: Counter,
-    pub event_bytes: Counter,
-    pub commit_to_write: Histogram,
+    pub handed: std::sync::Arc<Handed>,
     pub refused_streams: Family<Reason, Counter>,
     pub dropped_subscribers: Family<Reason, Counter>,
     pub resumes: Family<Answer, Counter>,
@@ -185,10 +186,8 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        let commit_to_write = Histogram::new([
-            0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5,
-            5.0, 10.0,
-        ]);
+        let handed = std::sync::Arc::<Handed>::default();
+        registry.register_collector(Box::new(Told(std::sync::Arc::clone(&handed))));
         let http_requests = Family::new_with_constructor(exchange_histogram as fn() -> Histogram);
         let pools = std::sync::Arc::new(Pools::default());
         registry.register_collector(Box::new(SharedPools(std::sync::Arc::clone(&pools))));
@@ -203,23 +202,16 @@ impl Metrics {
                 $(let $field = <$kind>::default();
                   registry.register($name, $help, $field.clone());)*
                 registry.register(
-                    "rowcast_commit_to_write_seconds",
-                    "From the trigger's clock in the writing transaction to the frame's hand-over to HTTP",
-                    commit_to_write.clone(),
-                );
-                registry.register(
                     "http_server_request_duration_seconds",
                     "Duration of requests; event streams are not counted",
                     http_requests.clone(),
                 );
-                Self { registry, pools, commit_to_write, http_requests, $($field),* }
+                Self { registry, pools, handed, http_requests, $($field),* }
             };
         }
         counted! {
             subscribers: Gauge, "rowcast_subscribers", "Open event streams";
             subscriptions: Counter, "rowcast_subscriptions", "Event streams opened";
-            events: Counter, "rowcast_events", "Events handed to event streams";
-            event_bytes: Counter, "rowcast_event_bytes", "Bytes handed to event streams";
             refused_streams: Family<Reason, Counter>, "rowcast_refused_streams", "Event streams that got no place: total, user, address or memory";
             dropped_subscribers: Family<Reason, Counter>, "rowcast_dropped_subscribers", "Event streams ended by the relay";
             resumes: Family<Answer, Counter>, "rowcast_resumes", "Event streams that brought a token, by where their history came from";

@@ -10,7 +10,7 @@
 //! HTTP/2 and HTTP/1.0 stay with hyper.
 
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
@@ -176,8 +176,8 @@ pub struct Events {
 /// One chunk, or what is left of it.
 #[derive(Default)]
 struct Out {
-    /// The response's head, or the size of the chunk.
-    head: Bytes,
+    /// The line in front of a chunk, and how much of this it takes.
+    size: ([u8; 18], usize),
     frames: Vec<Bytes>,
     /// Of all of it.
     written: usize,
@@ -192,22 +192,26 @@ impl Out {
         self.written == self.length
     }
 
-    /// Makes a chunk of the frames, which are so many bytes.
-    fn seal(&mut self, bytes: usize) {
-        self.begin(format!("{bytes:X}\r\n").into());
-        self.frames.push(Bytes::from_static(END_OF_CHUNK));
-        self.length += bytes + END_OF_CHUNK.len();
+    fn push(&mut self, frame: Bytes) {
+        self.length += frame.len();
+        self.frames.push(frame);
     }
 
-    /// What is to be written begins with this, and so far it is all.
-    fn begin(&mut self, head: Bytes) {
-        (self.written, self.length) = (0, head.len());
-        self.head = head;
+    /// Makes a chunk of the frames.
+    fn seal(&mut self) {
+        let (size, length) = &mut self.size;
+        let mut rest = &mut size[..];
+        // It is long enough for any number.
+        let _infallible = write!(rest, "{:X}\r\n", self.length);
+        *length = 18 - rest.len();
+        self.length += *length;
+        self.push(Bytes::from_static(END_OF_CHUNK));
     }
 
     fn clear(&mut self) {
         self.frames.clear();
-        self.begin(Bytes::new());
+        self.size.1 = 0;
+        (self.written, self.length) = (0, 0);
     }
 
     /// Writes as much as the socket takes now.
@@ -215,7 +219,9 @@ impl Out {
         let mut slices = [IoSlice::new(&[]); MOST + 2];
         let mut skip = self.written;
         let mut count = 0;
-        for part in std::iter::once(&self.head).chain(&self.frames) {
+        let (size, length) = &self.size;
+        let frames = self.frames.iter().map(AsRef::as_ref);
+        for part in std::iter::once(&size[..*length]).chain(frames) {
             if skip >= part.len() {
                 skip -= part.len();
                 continue;
@@ -248,7 +254,7 @@ impl Events {
         }
         head.extend_from_slice(b"\r\n");
         let mut out = Out::default();
-        out.begin(head.into());
+        out.push(head.into());
         Self {
             socket,
             body: Some(body),
@@ -291,24 +297,24 @@ impl Events {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes frames that are there, as far as one write goes; ready when there is something to write.
-    fn poll_gather(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+    /// Takes frames that are there, as far as one write goes. Ready when there is something to write, with
+    /// whether there was no more: then the body tells once there is.
+    fn poll_gather(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Ended>> {
         self.out.clear();
-        let mut bytes = 0;
+        let mut waits = false;
         let Some(body) = &mut self.body else {
             if std::mem::replace(&mut self.is_last, true) {
                 return Poll::Ready(Err(Ended::Whole));
             }
-            self.out.begin(Bytes::from_static(LAST_CHUNK));
-            return Poll::Ready(Ok(()));
+            self.out.push(Bytes::from_static(LAST_CHUNK));
+            return Poll::Ready(Ok(waits));
         };
-        while self.out.frames.len() < MOST && bytes < ENOUGH {
+        while self.out.frames.len() < MOST && self.out.length < ENOUGH {
             match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let data = frame.into_data().unwrap_or_default();
-                    bytes += data.len();
                     if !data.is_empty() {
-                        self.out.frames.push(data);
+                        self.out.push(data);
                     }
                 }
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Ended::Broken)),
@@ -316,14 +322,17 @@ impl Events {
                     self.body = None;
                     break;
                 }
-                Poll::Pending if bytes == 0 => return Poll::Pending,
-                Poll::Pending => break,
+                Poll::Pending if self.out.is_empty() => return Poll::Pending,
+                Poll::Pending => {
+                    waits = true;
+                    break;
+                }
             }
         }
-        if bytes > 0 {
-            self.out.seal(bytes);
+        if !self.out.is_empty() {
+            self.out.seal();
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(waits))
     }
 
     /// Ready when the client has left, or talks too much.
@@ -358,12 +367,19 @@ impl Future for Events {
         if self.poll_leave(cx).is_ready() {
             return Poll::Ready(Ended::Left);
         }
+        let mut waits = false;
         loop {
             if let Err(ended) = ready!(self.poll_write(cx)) {
                 return Poll::Ready(ended);
             }
-            if let Err(ended) = ready!(self.poll_gather(cx)) {
-                return Poll::Ready(ended);
+            if waits {
+                // Nothing is kept from others for as long as this one waits.
+                self.out.clear();
+                return Poll::Pending;
+            }
+            match ready!(self.poll_gather(cx)) {
+                Ok(no_more) => waits = no_more,
+                Err(ended) => return Poll::Ready(ended),
             }
         }
     }

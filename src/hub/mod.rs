@@ -73,7 +73,7 @@ impl<T: Clone> Topic<T> {
         let end = buffer.push(item, weight);
         self.shared.end.store(end, Ordering::SeqCst);
         drop(buffer);
-        self.shared.seats().wake();
+        self.shared.seats().call();
     }
 
     /// The position after the latest item.

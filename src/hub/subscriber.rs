@@ -4,16 +4,16 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::task::AtomicWaker;
-
 use super::Shared;
+use super::seats::Seat;
 
 /// Reads a topic at its own pace.
 #[derive(Debug)]
 pub struct Subscriber<T> {
     shared: Arc<Shared<T>>,
-    seat: Arc<AtomicWaker>,
-    /// Of `seat`, among all.
+    /// Where it waits, since it has waited.
+    seat: Option<Arc<Seat>>,
+    /// Of its seat, among all.
     number: usize,
     position: u64,
 }
@@ -25,11 +25,10 @@ pub struct Lagged;
 
 impl<T> Subscriber<T> {
     pub(super) fn new(shared: Arc<Shared<T>>, position: u64) -> Self {
-        let seat = Arc::new(AtomicWaker::new());
-        let number = shared.seats().take(Arc::clone(&seat));
+        let number = shared.seats().take();
         Self {
             shared,
-            seat,
+            seat: None,
             number,
             position,
         }
@@ -50,8 +49,16 @@ impl<T> Subscriber<T> {
         if self.shared.end() > self.position {
             return Poll::Ready(());
         }
-        self.seat.register(cx.waker());
-        // Again: an item that came before the waker was there has woken nobody.
+        let seat = match &self.seat {
+            Some(seat) if seat.is_of(cx.waker()) => seat,
+            _ => {
+                let seat = Arc::new(Seat::new(cx.waker()));
+                self.shared.seats().sit(self.number, Arc::clone(&seat));
+                self.seat.insert(seat)
+            }
+        };
+        seat.wait();
+        // Again: an item that came before the seat was there has woken nobody.
         if self.shared.end() > self.position {
             Poll::Ready(())
         } else {

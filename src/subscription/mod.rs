@@ -387,8 +387,7 @@ impl Subscription {
     fn poll_still(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
             if let Some(frame) = self.queue.pop_front() {
-                self.parts.metrics.events.inc();
-                self.parts.metrics.event_bytes.inc_by(frame.len() as u64);
+                self.parts.metrics.handed.frame(frame.len());
                 return Poll::Ready(Step::Frame(frame));
             }
             let live = match &mut self.phase {
@@ -915,6 +914,8 @@ impl Stream for Frames {
 /// From the trigger's clock to here. The two clocks are one where the database is on this machine;
 /// elsewhere the figure holds their difference too.
 fn observe(metrics: &Metrics, at: Timestamp) {
-    let seconds = Timestamp::now().duration_since(at).as_secs_f64();
-    metrics.commit_to_write.observe(seconds.max(0.0));
+    let latency = Timestamp::now().duration_since(at);
+    metrics
+        .handed
+        .event(Duration::try_from(latency).unwrap_or_default());
 }
