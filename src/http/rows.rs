@@ -106,10 +106,10 @@ impl Rows {
         let Some(name) = identity.role.as_deref() else {
             return Ok(());
         };
-        let mut catalog = self.catalog.current();
+        let unread = |error| Problem::of_catalog(&error);
+        let mut catalog = self.catalog.at_hand().await.map_err(unread)?;
         if catalog.role(name).is_none() {
-            let reloaded = self.catalog.reload().await;
-            catalog = reloaded.map_err(|error| Problem::of_catalog(&error))?;
+            catalog = self.catalog.reload().await.map_err(unread)?;
         }
         let found = match catalog.role(name) {
             None => "there is no such role",
@@ -565,12 +565,14 @@ pub async fn looked_up<T>(
     service: &Rows,
     look: impl Fn(&catalog::Catalog) -> Result<T, Error>,
 ) -> Result<T, Problem> {
-    match look(&service.catalog.current()) {
+    let unread = |error| {
+        tracing::warn!(error = %Causes(&error), "the catalogue could not be read");
+        Problem::of_catalog(&error)
+    };
+    let catalog = service.catalog.at_hand().await.map_err(unread)?;
+    match look(&catalog) {
         Err(error) if error.is_about_catalog() => {
-            let catalog = service.catalog.reload().await.map_err(|error| {
-                tracing::warn!(error = %Causes(&error), "the catalogue could not be read");
-                Problem::of_catalog(&error)
-            })?;
+            let catalog = service.catalog.reload().await.map_err(unread)?;
             look(&catalog).map_err(|error| logged(&error))
         }
         other => other.map_err(|error| logged(&error)),

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -35,9 +36,10 @@ pub async fn respond(
         Err(problem) => return problem.into_response(),
     };
     let definitions = parts.stage.definitions();
+    let picture = rows.catalog.number();
     match watch::make(rows, &request, identity).await {
         Ok(view) => {
-            let asked = Arc::new((request, identity.clone()));
+            let asked = Arc::new((request, identity.clone(), AtomicU64::new(picture)));
             let (rows, stage) = (Arc::clone(rows), Arc::clone(&parts.stage));
             let opener: Opener = Arc::new(move || {
                 let (rows, stage) = (Arc::clone(&rows), Arc::clone(&stage));
@@ -45,8 +47,14 @@ pub async fn respond(
                 async move {
                     // Called when the view has become worthless: the table may have changed.
                     let definitions = stage.definitions();
-                    let _old_picture_serves = rows.catalog.reload().await;
-                    let (request, identity) = &*asked;
+                    let (request, identity, picture) = &*asked;
+                    // Another picture than the view was made by was read because of what changed: a
+                    // herd that is told to begin again does not read it once more.
+                    let now = rows.catalog.number();
+                    if picture.swap(now, Ordering::Relaxed) == now {
+                        let _old_picture_serves = rows.catalog.reload().await;
+                        picture.store(rows.catalog.number(), Ordering::Relaxed);
+                    }
                     let made = watch::make(&rows, request, identity).await;
                     let made = made.map(|view| view.made_at(definitions));
                     made.map_err(|cannot| watch::told(cannot).unavailable())

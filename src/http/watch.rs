@@ -9,7 +9,6 @@ use futures::TryStreamExt;
 use hyper::StatusCode;
 use tokio::sync::OnceCell;
 use tokio_postgres::Client;
-use tokio_postgres::types::{ToSql, Type};
 
 use super::context;
 use super::problem::{Problem, logged};
@@ -462,8 +461,9 @@ async fn look(
     candidates: &[Option<Candidate<'_>>],
     identity: &Identity,
 ) -> Result<Seen, Cannot> {
+    let oid = read.table.oid.to_string();
     let mut casts = Vec::new();
-    let mut values: Vec<&str> = Vec::new();
+    let mut values: Vec<&str> = vec![&oid];
     for candidate in candidates.iter().flatten() {
         for value in candidate.condition.values() {
             values.push(value);
@@ -472,27 +472,20 @@ async fn look(
             casts.push(format!("pg_catalog.to_json(${place}::text::{cast})::text"));
         }
     }
-    let sql = format!("select array[{}]::text[]", casts.join(", "));
-    let oid = read.table.oid;
+    // One statement for both: a herd asks for every view that it shows.
+    let sql = format!("{SEES}, array[{}]::text[]", casts.join(", "));
     let context = watcher(rows, identity, &read.table.schema, true);
     let looked = async {
         let lease = Lease::take(&rows.views).await?;
         let terms = Terms::read(&context, rows.statement_timeout);
         transaction::run(lease, terms, async |client: &Client| {
-            let table: [(&(dyn ToSql + Sync), Type); 1] = [(&oid, Type::OID)];
-            let (sees, values) = futures::join!(client.query_typed(SEES, &table), async {
-                let answer = client.query_typed_raw(&sql, untyped(&values)).await?;
-                answer.try_collect::<Vec<tokio_postgres::Row>>().await
-            });
-            let sees = sees?;
-            let values = values?;
-            let (Some(sees), Some(values)) = (sees.first(), values.first()) else {
-                return Err(Error::Body("no answer"));
-            };
+            let answer = client.query_typed_raw(&sql, untyped(&values)).await?;
+            let answer: Vec<tokio_postgres::Row> = answer.try_collect().await?;
+            let seen = answer.first().ok_or(Error::Body("no answer"))?;
             Ok(Seen {
-                row_security: sees.try_get(0)?,
-                columns: sees.try_get(1)?,
-                values: values.try_get(0)?,
+                row_security: seen.try_get(0)?,
+                columns: seen.try_get(1)?,
+                values: seen.try_get(2)?,
                 sensible: OnceCell::new(),
             })
         })

@@ -14,6 +14,7 @@ use tokio_postgres::{GenericClient, Row};
 
 use super::policies::{self, Policies};
 use super::roles::{self, Role};
+use crate::cursor::Cursor;
 use crate::metrics::Metrics;
 use crate::postgres::pool::{Lease, Pool, PoolError};
 
@@ -42,6 +43,8 @@ pub struct Catalog {
     /// By schema, then by name; several of one name differ in their arguments.
     functions: HashMap<String, HashMap<String, Vec<Arc<Function>>>>,
     notes: HashMap<u32, Notes>,
+    /// What had committed before it was read.
+    as_of: Cursor,
 }
 
 /// One table, partitioned table or view.
@@ -302,6 +305,13 @@ impl Catalog {
         self.by_oid.get(&oid)
     }
 
+    /// Whether it tells every definition that somebody at `place`, in the same life of the transaction
+    /// counter, has met.
+    #[must_use]
+    pub fn is_as_of(&self, place: &Cursor) -> bool {
+        self.as_of.covers(place)
+    }
+
     /// What decides who sees which rows of the watched table of that oid; nothing when it has no
     /// row-level security.
     #[must_use]
@@ -361,7 +371,10 @@ impl Catalog {
         schemas: &[String],
     ) -> Result<Self, tokio_postgres::Error> {
         let served: [&(dyn ToSql + Sync); 1] = [&schemas];
-        let (columns, leaves, functions, writes, policies, roles, secret) = futures::join!(
+        // First, for all of this is sent in this order: what follows may know more, and not less.
+        let now = client.query_one("select pg_current_snapshot()::text", &[]);
+        let (now, columns, leaves, functions, writes, policies, roles, secret) = futures::join!(
+            now,
             client.query(COLUMNS, &served),
             client.query(LEAVES, &[]),
             client.query(FUNCTIONS, &served),
@@ -423,6 +436,8 @@ impl Catalog {
         let mut catalog = Self::new(&schemas, tables, &leaves).with_functions(functions);
         catalog.notes = notes;
         catalog.roles = roles?;
+        // Text that we cannot read covers nothing, and is only asked for more often.
+        catalog.as_of = Cursor::from_pg_snapshot(now?.get(0)).unwrap_or_default();
         catalog.key_secret = KeySecret(secret?.get(0));
         let watched = |oid| {
             let table = catalog.table_by_oid(oid)?;
@@ -688,6 +703,12 @@ impl Handle {
         self.current.borrow().clone()
     }
 
+    /// The number of the picture: a later one has a greater number.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.reads().done
+    }
+
     /// Reads the catalogue anew and returns it. Calls that overlap share one read that began after
     /// the later of them was made, so the answer is never older than the question.
     ///
@@ -695,11 +716,30 @@ impl Handle {
     /// See [`CatalogError`]; the old picture stays.
     pub async fn reload(&self) -> Result<Arc<Catalog>, CatalogError> {
         let asked = self.reads().begun;
+        // It began after we asked.
+        self.read_unless(|reads| reads.done > asked).await
+    }
+
+    /// The picture, which is read where there is none yet: one read for all who have come meanwhile.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn at_hand(&self) -> Result<Arc<Catalog>, CatalogError> {
+        let is_there = |reads: &Reads| reads.done > 0;
+        if is_there(&self.reads()) {
+            return Ok(self.current());
+        }
+        self.read_unless(is_there).await
+    }
+
+    async fn read_unless(
+        &self,
+        serves: impl Fn(&Reads) -> bool,
+    ) -> Result<Arc<Catalog>, CatalogError> {
         let _one_at_a_time = self.reloading.lock().await;
         let number = {
             let mut reads = self.reads();
-            // It began after we asked.
-            if reads.done > asked {
+            if serves(&reads) {
                 return Ok(self.current());
             }
             reads.begun += 1;

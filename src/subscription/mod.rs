@@ -583,8 +583,10 @@ impl Subscription {
             return Ok(None);
         }
         // A token that is ahead of this relay may have seen definitions that this relay has not: images
-        // since then would be taken for something else.
-        let ahead = |from: &&Token| !joined.cursor.covers(&from.cursor);
+        // since then would be taken for something else. One read of them does for a whole herd.
+        let known = self.parts.reads.catalog();
+        let ahead =
+            |from: &&Token| !joined.cursor.covers(&from.cursor) && !known.is_as_of(&from.cursor);
         let from = match from.filter(ahead) {
             Some(_) if !self.parts.reads.reload().await => None,
             _ => from,

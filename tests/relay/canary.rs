@@ -488,7 +488,10 @@ impl World {
     /// then with somebody else's place.
     async fn roam(&mut self, relays: &[Relay; 2], random: &mut Rng, percent: u8) {
         let last = self.states.last().unwrap();
-        let ids: Vec<_> = self.screens.iter().map(|watch| watch.id.clone()).collect();
+        let screens = self.screens.iter();
+        let places: Vec<_> = screens
+            .map(|watch| (watch.path.clone(), watch.id.clone(), watch.screen.clone()))
+            .collect();
         for (number, watch) in self.screens.iter_mut().enumerate() {
             if watch.stream.is_some() {
                 if random.u8(..100) < percent {
@@ -501,13 +504,21 @@ impl World {
                 continue;
             }
             let id = match random.u8(..8) {
-                0 => {
-                    watch.screen = Screen::default();
-                    None
+                0 => None,
+                1 => {
+                    let (path, id, screen) = &places[random.usize(..places.len())];
+                    // Without row-level security it is the same view, and a place in it is worth
+                    // nothing without what was shown there.
+                    if *path == watch.path {
+                        watch.screen = screen.clone();
+                    }
+                    id.clone()
                 }
-                1 => ids[random.usize(..ids.len())].clone(),
                 _ => watch.id.clone(),
             };
+            if id.is_none() {
+                watch.screen = Screen::default();
+            }
             self.counts.resumed += usize::from(id.is_some());
             let relay = &relays[random.usize(..relays.len())];
             watch.open(relay, id.as_deref()).await;

@@ -94,25 +94,34 @@ async fn clients_that_take_nothing_cost_next_to_nothing() {
         )
         .await;
     let client = database.client().await;
+    let count = u32::try_from(stalled()).unwrap();
     let seconds = if stalled() >= 1000 { 30 } else { 4 };
     let mut version = 0;
     let alone = load(&relay, &client, seconds, &mut version).await;
     let before = resident(&relay);
 
     let at = address(&relay);
+    // Not all at once, and so they do not come back at once either.
+    let pace = Duration::from_secs(if stalled() >= 1000 { 18 } else { 1 }) / count;
+    let (up, mut ups) = tokio::sync::mpsc::unbounded_channel();
     let mut idle = Vec::new();
     for _ in 0..stalled() {
+        let up = up.clone();
         idle.push(tokio::spawn(async move {
             // Whoever was cut comes back and stalls again.
             loop {
                 let mut wire = Wire::narrow_to(at).await;
                 wire.watch("/rest/v1/tasks").await;
                 wire.sees("snapshot-end").await;
+                let _measured = up.send(());
                 tokio::time::sleep(Duration::from_secs(18)).await;
             }
         }));
+        tokio::time::sleep(pace).await;
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    for _ in 0..stalled() {
+        ups.recv().await.expect("they come");
+    }
     let crowded = load(&relay, &client, seconds, &mut version).await;
     let grown = resident(&relay).saturating_sub(before);
     let kernel = kernel(&relay).await;
