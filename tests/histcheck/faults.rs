@@ -297,6 +297,12 @@ impl Director {
             .map(|(what, count)| (what, count.load(Ordering::Relaxed)))
         };
         let before = read();
+        let end = tokio::time::Instant::now() + PATIENCE;
+        while trouble.refuses && read() == before && tokio::time::Instant::now() < end {
+            // A relay that another fault has just stopped has nobody: whoever comes first is cut.
+            link.cut();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         link.misbehave(trouble);
         if trouble.refuses {
             link.cut();
