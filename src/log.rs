@@ -164,14 +164,12 @@ pub async fn read(
         return Ok(net.finish());
     }
     let batch = open(client, place, from, catalog, bounds).await;
-    let end = if matches!(batch, Err(LogError::TooMuch(_))) {
-        "rollback"
-    } else {
-        "commit"
+    let end = match &batch {
+        Ok(_) => "commit",
+        Err(LogError::TooMuch(_)) => "rollback",
+        Err(_) => return batch,
     };
-    if matches!(batch, Ok(_) | Err(LogError::TooMuch(_))) {
-        in_time(client.batch_execute(end)).await??;
-    }
+    in_time(client.batch_execute(end)).await??;
     batch
 }
 

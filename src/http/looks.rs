@@ -16,7 +16,7 @@ use crate::schema::catalog::Catalog;
 
 /// How long an answer serves, unless the catalogue is read anew before, as it is when drift of grants is
 /// found; a stream that was opened by an answer of before is told then with all the others. As long as
-/// most of a herd takes to come back: each look is five statements.
+/// most of a herd takes to come back: each look is four statements.
 const FRESH: Duration = Duration::from_secs(10);
 /// How long an error serves.
 const FAILED: Duration = Duration::from_millis(500);
