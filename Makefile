@@ -3,7 +3,7 @@
 # Node from tests/setup.sh, where the system's is too old.
 export PATH := $(CURDIR)/tests/.node/node_modules/node/bin:$(PATH)
 
-.PHONY: help run test lint bench fuzz mutants histcheck
+.PHONY: help run test explore lint bench fuzz mutants histcheck
 
 help: ## tell what there is
 	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-12s%s\n", $$1, $$2 }'
@@ -19,6 +19,14 @@ test: ## run every test; ROWCAST_PG_BIN=/path/to/bin chooses the PostgreSQL
 	else \
 	  set -x && cargo test; \
 	fi
+
+SEEDS ?= 10
+explore: ## run what tests choose at random under seeds of their own, SEEDS=10 times
+	@tests/setup.sh test
+	@for n in $$(seq $(SEEDS)); do \
+	  ROWCAST_SEED=random cargo nextest run --release --test relay --no-fail-fast \
+	    -E 'test(/^(canary|contamination|fuzz|history|shapes|sights)::/)' || exit 1; \
+	done
 
 lint: ## check format, lints, and what the dependencies bring along
 	cargo fmt --check

@@ -3,7 +3,8 @@
 //! An [`Admission`] gives out [`Place`]s. It promises that no more are out than its [`Limits`]
 //! allow (in all, for one user, for one address), that none is given out while memory is short, and
 //! that a client which takes nothing out of its stream loses it: at [`STALLED`] in any case, and
-//! before everybody else when memory runs out. It knows neither HTTP nor what a stream carries.
+//! before everybody else when memory runs out. Who takes all that it is given goes only if memory stays
+//! short once those are gone. It knows neither HTTP nor what a stream carries.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -92,6 +93,9 @@ pub const STALLED: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(500);
 /// Of all streams, one in so many is cut at each look while memory runs out.
 const SHED: usize = 20;
+/// How long it takes until what a stream held is memory of the system again, with some air: the allocator
+/// keeps what is free for a second (`.cargo/config.toml`).
+const RETURNS: Duration = Duration::from_secs(3);
 
 /// Gives out places. Cheap to clone; clones are the same.
 #[derive(Clone, Debug)]
@@ -105,6 +109,8 @@ struct Shared {
     pressure: watch::Receiver<Pressure>,
     begun: Instant,
     keys: RandomState,
+    /// When somebody was last cut for want of memory, as [`Shared::now`] tells it.
+    cut: AtomicU64,
     /// A standard mutex: held for a few look-ups, and for one walk at each look.
     open: Mutex<Open>,
 }
@@ -142,6 +148,7 @@ impl Admission {
             pressure,
             begun: Instant::now(),
             keys: RandomState::new(),
+            cut: AtomicU64::new(0),
             open: Mutex::default(),
         };
         Self {
@@ -240,19 +247,19 @@ impl Admission {
         }
         let mut cut = Cut { stalled, memory: 0 };
         if short {
-            // The slowest first: they keep the most from others. Then the latest, who have seen least.
+            // The slowest first: they keep the most from others. Once they are gone and what they held is
+            // free, the latest, who have seen least.
             let most = open.streams.len().div_ceil(SHED);
-            let mut slow: Vec<u64> = late[stalled..].iter().map(|(_, number)| *number).collect();
-            if slow.len() < most {
-                let quick = open.streams.iter();
-                let quick = quick.filter(|(_, stream)| stream.handed.load(Ordering::Relaxed) == 0);
-                let mut quick: Vec<u64> = quick.map(|(number, _)| *number).collect();
-                quick.sort_unstable_by(|a, b| b.cmp(a));
-                slow.extend(quick);
+            let mut those: Vec<u64> = late[stalled..].iter().map(|(_, number)| *number).collect();
+            let last = self.shared.cut.load(Ordering::Relaxed);
+            if late.is_empty() && (last == 0 || now >= last + millis(RETURNS)) {
+                those.extend(open.streams.keys());
+                those.sort_unstable_by(|a, b| b.cmp(a));
             }
-            for number in slow.iter().take(most.saturating_sub(stalled)) {
+            for number in those.iter().take(most.saturating_sub(stalled)) {
                 open.streams[number].scissors.cut();
                 cut.memory += 1;
+                self.shared.cut.store(now, Ordering::Relaxed);
             }
         }
         cut
@@ -467,7 +474,9 @@ mod tests {
         for place in &places {
             place.waits();
         }
-        // Nobody is slow: those who came last.
+        // Nobody is slow: those who came last, but not before the memory of those before is back.
+        assert_eq!(admission.look(true), Cut::default());
+        tokio::time::advance(RETURNS).await;
         assert_eq!(admission.look(true).memory, 2);
         assert!(scissors[39].used().now_or_never().is_some());
         assert!(scissors[38].used().now_or_never().is_some());

@@ -23,6 +23,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Connection, Target};
 use crate::postgres::quote;
+use crate::schema::reload::Word;
 use crate::shutdown::Shutdown;
 
 /// The channel of the bell.
@@ -50,8 +51,8 @@ pub struct Doorbell {
     pub others: Arc<Notify>,
     /// Told whether bells are heard, and how full their queue is.
     pub hearing: watch::Sender<Hearing>,
-    /// Notified when somebody says that definitions changed.
-    pub definitions: Arc<Notify>,
+    /// Told when somebody says that definitions changed, or may have said so.
+    pub definitions: Arc<Word>,
     /// Channels to listen on besides.
     pub wanted: watch::Receiver<Vec<String>>,
     /// Channels listened on.
@@ -126,7 +127,7 @@ impl Doorbell {
         backoff.reset();
         // Whatever was committed while nobody listened.
         self.bell.notify_one();
-        self.definitions.notify_one();
+        self.definitions.missed();
         self.wanted.mark_changed();
         let mut canary = tokio::time::interval(CANARY);
         let mut silent_since = None::<tokio::time::Instant>;
@@ -145,7 +146,7 @@ impl Doorbell {
                             if channel == DEFINITIONS
                                 && matches!(notice.payload(), "" | "reload schema")
                             {
-                                self.definitions.notify_one();
+                                self.definitions.changed();
                             }
                             (self.on_notify)(channel, notice.payload());
                         }

@@ -148,26 +148,33 @@ pub struct Message {
     pub at: Timestamp,
 }
 
+/// What a piece of memory of this size takes. An allocator's sizes are at most a quarter apart, so it
+/// rounds up by an eighth on average.
+fn allocated(bytes: usize) -> usize {
+    bytes + bytes / 8
+}
+
 impl Transaction {
-    /// Roughly the memory it takes, in bytes.
+    /// About the memory it takes, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
+        // Two counts come before a shared text.
+        let text = |text: &str| allocated(2 * size_of::<usize>() + text.len());
         let state = |state: &State| match state {
-            State::Row(text) | State::Unknown(text) => text.len(),
+            State::Row(row) | State::Unknown(row) => text(row),
             State::Absent | State::TooLarge => 0,
         };
-        let change =
-            |c: &Change| size_of::<Change>() + c.key.len() + state(&c.before) + state(&c.after);
-        let deltas = self
-            .deltas
-            .iter()
-            .flat_map(|delta| &delta.changes)
-            .map(change);
-        let messages = self
-            .messages
-            .iter()
-            .map(|m| size_of::<Message>() + m.channel.len() + m.payload.len());
-        size_of::<Self>() + deltas.sum::<usize>() + messages.sum::<usize>()
+        let change = |c: &Change| text(&c.key) + state(&c.before) + state(&c.after);
+        let delta = |delta: &Delta| {
+            let texts = delta.changes.iter().map(change).sum::<usize>();
+            allocated(delta.changes.capacity() * size_of::<Change>()) + texts
+        };
+        let message = |m: &Message| allocated(m.channel.capacity()) + text(&m.payload);
+        allocated(size_of::<Self>())
+            + allocated(self.deltas.capacity() * size_of::<Delta>())
+            + self.deltas.iter().map(delta).sum::<usize>()
+            + allocated(self.messages.capacity() * size_of::<Message>())
+            + self.messages.iter().map(message).sum::<usize>()
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_postgres::SimpleQueryMessage;
 
@@ -38,6 +38,7 @@ use crate::postgres::connect::Target;
 use crate::postgres::embedded::{Cluster, Options};
 use crate::postgres::{pool, pooler, quote};
 use crate::schema::catalog::Handle;
+use crate::schema::reload::Word;
 use crate::schema::{migrate, reload, upkeep};
 use crate::shutdown::Shutdown;
 use crate::subscription::{self, Pools};
@@ -267,7 +268,7 @@ struct Relay {
     feed: Arc<Feed>,
     doorbell: Doorbell,
     catalog: Arc<Handle>,
-    definitions: Arc<Notify>,
+    definitions: Arc<Word>,
     limits: Limits,
     admission: Admission,
     pressure: watch::Sender<Pressure>,
@@ -314,7 +315,7 @@ impl Relay {
             Arc::clone(&metrics),
         ));
         let (bell, hearing) = bell_parts(config, target, bell, &metrics);
-        let definitions = Arc::new(Notify::new());
+        let definitions = Arc::new(Word::default());
         let feed = Arc::new(Feed::new(feed::Parts {
             target: target.clone(),
             asking,
@@ -463,7 +464,7 @@ impl Relay {
         tasks.spawn(async move {
             let tell = async {
                 while definitions_changed.recv().await.is_some() {
-                    definitions.notify_one();
+                    definitions.changed();
                 }
             };
             tokio::select! {

@@ -113,10 +113,11 @@ impl Feed {
     /// Reads the log until the stop signal. Losses of the database are reported and survived.
     pub async fn run(&self, shutdown: Shutdown) {
         let mut backoff = Backoff::new();
+        let mut is_first = true;
         loop {
             let ended = tokio::select! {
                 () = async { shutdown.begun().await; } => return,
-                ended = self.session(&mut backoff) => ended,
+                ended = self.session(&mut backoff, &mut is_first) => ended,
             };
             self.parts.health.lost();
             let Err(error) = ended;
@@ -132,7 +133,11 @@ impl Feed {
     }
 
     /// One connection's life. Returns only with the reason of its end.
-    async fn session(&self, backoff: &mut Backoff) -> Result<std::convert::Infallible, FeedError> {
+    async fn session(
+        &self,
+        backoff: &mut Backoff,
+        is_first: &mut bool,
+    ) -> Result<std::convert::Infallible, FeedError> {
         let (client, connection) = self.parts.target.connect("rowcast feed").await?;
         let driver = tokio::spawn(connection);
         let _stop_driver = AbortOnDrop(driver);
@@ -158,7 +163,12 @@ impl Feed {
         self.parts.health.refuse("feed", None);
         let place = Place::of(&client).await?;
         let start = log::start(&client).await?;
-        self.parts.catalog.reload().await?;
+        // Later it may be another life of the transaction counter, in which no earlier edition counts.
+        if std::mem::take(is_first) {
+            self.parts.catalog.catch_up().await?;
+        } else {
+            self.parts.catalog.reload().await?;
+        }
         self.parts.health.set_catalog();
         let connection = Connection {
             parts: &self.parts,

@@ -101,6 +101,8 @@ pub async fn follow<S: Source>(
             }
             Verdict::Trimmed => {
                 warn!("the log was trimmed before it was read; every screen reads its state anew");
+                // Changed definitions may have been in it.
+                source.reload().await?;
                 stage.skip(&batch);
                 pace.next(told(&batch, true)).await;
                 continue;
@@ -127,10 +129,10 @@ fn told(batch: &Batch, complete: bool) -> Read {
 }
 
 /// Reads what a poll asks for. Entries of tables that the catalogue does not have, and resets, make
-/// it read the catalogue first.
+/// it read the catalogue first, unless its edition began after them.
 async fn read<S: Source>(source: &S, poll: &Poll) -> Result<Option<Batch>, S::Error> {
     let mut catalog = source.catalog();
-    let mut known = Cursor::default();
+    let mut known = catalog.since().clone();
     for _ in 1..DEFINITIONS {
         let batch = source.read(&poll.from, &catalog, poll.bounds).await?;
         match batch {

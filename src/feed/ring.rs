@@ -15,7 +15,7 @@ pub(super) struct Ring {
     /// With their weights.
     kept: VecDeque<(Missed, usize)>,
     weight: usize,
-    /// Bytes that are kept.
+    /// Bytes that all of this may take.
     capacity: usize,
 }
 
@@ -31,7 +31,9 @@ impl Ring {
 
     /// `after` is the feed's cursor after it.
     pub(super) fn push(&mut self, transaction: Arc<Transaction>, after: Arc<Cursor>) {
-        let weight = transaction.weight();
+        let cursor = size_of::<Cursor>() + size_of_val(after.xip());
+        // A full deque doubles.
+        let weight = transaction.weight() + cursor + 2 * size_of::<(Missed, usize)>();
         self.weight += weight;
         let missed = Missed { transaction, after };
         self.kept.push_back((missed, weight));

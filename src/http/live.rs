@@ -821,6 +821,21 @@ async fn the_catalogue_tells_kinds_keys_and_types() {
     world.get("bare").await.is(200, "[]");
 }
 
+#[tokio::test]
+async fn a_picture_keeps_its_edition_until_it_differs_or_somebody_says_so() {
+    let world = world!("create table tasks (id int primary key)");
+    let catalog = &world.rows.catalog;
+    let first = catalog.catch_up().await.unwrap().edition();
+    assert_eq!(catalog.catch_up().await.unwrap().edition(), first);
+    world.sql("alter table tasks add title text").await;
+    let second = catalog.catch_up().await.unwrap().edition();
+    assert!(second > first);
+    // It may be a grant, which no picture tells.
+    let third = catalog.reload().await.unwrap().edition();
+    assert!(third > second);
+    assert_eq!(catalog.catch_up().await.unwrap().edition(), third);
+}
+
 /// Hyper spawns the answer, so it must be able to move between threads.
 #[test]
 fn an_answer_may_move_between_threads() {

@@ -1,9 +1,9 @@
 //! What somebody may see of a table, looked up once for all who ask the same at the same time.
 //!
 //! After a restart thousands of screens return with the same few requests. [`Looks`] promises that
-//! equal questions share one answer, that no answer is older than [`FRESH`] nor than the catalogue,
-//! which is read anew when a definition, a policy or a grant has changed, and that an error is not
-//! asked for anew by each of thousands either. It does not know what is looked for.
+//! equal questions share one answer, that no answer is older than [`FRESH`] nor than the edition of the
+//! catalogue, which is another when a definition, a policy or a grant has changed, and that an error is
+//! not asked for anew by each of thousands either. It does not know what is looked for.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -12,10 +12,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::cursor::Name;
-use crate::schema::catalog::Catalog;
 
-/// How long an answer serves, unless the catalogue is read anew before, as it is when drift of grants is
-/// found; a stream that was opened by an answer of before is told then with all the others. As long as
+/// How long an answer serves, unless the catalogue has another edition before, as it has when drift of
+/// grants is found; a stream that was opened by an answer of before is told then with all the others. As long as
 /// most of a herd takes to come back: each look is four statements.
 const FRESH: Duration = Duration::from_secs(10);
 /// How long an error serves.
@@ -35,7 +34,7 @@ type Slot<T, E> = Arc<tokio::sync::Mutex<Option<Answer<T, E>>>>;
 #[derive(Debug)]
 struct Answer<T, E> {
     at: Instant,
-    catalog: Arc<Catalog>,
+    edition: u64,
     said: Result<Arc<T>, E>,
 }
 
@@ -48,20 +47,21 @@ impl<T, E> Default for Looks<T, E> {
 }
 
 impl<T, E: Clone> Looks<T, E> {
-    /// The answer to what `name` stands for under `catalog`: that of a moment ago, or what `ask` says.
+    /// The answer to what `name` stands for under an edition of the catalogue: that of a moment ago, or
+    /// what `ask` says.
     ///
     /// # Errors
     /// That of `ask`, or of a moment ago.
     pub async fn look(
         &self,
         name: Name,
-        catalog: &Arc<Catalog>,
+        edition: u64,
         ask: impl Future<Output = Result<T, E>>,
     ) -> Result<Arc<T>, E> {
         let slot = self.slot(name);
         let mut answer = slot.lock().await;
         if let Some(known) = &*answer
-            && Arc::ptr_eq(&known.catalog, catalog)
+            && known.edition == edition
             && known.at.elapsed() < if known.said.is_ok() { FRESH } else { FAILED }
         {
             return known.said.clone();
@@ -71,7 +71,7 @@ impl<T, E: Clone> Looks<T, E> {
         let said = ask.await.map(Arc::new);
         *answer = Some(Answer {
             at: if said.is_ok() { at } else { Instant::now() },
-            catalog: Arc::clone(catalog),
+            edition,
             said: said.clone(),
         });
         said
@@ -106,31 +106,28 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn equal_questions_are_asked_once_until_they_are_old_or_the_catalogue_changes() {
         let looks: Looks<u32, ()> = Looks::default();
-        let catalog = Arc::new(Catalog::default());
         let asked = AtomicU32::new(0);
-        let ask = async |name: Name, catalog: &Arc<Catalog>| {
+        let ask = async |name: Name, edition: u64| {
             let asking = async {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 Ok(asked.fetch_add(1, Ordering::Relaxed))
             };
-            looks.look(name, catalog, asking).await.map(|said| *said)
+            looks.look(name, edition, asking).await.map(|said| *said)
         };
-        let both = futures::join!(ask(name("a"), &catalog), ask(name("a"), &catalog));
+        let both = futures::join!(ask(name("a"), 1), ask(name("a"), 1));
         assert_eq!(both, (Ok(0), Ok(0)));
-        assert_eq!(ask(name("b"), &catalog).await, Ok(1));
-        assert_eq!(ask(name("a"), &catalog).await, Ok(0));
-        assert_eq!(ask(name("a"), &Arc::default()).await, Ok(2));
-        let catalog = Arc::new(Catalog::default());
-        assert_eq!(ask(name("a"), &catalog).await, Ok(3));
+        assert_eq!(ask(name("b"), 1).await, Ok(1));
+        assert_eq!(ask(name("a"), 1).await, Ok(0));
+        assert_eq!(ask(name("a"), 2).await, Ok(2));
+        assert_eq!(ask(name("a"), 3).await, Ok(3));
         tokio::time::sleep(FRESH).await;
-        assert_eq!(ask(name("a"), &catalog).await, Ok(4));
+        assert_eq!(ask(name("a"), 3).await, Ok(4));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_error_is_shared_for_a_moment() {
         let looks: Looks<u32, &str> = Looks::default();
-        let catalog = Arc::new(Catalog::default());
-        let look = |said| looks.look(name("a"), &catalog, async move { said });
+        let look = |said| looks.look(name("a"), 1, async move { said });
         assert_eq!(look(Err("away")).await, Err("away"));
         assert_eq!(look(Ok(1)).await, Err("away"));
         tokio::time::sleep(FAILED).await;
@@ -140,16 +137,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_leaves_while_asking_leaves_nobody_waiting_and_old_answers_go() {
         let looks: Looks<u32, ()> = Looks::default();
-        let catalog = Arc::new(Catalog::default());
-        let never = looks.look(name("a"), &catalog, std::future::pending());
+        let never = looks.look(name("a"), 1, std::future::pending());
         let left = tokio::time::timeout(Duration::from_secs(1), never).await;
         assert!(left.is_err());
-        let said = looks.look(name("a"), &catalog, async { Ok(7) }).await;
+        let said = looks.look(name("a"), 1, async { Ok(7) }).await;
         assert_eq!(said, Ok(Arc::new(7)));
         for n in 0..=MANY {
-            let said = looks
-                .look(name(&n.to_string()), &catalog, async { Ok(7) })
-                .await;
+            let said = looks.look(name(&n.to_string()), 1, async { Ok(7) }).await;
             assert!(said.is_ok());
         }
         tokio::time::sleep(FRESH).await;

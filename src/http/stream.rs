@@ -36,24 +36,21 @@ pub async fn respond(
         Err(problem) => return problem.into_response(),
     };
     let definitions = parts.stage.definitions();
-    let picture = rows.catalog.number();
     match watch::make(rows, &request, identity).await {
         Ok(view) => {
-            let asked = Arc::new((request, identity.clone(), AtomicU64::new(picture)));
+            let asked = Arc::new((request, identity.clone(), AtomicU64::new(definitions)));
             let (rows, stage) = (Arc::clone(rows), Arc::clone(&parts.stage));
             let opener: Opener = Arc::new(move || {
                 let (rows, stage) = (Arc::clone(&rows), Arc::clone(&stage));
                 let asked = Arc::clone(&asked);
                 async move {
-                    // Called when the view has become worthless: the table may have changed.
+                    // Called when the view has become worthless: the table may have changed. Where the
+                    // log says so, the feed has read the catalogue before it told anybody, so a herd that
+                    // begins again does not read it once more; for any other reason nobody has.
                     let definitions = stage.definitions();
-                    let (request, identity, picture) = &*asked;
-                    // Another picture than the view was made by was read because of what changed: a
-                    // herd that is told to begin again does not read it once more.
-                    let now = rows.catalog.number();
-                    if picture.swap(now, Ordering::Relaxed) == now {
+                    let (request, identity, before) = &*asked;
+                    if before.swap(definitions, Ordering::Relaxed) == definitions {
                         let _old_picture_serves = rows.catalog.reload().await;
-                        picture.store(rows.catalog.number(), Ordering::Relaxed);
                     }
                     let made = watch::make(&rows, request, identity).await;
                     let made = made.map(|view| view.made_at(definitions));

@@ -65,7 +65,7 @@ pub(super) async fn make(
     // A function that is called before each request is called before each stream.
     let seen = if rows.pre_request.is_none() {
         let name = question(&read, identity);
-        rows.looks.look(name, &catalog, asking).await?
+        rows.looks.look(name, catalog.edition(), asking).await?
     } else {
         Arc::new(asking.await?)
     };

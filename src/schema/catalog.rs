@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::postgres::pool::{Lease, Pool, PoolError};
 
 /// Bytes that are never printed.
-#[derive(Default)]
+#[derive(Default, PartialEq, Eq)]
 struct KeySecret(Vec<u8>);
 
 impl std::fmt::Debug for KeySecret {
@@ -45,6 +45,10 @@ pub struct Catalog {
     notes: HashMap<u32, Notes>,
     /// What had committed before it was read.
     as_of: Cursor,
+    /// See [`Catalog::edition`].
+    edition: u64,
+    /// See [`Catalog::since`].
+    since: Cursor,
 }
 
 /// One table, partitioned table or view.
@@ -310,6 +314,32 @@ impl Catalog {
     #[must_use]
     pub fn is_as_of(&self, place: &Cursor) -> bool {
         self.as_of.covers(place)
+    }
+
+    /// Pictures of one edition tell the same, and nobody has said between them that anything changed:
+    /// what was decided by one of them holds by the others. Zero for one that no [`Handle`] gave out.
+    #[must_use]
+    pub fn edition(&self) -> u64 {
+        self.edition
+    }
+
+    /// What had committed before the first picture of this edition was read: all of it is known, and
+    /// counted by whatever was decided under this edition.
+    #[must_use]
+    pub fn since(&self) -> &Cursor {
+        &self.since
+    }
+
+    /// Whether this other picture differs in nothing but the moment.
+    fn tells_the_same(&self, other: &Self) -> bool {
+        self.schemas == other.schemas
+            && self.by_name == other.by_name
+            && self.by_oid == other.by_oid
+            && self.policies == other.policies
+            && self.roles == other.roles
+            && self.key_secret == other.key_secret
+            && self.functions == other.functions
+            && self.notes == other.notes
     }
 
     /// What decides who sees which rows of the watched table of that oid; nothing when it has no
@@ -657,6 +687,8 @@ struct Reads {
     begun: u64,
     /// The latest that succeeded.
     done: u64,
+    /// The first that begins after somebody last said that something has changed.
+    changed: u64,
 }
 
 /// Why the catalogue could not be read. The old one keeps serving.
@@ -703,20 +735,28 @@ impl Handle {
         self.current.borrow().clone()
     }
 
-    /// The number of the picture: a later one has a greater number.
-    #[must_use]
-    pub fn number(&self) -> u64 {
-        self.reads().done
-    }
-
     /// Reads the catalogue anew and returns it. Calls that overlap share one read that began after
     /// the later of them was made, so the answer is never older than the question.
     ///
     /// # Errors
     /// See [`CatalogError`]; the old picture stays.
     pub async fn reload(&self) -> Result<Arc<Catalog>, CatalogError> {
-        let asked = self.reads().begun;
+        let asked = {
+            let mut reads = self.reads();
+            reads.changed = reads.begun + 1;
+            reads.begun
+        };
         // It began after we asked.
+        self.read_unless(|reads| reads.done > asked).await
+    }
+
+    /// The same for somebody who was not there to hear of changes, and has heard of none. What it finds
+    /// unchanged stays of the same edition.
+    ///
+    /// # Errors
+    /// See [`CatalogError`]; the old picture stays.
+    pub async fn catch_up(&self) -> Result<Arc<Catalog>, CatalogError> {
+        let asked = self.reads().begun;
         self.read_unless(|reads| reads.done > asked).await
     }
 
@@ -751,11 +791,20 @@ impl Handle {
             Catalog::load(lease.client(), &self.schemas).await
         };
         let read = tokio::time::timeout(SILENCE, read).await;
-        let catalog = Arc::new(read.map_err(|_| CatalogError::Silent)??);
+        let mut catalog = read.map_err(|_| CatalogError::Silent)??;
         lease.give_back();
         self.metrics.catalog_loads.inc();
+        let before = self.current();
+        let mut reads = self.reads();
+        let said = reads.changed > before.edition;
+        (catalog.edition, catalog.since) = if !said && catalog.tells_the_same(&before) {
+            (before.edition, before.since.clone())
+        } else {
+            (number, catalog.as_of.clone())
+        };
+        let catalog = Arc::new(catalog);
         self.current.send_replace(Arc::clone(&catalog));
-        self.reads().done = number;
+        reads.done = number;
         Ok(catalog)
     }
 

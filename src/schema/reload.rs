@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -22,11 +23,31 @@ const QUIET: Duration = Duration::from_millis(100);
 /// A burst that does not end is heard this often.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Reads the catalogue whenever `changed` is notified, until the stop signal.
-pub async fn run(catalog: Arc<Handle>, changed: Arc<Notify>, shutdown: Shutdown) {
+/// Word of definitions that changed.
+#[derive(Debug, Default)]
+pub struct Word {
+    came: Notify,
+    is_sure: AtomicBool,
+}
+
+impl Word {
+    /// Somebody says that definitions have changed.
+    pub fn changed(&self) {
+        self.is_sure.store(true, Ordering::SeqCst);
+        self.came.notify_one();
+    }
+
+    /// Nobody was listening until now.
+    pub fn missed(&self) {
+        self.came.notify_one();
+    }
+}
+
+/// Reads the catalogue whenever there is word, until the stop signal.
+pub async fn run(catalog: Arc<Handle>, word: Arc<Word>, shutdown: Shutdown) {
     tokio::select! {
         () = async { shutdown.begun().await; } => {}
-        () = listen(&changed, || reload(&catalog)) => {}
+        () = listen(&word.came, || reload(&catalog, &word.is_sure)) => {}
     }
 }
 
@@ -46,9 +67,16 @@ async fn listen<F: Future<Output = ()>>(changed: &Notify, reload: impl Fn() -> F
     }
 }
 
-async fn reload(catalog: &Handle) {
+async fn reload(catalog: &Handle, is_sure: &AtomicBool) {
     let mut backoff = Backoff::new();
-    while let Err(error) = catalog.reload().await {
+    loop {
+        // Where the first of these fails, the next picture is a new edition all the same.
+        let read = if is_sure.swap(false, Ordering::SeqCst) {
+            catalog.reload().await
+        } else {
+            catalog.catch_up().await
+        };
+        let Err(error) = read else { break };
         warn!(
             error = %Causes(&error),
             "the catalogue could not be read; the old one serves"

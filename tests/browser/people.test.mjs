@@ -257,7 +257,7 @@ test('what was typed into a card that is gone stays until the card is back', opt
   await mia.locator(`[data-card="${id}"][data-gone]`).waitFor()
   await mia.route('**/rest/v1/cards', route => route.abort())
   mistakes.push = () => 0 // the browser itself tells of each request that failed
-  await mia.keyboard.press('Enter')
+  await titleField(mia, id).press('Enter')
   await mia.locator('.toast[data-tone=trouble]').waitFor()
   assert.equal(await titleField(mia, id).inputValue(), 'Typed all the same')
   await mia.unroute('**/rest/v1/cards')

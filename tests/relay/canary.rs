@@ -15,7 +15,9 @@ use rowcast::cursor::Token;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::harness::{DEADLINE, Database, Event, Relay, Screen, Stream, database, eventually};
+use crate::harness::{
+    DEADLINE, Database, Event, Relay, Screen, Stream, database, eventually, seed,
+};
 use crate::policies::{SECRET, token};
 
 const TENANTS: usize = 20;
@@ -182,11 +184,9 @@ struct Step {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_tenant_is_ever_shown_what_it_could_not_select() {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse().unwrap());
-    let seed = number("ROWCAST_SEED").unwrap_or_else(|| fastrand::u64(..));
-    let ops = number("ROWCAST_CANARY_OPS").map_or(OPS, |ops: u64| usize::try_from(ops).unwrap());
-    eprintln!("ROWCAST_SEED={seed} ROWCAST_CANARY_OPS={ops}");
-    let mut random = Rng::with_seed(seed);
+    let ops = std::env::var("ROWCAST_CANARY_OPS").ok();
+    let ops = ops.map_or(OPS, |text| text.parse().unwrap());
+    let mut random = Rng::with_seed(seed());
     let begun = Instant::now();
 
     let database = database().await;

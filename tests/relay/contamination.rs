@@ -8,7 +8,7 @@ use futures::StreamExt;
 use hyper::Method;
 use tokio::io::AsyncWriteExt;
 
-use crate::harness::{Relay, database, eventually};
+use crate::harness::{Relay, database, eventually, seed};
 use crate::policies::{SECRET, token};
 
 const USERS: usize = 50;
@@ -138,9 +138,7 @@ async fn hangs_up(relay: &Relay, user: &User, wish: Wish, moment: Duration) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_hangs_up_leaves_nothing_to_the_next() {
-    let seed = fastrand::u64(..);
-    eprintln!("seed {seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = fastrand::Rng::with_seed(seed());
     let database = database().await;
     database.sql(ROLES).await;
     let api = database.url.replace("user=postgres", "user=crowd_login");

@@ -1,12 +1,13 @@
 //! The real relay on a free port, a database of its own for each test, and clients.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -48,19 +49,11 @@ impl Server {
 
     /// Starts one in this directory.
     pub async fn start_in(directory: tempfile::TempDir, settings: &[(&str, &str)]) -> Self {
-        let options = Options {
-            data_dir: directory.path().join("d"),
-            durable: false,
-            extra_settings: settings
-                .iter()
-                .map(|(name, value)| ((*name).into(), (*value).into()))
-                .collect(),
-            max_connections: 100,
-            pg_bin: std::env::var_os("ROWCAST_PG_BIN").map(PathBuf::from),
-        };
-        let cluster = Cluster::start(options)
-            .await
-            .unwrap_or_else(|error| panic!("{}", error.told()));
+        let data_dir = directory.path().join("d");
+        if !data_dir.exists() {
+            copy(&newborn().await, &data_dir).await;
+        }
+        let cluster = cluster(data_dir, settings).await;
         Self { cluster, directory }
     }
 
@@ -83,6 +76,65 @@ impl Server {
             .unwrap();
         Database { url: url(&name) }
     }
+}
+
+async fn cluster(data_dir: PathBuf, settings: &[(&str, &str)]) -> Cluster {
+    let options = Options {
+        data_dir,
+        durable: false,
+        extra_settings: settings
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect(),
+        max_connections: 100,
+        pg_bin: pg_bin(),
+    };
+    let started = Cluster::start(options).await;
+    started.unwrap_or_else(|error| panic!("{}", error.told()))
+}
+
+fn pg_bin() -> Option<PathBuf> {
+    std::env::var_os("ROWCAST_PG_BIN").map(PathBuf::from)
+}
+
+/// A cluster that nobody has used, for copies. Nearly every test starts a server in a process of its
+/// own, and initdb takes a second of the processor where a copy takes a tenth: the first process of
+/// a build makes this one for all others, with the build's own launcher and for each PostgreSQL.
+async fn newborn() -> PathBuf {
+    let ours = std::env::current_exe().unwrap();
+    let since_1970 = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap().as_micros();
+    let built = since_1970(ours.metadata().unwrap().modified().unwrap());
+    let mut hash = DefaultHasher::new();
+    (ours.file_name(), pg_bin()).hash(&mut hash);
+    let kind = format!("cluster-{:016x}-", hash.finish());
+    let tests = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let kept = tests.join(format!("{kind}{built}"));
+    if !kept.exists() {
+        // Under /tmp, as above.
+        let place = tempfile::tempdir_in("/tmp").unwrap();
+        let made = place.path().join("d");
+        cluster(made.clone(), &[]).await.stop().await;
+        // Whole at once; and who comes second leaves what is there.
+        let place = tempfile::tempdir_in(tests).unwrap();
+        copy(&made, &place.path().join("d")).await;
+        let _second = std::fs::rename(place.path().join("d"), &kept);
+        // Of the builds before.
+        for other in std::fs::read_dir(tests).unwrap() {
+            let other = other.unwrap().path();
+            let name = other.file_name().unwrap().to_str().unwrap();
+            if name.starts_with(&kind) && other != kept {
+                std::fs::remove_dir_all(&other).unwrap();
+            }
+        }
+    }
+    kept
+}
+
+/// Copies a directory with its owners.
+async fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().await;
+    let (from, to) = (from.display(), to.display());
+    assert!(copied.unwrap().success(), "cp -a {from} {to}");
 }
 
 /// Removes `directory` once this process and its server are gone, however they end: what is shared
@@ -663,6 +715,18 @@ impl Screen {
             assert!(begun.elapsed() < DEADLINE, "not shown; but: {self:?}");
         }
     }
+}
+
+/// What decides whatever a test chooses at random. The same each time, so that a run tells of the change
+/// it is made for; `ROWCAST_SEED` sets another, `ROWCAST_SEED=random` a new one (`make explore`).
+pub fn seed() -> u64 {
+    let seed = match std::env::var("ROWCAST_SEED").as_deref() {
+        Ok("random") => fastrand::u64(..),
+        Ok(number) => number.parse().unwrap(),
+        Err(_) => 1,
+    };
+    eprintln!("ROWCAST_SEED={seed}");
+    seed
 }
 
 /// Waits until `probe` gives something.

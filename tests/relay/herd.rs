@@ -216,12 +216,10 @@ async fn thousands_come_back_after_a_restart_and_the_database_hardly_notices() {
         "from the ring: {ring}, log {log}, reset {reset}"
     );
     assert_eq!((log, reset), (0, 0));
-    // One look for each view in ten seconds, not one for each screen: four statements each.
-    let asked: usize = counts.iter().sum();
-    assert!(asked <= 120, "{asked} statements: {counts:?}");
-    // Eight statements a picture, of which a relay takes five when it starts.
-    assert!(pictures <= 80, "{pictures} statements of the catalogue");
-    assert!(asked < screens(), "{asked} statements: {counts:?}");
+    // One look for each view in ten seconds and not one for each screen, of four statements each; and two
+    // pictures of the catalogue, of nine. A slow machine looks twice.
+    let asked = counts.iter().sum::<usize>() + pictures;
+    assert!(asked <= 70, "{asked} statements: {counts:?}, {pictures}");
     let third: u64 = numbers[numbers.len() - 2].parse().unwrap_or(u64::MAX);
     assert!(third <= 60_000, "{back}");
 

@@ -3,9 +3,8 @@
 //! Every row is stamped by a trigger of the test's own with `born` (the identity of the row, kept
 //! when its key changes), `tx` (the transaction that wrote it) and `was` (the one before). So a
 //! screen can tell on its own whether an event is the next step of a row: what is lost, repeated,
-//! torn or out of order breaks a chain. The seed is printed; `ROWCAST_SEED` sets it, and
-//! `ROWCAST_HISTORY_OPS` the number of transactions of each writer. A seed replays what writers try,
-//! not how they interleave.
+//! torn or out of order breaks a chain. `ROWCAST_SEED` sets the seed, and `ROWCAST_HISTORY_OPS` the
+//! number of transactions of each writer. A seed replays what writers try, not how they interleave.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -18,7 +17,7 @@ use rowcast::cursor::{Cursor, START, Token, Xid};
 use serde_json::Value;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::harness::{DEADLINE, Database, Event, Relay, Stream, database};
+use crate::harness::{DEADLINE, Database, Event, Relay, Stream, database, seed};
 
 const WRITERS: u64 = 8;
 /// Transactions of a writer in the short form.
@@ -120,10 +119,8 @@ fn counted(counter: &AtomicU64) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_observer_of_a_random_history_sees_each_transaction_whole_and_once() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse().unwrap());
-    let seed = number("ROWCAST_SEED").unwrap_or_else(|| fastrand::u64(..));
     let ops = number("ROWCAST_HISTORY_OPS").unwrap_or(OPS);
-    eprintln!("ROWCAST_SEED={seed} ROWCAST_HISTORY_OPS={ops}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = fastrand::Rng::with_seed(seed());
     let begun = Instant::now();
     let statistics = Arc::new(Statistics::default());
 

@@ -24,9 +24,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::dialect::{self, SERVED};
-use crate::harness::{DEADLINE, Database, Relay, Server, Stream};
+use crate::harness::{DEADLINE, Database, Relay, Server, Stream, seed};
 
-const REQUESTS: u64 = 5_000;
+const REQUESTS: u64 = 3_000;
 /// More phrases than this and somebody's text is among them.
 const PHRASES: usize = 400;
 /// How a value is known again. A number follows.
@@ -961,14 +961,9 @@ fn delimited(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, mark: char) -
 
 #[tokio::test]
 async fn random_requests_make_statements_of_few_shapes_and_no_server_errors() {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|text| text.parse::<u64>().unwrap())
-    };
-    let seed = number("ROWCAST_SEED").unwrap_or_else(|| fastrand::u64(..));
-    let requests = number("ROWCAST_SHAPES").unwrap_or(REQUESTS);
-    eprintln!("ROWCAST_SEED={seed} ROWCAST_SHAPES={requests}");
+    let requests = std::env::var("ROWCAST_SHAPES").ok();
+    let requests = requests.map_or(REQUESTS, |text| text.parse().unwrap());
+    let seed = seed();
 
     let server = Server::start(&LOGGED).await;
     let database = server.database().await;

@@ -14,7 +14,7 @@ use fastrand::Rng;
 use serde_json::Value;
 
 use crate::agree::{COLUMNS, condition, literal};
-use crate::harness::{DEADLINE, Database, Relay, Screen, Stream, database};
+use crate::harness::{DEADLINE, Database, Relay, Screen, Stream, database, seed};
 
 /// Histories in the short form.
 const HISTORIES: usize = 2_000;
@@ -107,11 +107,9 @@ const NEVER: [&str; 40] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn images_and_postgres_decide_alike() {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse().unwrap());
-    let seed = number("ROWCAST_SEED").unwrap_or_else(|| fastrand::u64(..));
-    let histories = number("ROWCAST_SIGHTS").map_or(HISTORIES, |n| usize::try_from(n).unwrap());
-    eprintln!("ROWCAST_SEED={seed} ROWCAST_SIGHTS={histories}");
-    let mut random = Rng::with_seed(seed);
+    let histories = std::env::var("ROWCAST_SIGHTS").ok();
+    let histories = histories.map_or(HISTORIES, |text| text.parse().unwrap());
+    let mut random = Rng::with_seed(seed());
     let database = collated(&database().await).await;
     let relay = database.relay().await;
     let columns: String = columns().fold(String::new(), |mut list, (name, kind, _)| {
