@@ -311,11 +311,12 @@ async fn a_screen_that_reads_slowly_loses_nothing() {
     let mut screen = Screen::default();
     let txid = database.commit("delete from tasks where id > 3").await;
     screen.reach(&mut stream, &txid).await;
-    // Nobody reads now. More than the view's buffer and what the kernel keeps.
+    // Nobody reads now. Twice what the view's buffer, whoever writes to the socket and the kernel keep
+    // together.
     let client = database.client().await;
     for round in 0..150 {
         let sql =
-            format!("update tasks set title = {round} || ' ' || repeat('x', 200000) where id = 1");
+            format!("update tasks set title = {round} || ' ' || repeat('x', 500000) where id = 1");
         client.batch_execute(&sql).await.unwrap();
     }
     let txid = database.commit("insert into tasks values (99)").await;
