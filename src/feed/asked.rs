@@ -3,7 +3,8 @@
 //!
 //! A round takes from here what is to be asked ([`Stage::questions`]) and brings each answer back
 //! ([`Stage::publish_answer`]). A view that could not be asked keeps what it has to ask for, and its
-//! token. Pure computation under a lock of its own; [`super::asking`] puts the questions.
+//! token, also where the round ended with its connection and brought no answer at all. Pure computation
+//! under a lock of its own; [`super::asking`] puts the questions.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -40,6 +41,8 @@ struct State {
 struct Entry {
     view: Arc<View>,
     pending: Pending,
+    /// What it is being asked.
+    put: Option<Arc<Pending>>,
     /// What it shows, known once all of it had to be looked at.
     shown: Option<Shown>,
     /// When to ask again after asking in vain, and the pauses.
@@ -56,7 +59,7 @@ pub struct Question {
     /// How it asks.
     pub asking: Arc<Asking>,
     /// What it asks for.
-    pub pending: Pending,
+    pub pending: Arc<Pending>,
     /// What it shows, if that is known; an answer brings it up to date.
     pub shown: Option<Shown>,
 }
@@ -113,6 +116,7 @@ impl Stage {
             Entry {
                 view: Arc::new(view),
                 pending: Pending::default(),
+                put: None,
                 shown: None,
                 retry: None,
                 compared: (Instant::now(), None),
@@ -173,11 +177,13 @@ impl Stage {
     }
 
     /// From where the log is to be read for a round that brings every view to `here`. `None` where
-    /// nothing that was published since concerns any of them: then they are there.
+    /// nothing that was published since concerns any of them: then they are there. The round before is
+    /// over.
     #[must_use]
     pub fn round(&self, here: &Position) -> Option<Arc<Cursor>> {
         let from = {
             let mut state = self.asked.lock();
+            state.take_back();
             let at = state.at.clone()?;
             if at.epoch != here.epoch {
                 // Another life of the transaction counter: nothing that was shown holds.
@@ -245,9 +251,11 @@ impl Stage {
                 if pending.is_whole() {
                     entry.compared.0 = now;
                 }
+                let put = Arc::new(std::mem::take(pending));
+                entry.put = Some(Arc::clone(&put));
                 questions.push(Question {
                     asking,
-                    pending: std::mem::take(pending),
+                    pending: put,
                     shown: entry.shown.take(),
                     view,
                 });
@@ -283,6 +291,7 @@ impl Stage {
         };
         let asked = &self.metrics.asked;
         asked.get_or_create(&Counted { result }).inc();
+        entry.put = None;
         match answer {
             Ok(Answer {
                 elements,
@@ -334,8 +343,9 @@ impl Stage {
             }
             Err(Unanswered::Failed) => {
                 view.set_failing();
-                let pending = std::mem::take(&mut question.pending);
-                entry.pending.put_back(pending);
+                entry
+                    .pending
+                    .put_back(Arc::unwrap_or_clone(question.pending));
                 entry.shown = question.shown.take();
                 let mut backoff = entry.retry.take().map_or_else(Backoff::new, |(_, b)| b);
                 entry.retry = Some((Instant::now() + backoff.delay(), backoff));
@@ -375,6 +385,18 @@ impl State {
             })
     }
 
+    /// What was asked in a round that is over and brought no answer is to be asked again, at once.
+    fn take_back(&mut self) {
+        for entry in self.views.values_mut() {
+            if let Some(put) = entry.put.take() {
+                entry.pending.put_back(Arc::unwrap_or_clone(put));
+                entry
+                    .retry
+                    .get_or_insert_with(|| (Instant::now(), Backoff::new()));
+            }
+        }
+    }
+
     /// Whether a view is to be asked though nothing was published.
     fn is_due(&self) -> bool {
         self.next_wake().is_some_and(|wake| wake <= Instant::now())
@@ -408,5 +430,115 @@ impl State {
             }
         }
         self.at = Some(here.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::super::routes::tests::{TABLE, definition};
+    use super::*;
+    use crate::event::{Change, Delta, Scope, State as Row};
+    use crate::filter::Matcher;
+    use crate::log::Place;
+    use crate::metrics::Metrics;
+    use crate::view::Sight;
+    use crate::view::keys::Keys;
+
+    fn here(xmax: u64) -> Position {
+        Position {
+            epoch: Name::of(["epoch"]),
+            cursor: Arc::new(Cursor::new(xmax, [])),
+        }
+    }
+
+    fn view() -> View {
+        let asking = Asking {
+            select: crate::rows::statement::Statement::default(),
+            key: vec!["id".to_owned()],
+            keys: Keys::Plain,
+            may_match: Matcher::default(),
+            policies: None,
+            moving: false,
+        };
+        View::new(Name::of(["v"]), definition(Sight::Asking(Arc::new(asking))))
+    }
+
+    /// A transaction that inserts a row, published.
+    fn publish(stage: &Stage, xid: u64) -> Batch {
+        let at = Timestamp::UNIX_EPOCH;
+        let transaction = Transaction {
+            xid,
+            at,
+            deltas: vec![Delta {
+                table: TABLE,
+                scope: Scope::Keys,
+                changes: vec![Change {
+                    key: "1".into(),
+                    before: Row::Absent,
+                    after: Row::Row(r#"{"id":1}"#.into()),
+                    at,
+                }],
+            }],
+            messages: Vec::new(),
+            reset_all: false,
+        };
+        let batch = Batch {
+            end: Cursor::new(xid + 1, []),
+            epoch: Some(here(0).epoch),
+            horizon: None,
+            gap: 0,
+            gap_told: 0,
+            rows: 1,
+            definitions: Vec::new(),
+            transactions: vec![Arc::new(transaction)],
+        };
+        stage.publish(&batch, &Cursor::new(xid, []));
+        batch
+    }
+
+    #[test]
+    fn what_a_round_that_broke_off_was_to_ask_is_asked_again_before_anybody_is_told_to_be_further()
+    {
+        let stage = Stage::new(Arc::new(Metrics::new()));
+        let start = Cursor::new(10, []);
+        stage.begin(
+            &Place::new("here".into()),
+            here(0).epoch,
+            start.clone(),
+            &start,
+        );
+        let (view, _joined) = stage.join_asking(view()).unwrap();
+        let told = || view.told_until().until.unwrap().xmax();
+        let batch = publish(&stage, 10);
+        assert!(stage.round(&here(11)).is_some());
+        let end = Arc::new(batch.end.clone());
+        let questions = stage.questions(&batch, here(0).epoch, &end);
+        assert_eq!((questions.len(), told()), (1, 10));
+        // The connection breaks, and with it the round.
+        drop(questions);
+        stage.set_asked_failing();
+
+        assert!(
+            stage.round(&here(11)).is_some(),
+            "there is something to ask"
+        );
+        assert_eq!(told(), 10);
+        let nothing = Batch {
+            transactions: Vec::new(),
+            ..batch
+        };
+        let questions = stage.questions(&nothing, here(0).epoch, &end);
+        let [question] = <[Question; 1]>::try_from(questions).unwrap();
+        assert!(!question.pending.is_empty());
+        let answer = Answer {
+            elements: Vec::new(),
+            change: None,
+            whole: None,
+        };
+        stage.publish_answer(question, Ok(answer), here(0).epoch, &end);
+        assert_eq!(told(), 11);
+        assert!(stage.round(&here(11)).is_none(), "nothing is asked twice");
     }
 }

@@ -366,7 +366,7 @@ pub(super) mod tests {
         .unwrap()
     }
 
-    pub(in crate::feed) fn view(name: &str, matcher: Matcher, columns: Option<&[&str]>) -> View {
+    pub(in crate::feed) fn definition(sight: Sight) -> Definition {
         let table = catalog::Table {
             oid: TABLE,
             schema: "public".into(),
@@ -376,11 +376,7 @@ pub(super) mod tests {
             key: vec!["id".into()],
             watched: true,
         };
-        let columns = columns.map(|columns| {
-            let named = |name: &&str| ((*name).to_owned(), (*name).to_owned());
-            columns.iter().map(named).collect()
-        });
-        let definition = Definition {
+        Definition {
             table: Arc::new(table),
             context: Context::default(),
             columns: Vec::new(),
@@ -388,13 +384,21 @@ pub(super) mod tests {
                 sql: String::new(),
                 params: Vec::new(),
             },
-            sight: Sight::Images(Images {
-                key: vec!["id".into()],
-                matcher,
-                columns,
-            }),
-        };
-        View::new(Name::of([name]), definition)
+            sight,
+        }
+    }
+
+    pub(in crate::feed) fn view(name: &str, matcher: Matcher, columns: Option<&[&str]>) -> View {
+        let columns = columns.map(|columns| {
+            let named = |name: &&str| ((*name).to_owned(), (*name).to_owned());
+            columns.iter().map(named).collect()
+        });
+        let sight = Sight::Images(Images {
+            key: vec!["id".into()],
+            matcher,
+            columns,
+        });
+        View::new(Name::of([name]), definition(sight))
     }
 
     fn told(touched: &Touched<'_>) -> HashMap<Name, Option<Vec<Element>>> {

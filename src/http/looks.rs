@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use crate::cursor::Name;
 
 /// How long an answer serves, unless the catalogue has another edition before, as it has when drift of
-/// grants is found; a stream that was opened by an answer of before is told then with all the others. As long as
-/// most of a herd takes to come back: each look is four statements.
+/// grants is found; a stream that was opened by an answer of before is told then with all the others. As
+/// long as most of a herd takes to come back: each look is four statements.
 const FRESH: Duration = Duration::from_secs(10);
 /// How long an error serves.
 const FAILED: Duration = Duration::from_millis(500);

@@ -49,7 +49,7 @@ pub struct Asking {
 }
 
 /// What a view has yet to ask for.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Pending {
     keys: HashMap<Arc<str>, Touch>,
     /// Every row must be looked at.

@@ -17,6 +17,8 @@ before(async () => {
 })
 after(() => browser?.close())
 afterEach(async () => {
+  // A page may be signing in anew at this very moment.
+  for (const context of contexts) await context.unrouteAll({ behavior: 'ignoreErrors' })
   await Promise.all(contexts.splice(0).map(context => context.close()))
   assert.deepEqual(mistakes.splice(0), [])
 })
