@@ -109,8 +109,6 @@ struct Shared {
     pressure: watch::Receiver<Pressure>,
     begun: Instant,
     keys: RandomState,
-    /// When somebody was last cut for want of memory, as [`Shared::now`] tells it.
-    cut: AtomicU64,
     /// A standard mutex: held for a few look-ups, and for one walk at each look.
     open: Mutex<Open>,
 }
@@ -121,6 +119,8 @@ struct Open {
     users: HashMap<u64, usize>,
     addresses: HashMap<IpAddr, usize>,
     streams: HashMap<u64, Stream>,
+    /// When somebody was last cut for want of memory.
+    shed: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -148,7 +148,6 @@ impl Admission {
             pressure,
             begun: Instant::now(),
             keys: RandomState::new(),
-            cut: AtomicU64::new(0),
             open: Mutex::default(),
         };
         Self {
@@ -231,7 +230,7 @@ impl Admission {
     /// One look: `short` when memory runs out.
     fn look(&self, short: bool) -> Cut {
         let now = self.shared.now();
-        let open = self.shared.lock();
+        let mut open = self.shared.lock();
         let mut late: Vec<(u64, u64)> = Vec::new();
         for (number, stream) in &open.streams {
             let handed = stream.handed.load(Ordering::Relaxed);
@@ -251,15 +250,17 @@ impl Admission {
             // free, the latest, who have seen least.
             let most = open.streams.len().div_ceil(SHED);
             let mut those: Vec<u64> = late[stalled..].iter().map(|(_, number)| *number).collect();
-            let last = self.shared.cut.load(Ordering::Relaxed);
-            if late.is_empty() && (last == 0 || now >= last + millis(RETURNS)) {
+            let returned = open.shed.is_none_or(|at| at.elapsed() >= RETURNS);
+            if late.is_empty() && returned {
                 those.extend(open.streams.keys());
                 those.sort_unstable_by(|a, b| b.cmp(a));
             }
             for number in those.iter().take(most.saturating_sub(stalled)) {
                 open.streams[number].scissors.cut();
                 cut.memory += 1;
-                self.shared.cut.store(now, Ordering::Relaxed);
+            }
+            if cut.memory > 0 {
+                open.shed = Some(Instant::now());
             }
         }
         cut

@@ -332,14 +332,28 @@ impl Catalog {
 
     /// Whether this other picture differs in nothing but the moment.
     fn tells_the_same(&self, other: &Self) -> bool {
-        self.schemas == other.schemas
-            && self.by_name == other.by_name
-            && self.by_oid == other.by_oid
-            && self.policies == other.policies
-            && self.roles == other.roles
-            && self.key_secret == other.key_secret
-            && self.functions == other.functions
-            && self.notes == other.notes
+        // Each by name, so that none is forgotten.
+        let Self {
+            schemas,
+            by_name,
+            by_oid,
+            policies,
+            roles,
+            key_secret,
+            functions,
+            notes,
+            as_of: _,
+            edition: _,
+            since: _,
+        } = self;
+        *schemas == other.schemas
+            && *by_name == other.by_name
+            && *by_oid == other.by_oid
+            && *policies == other.policies
+            && *roles == other.roles
+            && *key_secret == other.key_secret
+            && *functions == other.functions
+            && *notes == other.notes
     }
 
     /// What decides who sees which rows of the watched table of that oid; nothing when it has no

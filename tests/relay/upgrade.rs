@@ -71,7 +71,7 @@ async fn a_schema_is_upgraded_under_relays_and_writers_of_the_release_before() {
             written
         }
     });
-    written_since(&database, 0).await;
+    more_is_written(&database).await;
     // In the middle of it, and with somebody who holds a table until the new release has waited for
     // it in vain. Nobody queues behind the two: whoever did would wait for himself.
     let holder = database.client().await;
@@ -86,7 +86,7 @@ async fn a_schema_is_upgraded_under_relays_and_writers_of_the_release_before() {
             (database.one(waiting).await != "0").then_some(())
         })
         .await;
-        written_since(&database, rows(&database).await).await;
+        more_is_written(&database).await;
         holder.batch_execute("commit").await.unwrap();
     });
     assert_eq!(
@@ -95,7 +95,7 @@ async fn a_schema_is_upgraded_under_relays_and_writers_of_the_release_before() {
     );
     let mut stream = relay.stream("/rest/v1/tasks").await;
     let mut screen = Screen::default();
-    written_since(&database, rows(&database).await).await;
+    more_is_written(&database).await;
     done.store(true, Ordering::Relaxed);
     let written = writing.await.unwrap();
     let txid = database
@@ -109,15 +109,14 @@ async fn a_schema_is_upgraded_under_relays_and_writers_of_the_release_before() {
     }
 }
 
-async fn rows(database: &Database) -> usize {
-    let count = database.one("select count(*) from tasks").await;
-    count.parse().unwrap()
-}
-
-/// Waits until the table has more rows than these, and some.
-async fn written_since(database: &Database, rows_then: usize) {
+async fn more_is_written(database: &Database) {
+    let rows = async || -> usize {
+        let count = database.one("select count(*) from tasks").await;
+        count.parse().unwrap()
+    };
+    let then = rows().await;
     eventually("somebody writes", async || {
-        (rows(database).await > rows_then + 100).then_some(())
+        (rows().await > then + 100).then_some(())
     })
     .await;
 }
