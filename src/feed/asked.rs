@@ -437,25 +437,18 @@ impl State {
 mod tests {
     use jiff::Timestamp;
 
-    use super::super::routes::tests::{TABLE, definition};
+    use super::super::routes::tests::definition;
+    use super::super::stage::tests::{at, batch, epoch, stage};
     use super::*;
-    use crate::event::{Change, Delta, Scope, State as Row};
+    use crate::event::{Change, Scope, State as Row};
     use crate::filter::Matcher;
-    use crate::log::Place;
-    use crate::metrics::Metrics;
+    use crate::rows::statement::Statement;
     use crate::view::Sight;
     use crate::view::keys::Keys;
 
-    fn here(xmax: u64) -> Position {
-        Position {
-            epoch: Name::of(["epoch"]),
-            cursor: Arc::new(Cursor::new(xmax, [])),
-        }
-    }
-
     fn view() -> View {
         let asking = Asking {
-            select: crate::rows::statement::Statement::default(),
+            select: Statement::default(),
             key: vec!["id".to_owned()],
             keys: Keys::Plain,
             may_match: Matcher::default(),
@@ -465,71 +458,39 @@ mod tests {
         View::new(Name::of(["v"]), definition(Sight::Asking(Arc::new(asking))))
     }
 
-    /// A transaction that inserts a row, published.
-    fn publish(stage: &Stage, xid: u64) -> Batch {
-        let at = Timestamp::UNIX_EPOCH;
-        let transaction = Transaction {
-            xid,
-            at,
-            deltas: vec![Delta {
-                table: TABLE,
-                scope: Scope::Keys,
-                changes: vec![Change {
-                    key: "1".into(),
-                    before: Row::Absent,
-                    after: Row::Row(r#"{"id":1}"#.into()),
-                    at,
-                }],
-            }],
-            messages: Vec::new(),
-            reset_all: false,
-        };
-        let batch = Batch {
-            end: Cursor::new(xid + 1, []),
-            epoch: Some(here(0).epoch),
-            horizon: None,
-            gap: 0,
-            gap_told: 0,
-            rows: 1,
-            definitions: Vec::new(),
-            transactions: vec![Arc::new(transaction)],
-        };
-        stage.publish(&batch, &Cursor::new(xid, []));
-        batch
-    }
-
     #[test]
     fn what_a_round_that_broke_off_was_to_ask_is_asked_again_before_anybody_is_told_to_be_further()
     {
-        let stage = Stage::new(Arc::new(Metrics::new()));
-        let start = Cursor::new(10, []);
-        stage.begin(
-            &Place::new("here".into()),
-            here(0).epoch,
-            start.clone(),
-            &start,
-        );
+        let stage = stage();
         let (view, _joined) = stage.join_asking(view()).unwrap();
         let told = || view.told_until().until.unwrap().xmax();
-        let batch = publish(&stage, 10);
-        assert!(stage.round(&here(11)).is_some());
+        let inserted = Change {
+            key: "1".into(),
+            before: Row::Absent,
+            after: Row::Row(r#"{"id":1}"#.into()),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        let batch = batch(10, Scope::Keys, vec![inserted]);
+        stage.publish(&batch, &at(10));
         let end = Arc::new(batch.end.clone());
-        let questions = stage.questions(&batch, here(0).epoch, &end);
+        let here = Position {
+            epoch: epoch(),
+            cursor: Arc::clone(&end),
+        };
+        assert!(stage.round(&here).is_some());
+        let questions = stage.questions(&batch, epoch(), &end);
         assert_eq!((questions.len(), told()), (1, 10));
         // The connection breaks, and with it the round.
         drop(questions);
         stage.set_asked_failing();
 
-        assert!(
-            stage.round(&here(11)).is_some(),
-            "there is something to ask"
-        );
+        assert!(stage.round(&here).is_some(), "there is something to ask");
         assert_eq!(told(), 10);
         let nothing = Batch {
             transactions: Vec::new(),
             ..batch
         };
-        let questions = stage.questions(&nothing, here(0).epoch, &end);
+        let questions = stage.questions(&nothing, epoch(), &end);
         let [question] = <[Question; 1]>::try_from(questions).unwrap();
         assert!(!question.pending.is_empty());
         let answer = Answer {
@@ -537,8 +498,8 @@ mod tests {
             change: None,
             whole: None,
         };
-        stage.publish_answer(question, Ok(answer), here(0).epoch, &end);
+        stage.publish_answer(question, Ok(answer), epoch(), &end);
         assert_eq!(told(), 11);
-        assert!(stage.round(&here(11)).is_none(), "nothing is asked twice");
+        assert!(stage.round(&here).is_none(), "nothing is asked twice");
     }
 }

@@ -380,10 +380,7 @@ pub(super) mod tests {
             table: Arc::new(table),
             context: Context::default(),
             columns: Vec::new(),
-            statement: Statement {
-                sql: String::new(),
-                params: Vec::new(),
-            },
+            statement: Statement::default(),
             sight,
         }
     }

@@ -453,47 +453,59 @@ impl At {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use jiff::Timestamp;
 
     use super::super::routes::tests::{TABLE, view};
     use super::*;
-    use crate::event::Delta;
+    use crate::event::{Change, Delta};
     use crate::filter::Matcher;
 
-    fn at(xmax: u64) -> Cursor {
+    pub(in crate::feed) fn at(xmax: u64) -> Cursor {
         Cursor::new(xmax, [])
     }
 
-    fn stage() -> Stage {
+    pub(in crate::feed) fn epoch() -> Name {
+        Name::of(["epoch"])
+    }
+
+    /// One that has begun at 10.
+    pub(in crate::feed) fn stage() -> Stage {
         let stage = Stage::new(Arc::new(Metrics::new()));
-        let epoch = Name::of(["epoch"]);
-        stage.begin(&Place::new("here".into()), epoch, at(10), &at(10));
+        stage.begin(&Place::new("here".into()), epoch(), at(10), &at(10));
         stage
     }
 
-    /// Somebody says that the definition of the table has changed.
-    fn change_definition(stage: &Stage, xid: u64) {
+    /// One transaction, which did this to [`TABLE`].
+    pub(in crate::feed) fn batch(xid: u64, scope: Scope, changes: Vec<Change>) -> Batch {
         let transaction = Transaction {
             xid,
             at: Timestamp::UNIX_EPOCH,
             deltas: vec![Delta {
                 table: TABLE,
-                scope: Scope::Unknown,
-                changes: Vec::new(),
+                scope,
+                changes,
             }],
             messages: Vec::new(),
             reset_all: false,
         };
-        let batch = Batch {
+        Batch {
             end: at(xid + 1),
-            epoch: Some(Name::of(["epoch"])),
+            epoch: Some(epoch()),
             horizon: None,
             gap: 0,
             gap_told: 0,
             rows: 1,
-            definitions: vec![xid],
+            definitions: Vec::new(),
             transactions: vec![Arc::new(transaction)],
+        }
+    }
+
+    /// Somebody says that the definition of the table has changed.
+    fn change_definition(stage: &Stage, xid: u64) {
+        let batch = Batch {
+            definitions: vec![xid],
+            ..batch(xid, Scope::Unknown, Vec::new())
         };
         stage.publish(&batch, &at(xid));
     }

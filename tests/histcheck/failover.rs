@@ -15,7 +15,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use crate::check::{Evidence, Fired, judge};
-use crate::harness::{connect, signal};
+use crate::harness::{connect, pg_bin, signal};
 use crate::proxy::{Link, Place, Trouble};
 use crate::record::{Note, now};
 use crate::run::{Crowd, Outcome, SETTLE, rows_of};
@@ -151,7 +151,7 @@ impl Standby {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .to_vec(),
             max_connections: 200,
-            pg_bin: std::env::var_os("ROWCAST_PG_BIN").map(PathBuf::from),
+            pg_bin: pg_bin(),
         };
         // The launcher makes a directory that PostgreSQL's user may use; what is in it is replaced.
         let empty = Cluster::start(options()).await.unwrap();

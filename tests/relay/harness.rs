@@ -93,7 +93,8 @@ async fn cluster(data_dir: PathBuf, settings: &[(&str, &str)]) -> Cluster {
     started.unwrap_or_else(|error| panic!("{}", error.told()))
 }
 
-fn pg_bin() -> Option<PathBuf> {
+/// Where the programs of PostgreSQL are, when somebody says so.
+pub fn pg_bin() -> Option<PathBuf> {
     std::env::var_os("ROWCAST_PG_BIN").map(PathBuf::from)
 }
 
