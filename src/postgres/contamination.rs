@@ -22,6 +22,13 @@ use super::transaction::{Access, Context, Terms, TransactionError, run};
 const USERS: usize = 50;
 const REQUESTS: usize = 1_000;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// [`Access::ReadOnce`] differs from the first by its isolation alone.
+const KINDS: [Access; 4] = [
+    Access::ReadOnly,
+    Access::ReadWrite,
+    Access::Guarded,
+    Access::WriteOnce,
+];
 
 #[derive(Debug, thiserror::Error)]
 enum Failed {
@@ -96,17 +103,25 @@ async fn request(
         access,
         ..Terms::read(&context, PATIENCE)
     };
+    let leave = async |client: &Client| {
+        let row = format!("insert into ledger (request) values ({number}) returning who");
+        Ok::<String, Failed>(client.query_typed(&row, &[]).await?[0].get(0))
+    };
     run(lease, terms, async |client: &Client| {
+        // All at once, as the end of the transaction is sent with them.
         if access == Access::ReadOnly {
-            // All at once, as the end of the transaction is sent with them.
             let (one, other) = futures::join!(who(client), who(client));
             worked.set(true);
             return Ok(vec![one?, other?]);
         }
+        if access == Access::WriteOnce {
+            worked.set(true);
+            let (one, other) = futures::join!(who(client), leave(client));
+            return Ok(vec![one?, other?]);
+        }
         let mut said = vec![who(client).await?];
         if access == Access::ReadWrite {
-            let row = format!("insert into ledger (request) values ({number}) returning who");
-            said.push(client.query_typed(&row, &[]).await?[0].get(0));
+            said.push(leave(client).await?);
         }
         said.push(who(client).await?);
         worked.set(true);
@@ -146,7 +161,7 @@ impl Book {
     ) {
         let name = format!("user_{user}");
         let row = i32::try_from(number).unwrap();
-        let writes = access == Access::ReadWrite;
+        let writes = matches!(access, Access::ReadWrite | Access::WriteOnce);
         let Some(answer) = answer else {
             self.dropped += 1;
             if writes && worked {
@@ -257,10 +272,9 @@ async fn a_request_dropped_at_any_await_point_leaves_nothing_behind() {
     let pool = pool(&cluster.target("postgres"), "contamination", 2);
     world(&pool).await;
     let mut book = Book::default();
-    let kinds = [Access::ReadOnly, Access::ReadWrite, Access::Guarded];
     let mut points = BTreeSet::new();
     let mut user = 0;
-    for access in kinds {
+    for access in KINDS {
         for awake in [false, true] {
             for _ in 0..3 {
                 // Until it comes to its end, which it does however the answers arrive.
@@ -293,7 +307,7 @@ async fn fifty_users_on_two_connections_are_never_taken_for_one_another() {
     let requests = (1..=REQUESTS).map(|number| {
         let pool = &pool;
         let user = number % USERS;
-        let access = [Access::ReadWrite, Access::ReadOnly, Access::Guarded][number / USERS % 3];
+        let access = KINDS[number / USERS % KINDS.len()];
         // Every third comes to its end.
         let drop = Drop {
             after: if number % 3 == 0 {

@@ -39,6 +39,10 @@ pub enum Access {
     Guarded,
     /// Read committed.
     ReadWrite,
+    /// Likewise, and COMMIT is sent behind the statements: one round trip. For `work` that fails only
+    /// where one of its statements does, and so the transaction; nothing else is left to keep it from
+    /// being committed.
+    WriteOnce,
 }
 
 /// As whom a transaction runs, and what its policies and functions can read of the request.
@@ -194,8 +198,9 @@ impl End {
 
 /// Runs `work` in a transaction on `lease` and commits it when `work` succeeds.
 ///
-/// The opening travels together with the first statements of `work`, and for a read the COMMIT
-/// does too: one round trip. Dropping this future closes the connection.
+/// The opening travels together with the first statements of `work`, and for a read, or a write of
+/// which nothing is to be looked at before, the COMMIT does too: one round trip. Dropping this future
+/// closes the connection.
 ///
 /// # Errors
 /// The error of `work`, or a [`TransactionError`]. Nothing is committed then, unless the error is
@@ -245,6 +250,24 @@ where
             }
             Ok(value)
         }
+        Access::WriteOnce => {
+            let commit = client.batch_execute(terms.end.sql());
+            let all = async { futures::join!(open, work(client), commit) };
+            let Ok((opened, done, ended)) = tokio::time::timeout(deadline, all).await else {
+                return Err(TransactionError::InDoubt(None).into());
+            };
+            match ended {
+                // Of a failed transaction it was a ROLLBACK.
+                Ok(()) => clean(lease),
+                Err(error) if error.as_db_error().is_some_and(refused) => {
+                    clean(lease);
+                    return Err(TransactionError::Failed(error).into());
+                }
+                Err(error) => return Err(TransactionError::InDoubt(Some(error)).into()),
+            }
+            opened.map_err(TransactionError::Failed)?;
+            done
+        }
         Access::Guarded | Access::ReadWrite => {
             let all = async { futures::join!(open, work(client)) };
             let (opened, done) = tokio::time::timeout(deadline, all)
@@ -264,27 +287,30 @@ where
                     return Err(error);
                 }
             };
-            let clean = format!("{CLEAN}; {PINS}");
             // Deferred constraints and triggers run here, so COMMIT gets the whole time again.
-            let all = async {
-                futures::join!(
-                    client.batch_execute(terms.end.sql()),
-                    client.batch_execute(&clean)
-                )
-            };
-            match tokio::time::timeout(deadline, all).await {
-                Ok((Ok(()), Ok(()))) => lease.give_back(),
-                // Committed, but what was left behind is not known to be gone.
-                Ok((Ok(()), Err(_not_clean))) => {}
-                Ok((Err(error), _)) if error.as_db_error().is_some_and(refused) => {
+            let ended = client.batch_execute(terms.end.sql());
+            match tokio::time::timeout(deadline, ended).await {
+                Ok(Ok(())) => clean(lease),
+                Ok(Err(error)) if error.as_db_error().is_some_and(refused) => {
                     return Err(TransactionError::Failed(error).into());
                 }
-                Ok((Err(error), _)) => return Err(TransactionError::InDoubt(Some(error)).into()),
+                Ok(Err(error)) => return Err(TransactionError::InDoubt(Some(error)).into()),
                 Err(_elapsed) => return Err(TransactionError::InDoubt(None).into()),
             }
             Ok(value)
         }
     }
+}
+
+/// Gives a connection back once what a function may have left behind is gone. Nobody waits for it: the
+/// answer is on its way.
+fn clean(lease: Lease) {
+    tokio::spawn(async move {
+        let all = format!("{CLEAN}; {PINS}");
+        if let Ok(Ok(())) = tokio::time::timeout(GRACE, lease.batch_execute(&all)).await {
+            lease.give_back();
+        }
+    });
 }
 
 /// A COMMIT that failed with an ordinary error was rolled back. A session that was ended by an
@@ -299,7 +325,7 @@ fn opening(terms: &Terms<'_>) -> String {
     let mode = match terms.access {
         Access::ReadOnly | Access::Guarded => "isolation level repeatable read read only",
         Access::ReadOnce => "isolation level read committed read only",
-        Access::ReadWrite => "isolation level read committed read write",
+        Access::ReadWrite | Access::WriteOnce => "isolation level read committed read write",
     };
     let mut sql = format!("begin; set transaction {mode}; ");
     if let Some(snapshot) = terms.snapshot {

@@ -61,6 +61,7 @@ mod trim;
 mod upgrade;
 mod upkeep;
 mod wire;
+mod writes;
 
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
