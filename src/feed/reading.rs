@@ -303,3 +303,94 @@ impl Gap {
         self.waiting = Some((value, barrier));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::stage::tests::{at, batch, stage};
+    use super::*;
+    use crate::event::Scope;
+
+    /// A log of these batches, and then the end of the connection.
+    struct Script<'a> {
+        stage: &'a Stage,
+        batches: Mutex<Vec<Batch>>,
+        /// Where the stage was when the catalogue was read.
+        reloads: Mutex<Vec<u64>>,
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    enum Over {
+        Epoch,
+        End,
+    }
+
+    impl From<EpochEnded> for Over {
+        fn from(_: EpochEnded) -> Self {
+            Self::Epoch
+        }
+    }
+
+    impl Source for Script<'_> {
+        type Error = Over;
+
+        fn catalog(&self) -> Arc<Catalog> {
+            Arc::new(Catalog::new(&["public"], Vec::new(), &[]))
+        }
+
+        async fn reload(&self) -> Result<Arc<Catalog>, Over> {
+            let position = self.stage.position().map(|here| here.cursor.xmax());
+            self.reloads.lock().unwrap().extend(position);
+            Ok(self.catalog())
+        }
+
+        async fn read(&self, _: &Cursor, _: &Catalog, _: Bounds) -> Result<Option<Batch>, Over> {
+            let next = self.batches.lock().unwrap().pop();
+            next.map(Some).ok_or(Over::End)
+        }
+
+        async fn present(&self) -> Result<Cursor, Over> {
+            Err(Over::End)
+        }
+
+        async fn barrier(&self) -> Result<Xid, Over> {
+            Err(Over::End)
+        }
+
+        async fn end_epoch(&self, _: Name) -> Result<(), Over> {
+            Err(Over::End)
+        }
+
+        async fn settle_gap(&self, _: i64) -> Result<(), Over> {
+            Err(Over::End)
+        }
+    }
+
+    struct AtOnce;
+
+    impl Pace for AtOnce {
+        async fn next(&mut self, _: Read) {}
+    }
+
+    #[tokio::test]
+    async fn definitions_are_looked_at_again_before_screens_are_told_that_the_log_was_trimmed() {
+        let stage = stage();
+        let whole = batch(10, Scope::Keys, Vec::new());
+        let trimmed = Batch {
+            horizon: Some(at(20)),
+            ..batch(30, Scope::Keys, Vec::new())
+        };
+        let script = Script {
+            stage: &stage,
+            batches: Mutex::new(vec![trimmed, whole]),
+            reloads: Mutex::default(),
+        };
+        let reading = Reading::new(Place::new("here".into()), at(10));
+        let health = Health::new();
+        let over = follow(&script, reading, &stage, &health, &mut AtOnce, || {}).await;
+        assert_eq!(over, Err(Over::End));
+        assert_eq!(stage.position().map(|here| here.cursor.xmax()), Some(31));
+        assert_eq!(*script.reloads.lock().unwrap(), [11]);
+    }
+}
