@@ -25,16 +25,35 @@ use crate::cursor::{Cursor, Name, Xid};
 use crate::event::{Entry, Image, Operation, State, TOO_LARGE};
 use crate::postgres::quote;
 use crate::schema::catalog::{Catalog, Table};
-pub use batch::{Batch, Bounds, Gathered, Gathering, Head, Net, Place, TooMuch};
+pub use batch::{Batch, Bounds, Gathered, Gathering, Head, Net, Place, Sum, TooMuch};
 pub use fold::{Folded, fold};
 
 /// The two branches of a poll: what had not begun at the cursor, and what was in progress there.
 /// Each is a condition on the head of the primary key, so that the cost does not depend on the
-/// size of the log.
+/// size of the log. Where there is more than `$3` rows, a [`PART`] is read after the other.
 pub const POLL: &str = "\
 select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where xid >= $1
 union all
-select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where xid = any ($2)";
+select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where xid = any ($2)
+limit $3";
+
+/// Rows that are read at a time, more than are kept of one transaction.
+const MOST: i64 = 40_000;
+
+/// What comes after a row, of transactions below another, in the order of the primary key.
+pub const PART: &str = "\
+select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log
+where (xid, id) > ($1, $2) and xid < $3 order by xid, id limit $4";
+
+/// What rows of a transaction touched, without the rows: no more than so many, after an id.
+const SUM: &str = "\
+with part as materialized (
+  select id, at, rel, op, channel from rowcast.log where xid = $1 and id > $2 order by id limit $3)
+select rel, channel, max(id), max(at), bool_or(op = 'R'), count(*) from part group by rel, channel";
+
+/// Rows that are summed up at a time: a tenth of a second (measured), so that each answer is there long
+/// before [`SILENCE`] is over.
+const SUMMED: i64 = 500_000;
 
 const HEAD: &str = "\
 select pg_current_snapshot()::text, e.uuid::text, s.horizon::text, g.last_value, g.is_called, s.gap
@@ -118,7 +137,8 @@ pub async fn prepare(client: &Client) -> Result<Prepared, LogError> {
     in_time(client.batch_execute(SETTINGS)).await??;
     Ok(Prepared {
         head: in_time(client.prepare(HEAD)).await??,
-        poll: in_time(client.prepare_typed(POLL, &[Type::XID8, Type::XID8_ARRAY])).await??,
+        poll: in_time(client.prepare_typed(POLL, &[Type::XID8, Type::XID8_ARRAY, Type::INT8]))
+            .await??,
     })
 }
 
@@ -126,7 +146,8 @@ pub async fn prepare(client: &Client) -> Result<Prepared, LogError> {
 /// decide what is told of each entry; entries of other tables are left out.
 ///
 /// All of it is one message, its COMMIT too, and nobody waits for that one's answer. Only a batch that
-/// has rows to be read again, which are seldom, is read once more in a transaction that stays open.
+/// has rows to be read again, or very many, which both are seldom, is read once more in a transaction that
+/// stays open.
 ///
 /// # Errors
 /// [`LogError`]. The connection may be inside a transaction then and must be thrown away, unless it is
@@ -140,7 +161,7 @@ pub async fn read(
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
     let (xmax, xip) = parameters(from);
-    let parameters: [&(dyn ToSql + Sync); 2] = [&xmax, &xip];
+    let parameters: [&(dyn ToSql + Sync); 3] = [&xmax, &xip, &MOST];
     let asked = async {
         let begun = client.batch_execute(AGAIN);
         let head = client.query(&prepared.head, &[]);
@@ -159,9 +180,12 @@ pub async fn read(
     };
     let (begun, head, rows) = in_time(asked).await?;
     begun?;
-    let net = gather(&head?, rows?, place, bounds).await?.net(catalog);
-    if net.lookups().is_empty() {
-        return Ok(net.finish());
+    let head = head_of(&head?, place)?;
+    if let Some(batch) = gather(rows?, bounds).await? {
+        let net = batch.finish(head).net(catalog);
+        if net.lookups().is_empty() {
+            return Ok(net.finish());
+        }
     }
     let batch = open(client, place, from, catalog, bounds).await;
     let end = match &batch {
@@ -336,8 +360,11 @@ async fn begin(
     bounds: Bounds,
 ) -> Result<Gathered, LogError> {
     let (xmax, xip) = parameters(from);
-    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
-        [(&xmax, Type::XID8), (&xip, Type::XID8_ARRAY)];
+    let parameters: [(&(dyn ToSql + Sync), Type); 3] = [
+        (&xmax, Type::XID8),
+        (&xip, Type::XID8_ARRAY),
+        (&MOST, Type::INT8),
+    ];
     let asked = async {
         futures::join!(
             client.batch_execute(BEGIN),
@@ -347,49 +374,129 @@ async fn begin(
     };
     let (begun, head, rows) = in_time(asked).await?;
     begun?;
-    gather(&head?, rows?, place, bounds).await
+    let head = head_of(&head?, place)?;
+    let batch = match gather(rows?, bounds).await? {
+        Some(batch) => batch,
+        None => in_parts(client, from, bounds).await?,
+    };
+    Ok(batch.finish(head))
 }
 
-/// The parameters of [`POLL`].
+/// The parameters of [`POLL`] besides its limit.
 fn parameters(from: &Cursor) -> (Xid8, Vec<Xid8>) {
     let xip = from.xip().iter().map(|xid| Xid8(*xid)).collect();
     (Xid8(from.xmax()), xip)
 }
 
-/// Takes the rows of a poll as they come.
-async fn gather(
-    head: &[Row],
+/// Takes the rows of a poll as they come; nothing where there may be more of them.
+async fn gather(rows: RowStream, bounds: Bounds) -> Result<Option<Gathering>, LogError> {
+    let mut batch = Gathering::new(bounds);
+    let all = add(&mut batch, rows).await?.0 < MOST;
+    Ok(all.then_some(batch))
+}
+
+/// Adds rows as they come. How many there were, and the last.
+async fn add(
+    batch: &mut Gathering,
     rows: RowStream,
-    place: &Place,
-    bounds: Bounds,
-) -> Result<Gathered, LogError> {
-    let head = head
+) -> Result<(i64, Option<(Xid, i64)>), LogError> {
+    let mut rows = std::pin::pin!(rows);
+    let (mut count, mut last) = (0, None);
+    while let Some(row) = in_time(rows.next()).await? {
+        let (xid, entry) = entry(&row?)?;
+        count += 1;
+        last = Some((xid, entry.id));
+        batch.add(xid, entry)?;
+        if count % 1000 == 0 {
+            // Rows that have arrived are taken without waiting; others must have their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok((count, last))
+}
+
+/// Reads very many rows, inside the transaction. Of a transaction that is too large to be kept, what it
+/// touched is asked for, and its rows stay where they are: nobody else waits for their way.
+async fn in_parts(client: &Client, from: &Cursor, bounds: Bounds) -> Result<Gathering, LogError> {
+    let mut batch = Gathering::new(bounds);
+    let ids = from.xip().iter().map(|xid| (*xid, *xid + 1));
+    for (first, end) in ids.chain([(from.xmax(), Xid::MAX)]) {
+        let mut after = (first, 0);
+        loop {
+            let (xid, id, end) = (Xid8(after.0), after.1, Xid8(end));
+            let parameters: [(&(dyn ToSql + Sync), Type); 4] = [
+                (&xid, Type::XID8),
+                (&id, Type::INT8),
+                (&end, Type::XID8),
+                (&MOST, Type::INT8),
+            ];
+            let rows = in_time(client.query_typed_raw(PART, parameters)).await??;
+            let (count, last) = add(&mut batch, rows).await?;
+            let Some(last) = last.filter(|_| count == MOST) else {
+                break;
+            };
+            after = last;
+            if batch.is_too_large(last.0) {
+                sum_up(client, &mut batch, last).await?;
+                after = (last.0 + 1, 0);
+            }
+        }
+    }
+    Ok(batch)
+}
+
+/// Asks what the rest of a transaction touched, after the row with that id.
+async fn sum_up(
+    client: &Client,
+    batch: &mut Gathering,
+    (xid, mut after): (Xid, i64),
+) -> Result<(), LogError> {
+    loop {
+        let of = Xid8(xid);
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] = [
+            (&of, Type::XID8),
+            (&after, Type::INT8),
+            (&SUMMED, Type::INT8),
+        ];
+        let mut count = 0;
+        for row in in_time(client.query_typed(SUM, &parameters)).await?? {
+            let last = row.try_get(2)?;
+            after = after.max(last);
+            count += row.try_get::<_, i64>(5)?;
+            let sum = Sum {
+                rel: row.try_get::<_, Option<u32>>(0)?.unwrap_or(0),
+                channel: row.try_get(1)?,
+                last,
+                at: row.try_get(3)?,
+                resets: row.try_get(4)?,
+            };
+            batch.sum(xid, sum);
+        }
+        if count < SUMMED {
+            return Ok(());
+        }
+    }
+}
+
+/// What a poll reads besides rows.
+fn head_of(rows: &[Row], place: &Place) -> Result<Head, LogError> {
+    let row = rows
         .first()
         .ok_or(LogError::Unexpected("rowcast.state is empty"))?;
     let snapshot = |text: &str| {
         Cursor::from_pg_snapshot(text)
             .map_err(|_| LogError::Unexpected("a snapshot in another form"))
     };
-    let horizon: Option<&str> = head.try_get(2)?;
-    let (last_value, is_called): (i64, bool) = (head.try_get(3)?, head.try_get(4)?);
-    let mut batch = Gathering::new(bounds);
-    let mut rows = std::pin::pin!(rows);
-    while let Some(row) = in_time(rows.next()).await? {
-        let (xid, entry) = entry(&row?)?;
-        batch.add(xid, entry)?;
-        if batch.rows().is_multiple_of(1000) {
-            // Rows that have arrived are taken without waiting; others must have their turn.
-            tokio::task::yield_now().await;
-        }
-    }
-    let uuid: Option<&str> = head.try_get(1)?;
-    Ok(batch.finish(Head {
-        end: snapshot(head.try_get(0)?)?,
+    let uuid: Option<&str> = row.try_get(1)?;
+    let horizon: Option<&str> = row.try_get(2)?;
+    let (last_value, is_called): (i64, bool) = (row.try_get(3)?, row.try_get(4)?);
+    Ok(Head {
+        end: snapshot(row.try_get(0)?)?,
         epoch: uuid.map(|uuid| place.epoch(uuid)),
         horizon: horizon.map(snapshot).transpose()?,
         gap: if is_called { last_value } else { 0 },
-        gap_told: head.try_get(5)?,
-    }))
+        gap_told: row.try_get(5)?,
+    })
 }
 
 /// Bytes may vanish on the way and leave the connection open, so whatever is asked of the log must

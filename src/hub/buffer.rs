@@ -37,12 +37,23 @@ impl<T> Buffer<T> {
         while self.items.len() > 1
             && (self.items.len() > self.bounds.items || self.weight > self.bounds.weight)
         {
-            if let Some((_, weight)) = self.items.pop_front() {
-                self.weight -= weight;
-                self.start += 1;
-            }
+            self.drop_front();
         }
         self.end()
+    }
+
+    /// Drops what lies before `position`, but never the latest item.
+    pub(super) fn forget(&mut self, position: u64) {
+        while self.start < position && self.items.len() > 1 {
+            self.drop_front();
+        }
+    }
+
+    fn drop_front(&mut self) {
+        if let Some((_, weight)) = self.items.pop_front() {
+            self.weight -= weight;
+            self.start += 1;
+        }
     }
 
     /// Items from `position` on; `None` when some of them are gone.

@@ -1,8 +1,8 @@
 //! From one publisher to many subscribers.
 //!
 //! A [`Topic`] keeps the latest items in one bounded [`buffer`](self) and each [`Subscriber`] a
-//! position in it: a slow subscriber costs a position, not memory. One that falls out of the buffer
-//! is told so ([`Lagged`]) and never skips in silence. Generic over what it carries: it knows
+//! position in it: a slow subscriber costs a position, not memory, and what everybody has taken is
+//! dropped. One that falls out of the buffer is told so ([`Lagged`]) and never skips in silence. Generic over what it carries: it knows
 //! nothing of HTTP, event streams or SQL.
 //!
 //! Waking is our own and not a `tokio::sync::watch`: that one takes and gives back a place in a list,
@@ -41,6 +41,8 @@ struct Shared<T> {
     buffer: Mutex<Buffer<T>>,
     /// The position after the latest item. Changed under the lock of the buffer.
     end: AtomicU64,
+    /// Everything before it had been taken by all at the latest item.
+    taken: AtomicU64,
     /// A lock of its own: who is woken goes to the buffer while others are still being woken.
     seats: Mutex<Seats>,
 }
@@ -60,6 +62,7 @@ impl<T: Clone> Topic<T> {
         let shared = Shared {
             buffer: Mutex::new(Buffer::new(bounds)),
             end: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             seats: Mutex::default(),
         };
         Self {
@@ -71,9 +74,14 @@ impl<T: Clone> Topic<T> {
     pub fn publish(&self, item: T, weight: usize) {
         let mut buffer = self.shared.lock();
         let end = buffer.push(item, weight);
+        buffer.forget(self.shared.taken.load(Ordering::Relaxed));
         self.shared.end.store(end, Ordering::SeqCst);
         drop(buffer);
-        self.shared.seats().call();
+        let taken = self.shared.seats().call();
+        // With nobody there, whoever comes begins after it.
+        self.shared
+            .taken
+            .store(taken.unwrap_or(end), Ordering::Relaxed);
     }
 
     /// The position after the latest item.
@@ -176,6 +184,29 @@ mod tests {
         assert_eq!(subscriber.take(10).unwrap(), [1]);
         subscriber.back_to(0);
         assert_eq!(subscriber.take(10).unwrap(), [1]);
+    }
+
+    #[tokio::test]
+    async fn what_everybody_has_taken_is_dropped_and_what_one_has_not_is_kept() {
+        let topic = Topic::new(BOUNDS);
+        let (mut quick, slow) = (topic.subscribe(), topic.subscribe());
+        let kept = || topic.shared.lock().from(0).map(Iterator::count);
+        for item in 0..3 {
+            topic.publish(item, 1);
+            quick.changed().await;
+            assert_eq!(quick.take(10).unwrap(), [item]);
+        }
+        assert_eq!(kept(), Some(3));
+        drop(slow);
+        // Known at one item, done at the next.
+        topic.publish(3, 1);
+        topic.publish(4, 1);
+        assert_eq!(kept(), None);
+        assert_eq!(quick.take(10).unwrap(), [3, 4]);
+        topic.publish(5, 1);
+        topic.publish(6, 1);
+        assert_eq!(topic.shared.lock().from(5).map(Iterator::count), Some(2));
+        assert_eq!(quick.take(10).unwrap(), [5, 6]);
     }
 
     #[tokio::test]

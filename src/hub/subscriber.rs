@@ -2,18 +2,19 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use super::Shared;
-use super::seats::Seat;
+use super::seats::{Place, Seat};
 
 /// Reads a topic at its own pace.
 #[derive(Debug)]
 pub struct Subscriber<T> {
     shared: Arc<Shared<T>>,
-    /// Where it waits, since it has waited.
-    seat: Option<Arc<Seat>>,
-    /// Of its seat, among all.
+    /// What the topic knows of it.
+    place: Place,
+    /// Of its place, among all.
     number: usize,
     position: u64,
 }
@@ -25,18 +26,24 @@ pub struct Lagged;
 
 impl<T> Subscriber<T> {
     pub(super) fn new(shared: Arc<Shared<T>>, position: u64) -> Self {
-        let number = shared.seats().take();
+        let place = Place::at(position);
+        let number = shared.seats().take(place.clone());
         Self {
             shared,
-            seat: None,
+            place,
             number,
             position,
         }
     }
 
-    /// Goes back to `position`, if that is earlier.
+    fn move_to(&mut self, position: u64) {
+        self.position = position;
+        self.place.position().store(position, Ordering::Relaxed);
+    }
+
+    /// Goes back to `position`, if that is earlier. What everybody had taken may be gone.
     pub fn back_to(&mut self, position: u64) {
-        self.position = self.position.min(position);
+        self.move_to(self.position.min(position));
     }
 
     /// Waits until there is something to take. Cancel safe.
@@ -49,15 +56,13 @@ impl<T> Subscriber<T> {
         if self.shared.end() > self.position {
             return Poll::Ready(());
         }
-        let seat = match &self.seat {
-            Some(seat) if seat.is_of(cx.waker()) => seat,
-            _ => {
-                let seat = Arc::new(Seat::new(cx.waker()));
-                self.shared.seats().sit(self.number, Arc::clone(&seat));
-                self.seat.insert(seat)
-            }
-        };
-        seat.wait();
+        if !self.place.seat().is_some_and(|seat| seat.is_of(cx.waker())) {
+            self.place = Place::Sitting(Arc::new(Seat::new(cx.waker(), self.position)));
+            self.shared.seats().sit(self.number, self.place.clone());
+        }
+        if let Some(seat) = self.place.seat() {
+            seat.wait();
+        }
         // Again: an item that came before the seat was there has woken nobody.
         if self.shared.end() > self.position {
             Poll::Ready(())
@@ -83,7 +88,8 @@ impl<T: Clone> Subscriber<T> {
             .take(most)
             .cloned()
             .collect();
-        self.position += items.len() as u64;
+        drop(buffer);
+        self.move_to(self.position + items.len() as u64);
         Ok(items)
     }
 }

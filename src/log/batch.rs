@@ -271,7 +271,24 @@ struct Pending {
     bytes: usize,
     /// What it touched, kept when its entries are not.
     touched: BTreeSet<(u32, Option<String>)>,
+    /// There are resets among its entries, kept likewise.
+    resets: bool,
     oversize: bool,
+}
+
+/// What rows of a transaction came to that is too large to be kept: those of one table, or channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sum {
+    /// As [`Entry::rel`].
+    pub rel: u32,
+    /// As [`Entry::channel`].
+    pub channel: Option<String>,
+    /// Their highest id.
+    pub last: i64,
+    /// When the latest was logged.
+    pub at: Timestamp,
+    /// There are resets among them.
+    pub resets: bool,
 }
 
 /// Rows of one snapshot, as they come in, in any order.
@@ -316,6 +333,7 @@ impl Gathering {
             pending.last = entry.id;
             pending.at = entry.at;
         }
+        pending.resets |= entry.operation == Operation::Reset;
         let touched = (entry.rel, entry.channel.clone());
         if !pending.touched.contains(&touched) {
             pending.touched.insert(touched);
@@ -338,6 +356,25 @@ impl Gathering {
             self.bytes = 0;
         }
         Ok(())
+    }
+
+    /// Whether nothing is kept of the transaction but what it touched.
+    #[must_use]
+    pub fn is_too_large(&self, xid: Xid) -> bool {
+        let pending = self.pending.get(&xid);
+        pending.is_some_and(|pending| pending.oversize)
+    }
+
+    /// Adds rows of the transaction `xid` that were not read, as it [is too large](Self::is_too_large).
+    pub fn sum(&mut self, xid: Xid, sum: Sum) {
+        let pending = self.pending.entry(xid).or_default();
+        pending.xid = xid;
+        if sum.last > pending.last {
+            (pending.last, pending.at) = (sum.last, sum.at);
+        }
+        pending.resets |= sum.resets;
+        pending.touched.insert((sum.rel, sum.channel));
+        self.bytes -= pending.collapse();
     }
 
     /// All of them, and what was read besides: transactions by the highest log id of each, entries
@@ -369,15 +406,11 @@ impl Pending {
     }
 
     fn definitions_changed(&self, catalog: &Catalog) -> bool {
-        let resets = self
-            .entries
-            .iter()
-            .any(|entry| entry.operation == Operation::Reset);
         let mut tables = self
             .touched
             .iter()
             .filter(|(rel, channel)| *rel != 0 && channel.is_none());
-        resets || tables.any(|(rel, _)| catalog.table_by_oid(*rel).is_none())
+        self.resets || tables.any(|(rel, _)| catalog.table_by_oid(*rel).is_none())
     }
 
     fn net(self, catalog: &Catalog) -> Transaction {
@@ -461,4 +494,91 @@ fn delta(table: &Table, entries: &[&Entry]) -> Option<Delta> {
         scope,
         changes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        rows: 2,
+        bytes: 1000,
+        batch: 1000,
+        total: 1000,
+    };
+
+    fn entry(id: i64, rel: u32, operation: Operation) -> Entry {
+        Entry {
+            id,
+            rel,
+            operation,
+            channel: None,
+            old: None,
+            new: Some(r#"{"id":1}"#.into()),
+            truncated: false,
+            at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn head() -> Head {
+        Head {
+            end: Cursor::new(20, []),
+            epoch: None,
+            horizon: None,
+            gap: 0,
+            gap_told: 0,
+        }
+    }
+
+    fn catalog() -> Catalog {
+        let table = |oid: u32| Table {
+            oid,
+            schema: "public".to_owned(),
+            name: format!("t{oid}"),
+            kind: 'r',
+            columns: Vec::new(),
+            key: vec!["id".to_owned()],
+            watched: true,
+        };
+        Catalog::new(&["public"], vec![table(1), table(2)], &[])
+    }
+
+    #[test]
+    fn a_reset_in_a_transaction_that_is_too_large_changes_definitions_all_the_same() {
+        let mut batch = Gathering::new(BOUNDS);
+        batch.add(10, entry(1, 1, Operation::Reset)).unwrap();
+        for id in 2..5 {
+            batch.add(10, entry(id, 1, Operation::Insert)).unwrap();
+        }
+        batch.add(11, entry(5, 1, Operation::Insert)).unwrap();
+        assert!(batch.is_too_large(10) && !batch.is_too_large(11));
+        let batch = batch.finish(head()).net(&catalog()).finish();
+        assert_eq!(batch.definitions, [10]);
+    }
+
+    #[test]
+    fn what_was_summed_up_counts_for_order_tables_and_definitions() {
+        let mut batch = Gathering::new(BOUNDS);
+        for id in 1..4 {
+            batch.add(10, entry(id, 1, Operation::Insert)).unwrap();
+        }
+        batch.add(11, entry(6, 1, Operation::Insert)).unwrap();
+        let sum = Sum {
+            rel: 2,
+            channel: None,
+            last: 9,
+            at: Timestamp::UNIX_EPOCH,
+            resets: true,
+        };
+        batch.sum(10, sum);
+        assert_eq!(batch.rows(), 4);
+        let batch = batch.finish(head()).net(&catalog()).finish();
+        let xids: Vec<Xid> = batch.transactions.iter().map(|t| t.xid).collect();
+        assert_eq!(xids, [11, 10]);
+        assert_eq!(batch.definitions, [10]);
+        let unknown: Vec<_> = batch.transactions[1].deltas.iter().collect();
+        assert!(unknown.iter().all(|delta| delta.scope == Scope::Unknown));
+        let tables: Vec<u32> = unknown.iter().map(|delta| delta.table).collect();
+        assert_eq!(tables, [1, 2]);
+    }
 }
