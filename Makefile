@@ -52,7 +52,7 @@ mutants: ## switch on known defects, one at a time, and see that the tests find 
 
 histcheck: ## check histories under faults: 20 seeds of 5 minutes, with a report
 	@tests/setup.sh test
-	cargo test --test histcheck -- --seeds 20 --seconds 300 --report target/histcheck
+	cargo test --release --test histcheck -- --seeds 20 --seconds 300 --report target/histcheck
 
 TARGETS ?= token resume filter body jwt sse image http1 http2 config
 SECONDS_EACH ?= 600
