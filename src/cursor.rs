@@ -191,7 +191,7 @@ fn hexadecimal(text: &str) -> Result<u64, Malformed> {
 }
 
 /// A 64-bit name in eleven characters of `[0-9A-Za-z_-]`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name([u8; 8]);
 
 impl Name {

@@ -48,6 +48,19 @@ pub enum Mutant {
     R3,
     /// An old token makes a relay read the log without end.
     R4,
+    /// What a round that broke off was to ask is gone.
+    R5,
+    /// What was asked in vain is not asked again.
+    R6,
+    /// A change of what policies read changes nothing.
+    R7,
+    /// A question is answered as of now and not as of its round. Snapshots are PostgreSQL's, so this one is
+    /// in the simulation.
+    R8,
+    /// A view that asks is taken to be as fresh as the feed is.
+    R9,
+    /// The digest of what a screen shows stays that of the state that it read.
+    R10,
 }
 
 /// Whether that defect is switched on.

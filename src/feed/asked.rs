@@ -4,9 +4,9 @@
 //! A round takes from here what is to be asked ([`Stage::questions`]) and brings each answer back
 //! ([`Stage::publish_answer`]). A view that could not be asked keeps what it has to ask for, and its
 //! token, also where the round ended with its connection and brought no answer at all. Pure computation
-//! under a lock of its own; [`super::asking`] puts the questions.
+//! under a lock of its own; [`super::round`] puts the questions.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::cursor::{Cursor, Name, Token};
 use crate::event::Transaction;
 use crate::log::Batch;
 use crate::metrics::Answer as Counted;
+use crate::mutants::{Mutant, on};
 use crate::view::asking::{Answer, Asking, Digest, Pending, Shown};
 use crate::view::{Check, Delivery, Effect, Event, Mark, View};
 
@@ -34,7 +35,8 @@ pub(super) struct Asked(Mutex<State>);
 struct State {
     /// Up to here the log has been looked through; `None` while there are no views.
     at: Option<Position>,
-    views: HashMap<Name, Entry>,
+    /// In an order of their own, so that a run of the simulation is the same again.
+    views: BTreeMap<Name, Entry>,
 }
 
 #[derive(Debug)]
@@ -105,14 +107,17 @@ impl Stage {
         let here = Position {
             epoch: at.epoch,
             cursor: Arc::clone(&at.cursor),
+            read: at.read,
         };
         if state.at.as_ref().is_some_and(|at| at.epoch != here.epoch) {
             // No round has seen the new epoch yet, and none will find it new once this one is here.
             self.reset_asked(state, "epoch");
         }
-        let told = &state.at.get_or_insert(here).cursor;
+        let Position {
+            cursor: told, read, ..
+        } = state.at.get_or_insert(here);
         let entry = state.views.entry(view.name()).or_insert_with(|| {
-            view.set_told(Arc::clone(told));
+            view.set_told(Arc::clone(told), *read);
             Entry {
                 view: Arc::new(view),
                 pending: Pending::default(),
@@ -158,9 +163,15 @@ impl Stage {
     }
 
     /// Whether there are views that ask.
-    #[must_use]
-    pub fn asks(&self) -> bool {
+    fn asks(&self) -> bool {
         !self.asked.lock().views.is_empty()
+    }
+
+    /// Waits until there is a view that asks.
+    pub async fn until_asked(&self) {
+        while !self.asks() {
+            self.asked_anew.notified().await;
+        }
     }
 
     /// When to ask though nothing was published.
@@ -223,13 +234,10 @@ impl Stage {
     /// registered before gets all of the batch, and one registered after reads its state in a later
     /// snapshot than `end`.
     #[must_use]
-    pub fn questions(&self, batch: &Batch, epoch: Name, end: &Arc<Cursor>) -> Vec<Question> {
+    pub fn questions(&self, batch: &Batch, end: &Position) -> Vec<Question> {
         let mut state = self.asked.lock();
         let state = &mut *state;
-        state.at = Some(Position {
-            epoch,
-            cursor: Arc::clone(end),
-        });
+        state.at = Some(end.clone());
         let now = Instant::now();
         let (mut questions, mut ended) = (Vec::new(), Vec::new());
         for (name, entry) in &mut state.views {
@@ -246,7 +254,7 @@ impl Stage {
             if pending.is_reset() {
                 ended.push(*name);
             } else if pending.is_empty() {
-                view.set_told(Arc::clone(end));
+                view.set_told(Arc::clone(&end.cursor), end.read);
             } else if entry.retry.as_ref().is_none_or(|(at, _)| *at <= now) {
                 if pending.is_whole() {
                     entry.compared.0 = now;
@@ -262,7 +270,7 @@ impl Stage {
             }
         }
         for name in ended {
-            self.reset_entry(state, name, Some(Mark::Batch(Arc::clone(end))));
+            self.reset_entry(state, name, Some(Mark::Batch(Arc::clone(&end.cursor))));
         }
         questions
     }
@@ -272,9 +280,13 @@ impl Stage {
         &self,
         mut question: Question,
         answer: Result<Answer, Unanswered>,
-        epoch: Name,
-        end: &Arc<Cursor>,
+        end: &Position,
     ) {
+        let Position {
+            epoch,
+            cursor: end,
+            read,
+        } = end;
         let view = Arc::clone(&question.view);
         let mut state = self.asked.lock();
         // It may have been reset, and even replaced, while it was asked.
@@ -318,7 +330,7 @@ impl Stage {
                 entry.shown = whole.or(question.shown.take());
                 if !elements.is_empty() {
                     let token = Token {
-                        epoch,
+                        epoch: *epoch,
                         view: view.name(),
                         cursor: (**end).clone(),
                     };
@@ -336,7 +348,7 @@ impl Stage {
                         .publish(Delivery::Event(Arc::new(event)), weight);
                 }
                 // After the event: who reads this first finds every event up to it.
-                view.set_told(Arc::clone(end));
+                view.set_told(Arc::clone(end), *read);
             }
             Err(Unanswered::Anew) => {
                 self.reset_entry(&mut state, view.name(), None);
@@ -360,7 +372,7 @@ impl Stage {
     }
 
     fn reset_asked(&self, state: &mut State, reason: &'static str) {
-        for (_, entry) in state.views.drain() {
+        for entry in std::mem::take(&mut state.views).into_values() {
             self.reset(entry.view.topic(), reason, None);
         }
         state.at = None;
@@ -387,6 +399,9 @@ impl State {
 
     /// What was asked in a round that is over and brought no answer is to be asked again, at once.
     fn take_back(&mut self) {
+        if on(Mutant::R5) {
+            return;
+        }
         for entry in self.views.values_mut() {
             if let Some(put) = entry.put.take() {
                 entry.pending.put_back(Arc::unwrap_or_clone(put));
@@ -426,7 +441,7 @@ impl State {
         }
         for entry in self.views.values() {
             if entry.pending.is_empty() {
-                entry.view.set_told(Arc::clone(&here.cursor));
+                entry.view.set_told(Arc::clone(&here.cursor), here.read);
             }
         }
         self.at = Some(here.clone());
@@ -471,14 +486,14 @@ mod tests {
             at: Timestamp::UNIX_EPOCH,
         };
         let batch = batch(10, Scope::Keys, vec![inserted]);
-        stage.publish(&batch, &at(10));
-        let end = Arc::new(batch.end.clone());
+        stage.publish(&batch, &at(10), true);
         let here = Position {
             epoch: epoch(),
-            cursor: Arc::clone(&end),
+            cursor: Arc::new(batch.end.clone()),
+            read: None,
         };
         assert!(stage.round(&here).is_some());
-        let questions = stage.questions(&batch, epoch(), &end);
+        let questions = stage.questions(&batch, &here);
         assert_eq!((questions.len(), told()), (1, 10));
         // The connection breaks, and with it the round.
         drop(questions);
@@ -490,7 +505,7 @@ mod tests {
             transactions: Vec::new(),
             ..batch
         };
-        let questions = stage.questions(&nothing, epoch(), &end);
+        let questions = stage.questions(&nothing, &here);
         let [question] = <[Question; 1]>::try_from(questions).unwrap();
         assert!(!question.pending.is_empty());
         let answer = Answer {
@@ -498,8 +513,45 @@ mod tests {
             change: None,
             whole: None,
         };
-        stage.publish_answer(question, Ok(answer), epoch(), &end);
+        stage.publish_answer(question, Ok(answer), &here);
         assert_eq!(told(), 11);
         assert!(stage.round(&here).is_none(), "nothing is asked twice");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_view_is_late_until_a_round_has_brought_it_to_where_all_of_the_log_was_read() {
+        let stage = stage();
+        let most = Duration::from_secs(3);
+        let read = |complete| {
+            let from = stage.lock().at.as_ref().unwrap().cursor.xmax();
+            stage.publish(&batch(from, Scope::Keys, Vec::new()), &at(from), complete);
+            stage.position().unwrap()
+        };
+        read(true);
+        let (view, _joined) = stage.join_asking(view()).unwrap();
+        let round = |here: &Position| {
+            let nothing = Batch {
+                transactions: Vec::new(),
+                ..batch(here.cursor.xmax() - 1, Scope::Keys, Vec::new())
+            };
+            if stage.round(here).is_some() {
+                assert!(stage.questions(&nothing, here).is_empty());
+            }
+        };
+        assert!(!view.told_until().is_late(most));
+
+        // The feed comes back from wherever it was, and the first thing streams hear is that it has.
+        tokio::time::advance(most).await;
+        let here = read(true);
+        assert!(view.told_until().is_late(most));
+        round(&here);
+        assert!(!view.told_until().is_late(most));
+
+        // What it reads lacks changes that could not be logged.
+        tokio::time::advance(most).await;
+        round(&read(false));
+        assert!(view.told_until().is_late(most));
+        round(&read(true));
+        assert!(!view.told_until().is_late(most));
     }
 }

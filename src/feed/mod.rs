@@ -4,13 +4,14 @@
 //! before its batch, in an order of dependency. What is decided is decided in rooms that know no
 //! connection: [`reading`] says where to read and what a batch is good for, [`stage`] publishes and
 //! lets screens join, [`routes`] finds the views that a change concerns, [`asked`] keeps the views that
-//! ask, [`ring`] recent transactions. This file and [`asking`] are the shell around them: connections
+//! ask, [`round`] asks for them, [`ring`] keeps recent transactions. This file and [`asking`] are the shell around them: connections
 //! and waiting. It knows nothing of screens or HTTP.
 
 mod asked;
 mod asking;
 mod reading;
 mod ring;
+mod round;
 mod routes;
 mod stage;
 mod trace;
@@ -31,8 +32,9 @@ use crate::postgres::connect::{ConnectError, Target};
 use crate::postgres::pool::{PINS, Pool};
 use crate::schema::catalog::{Catalog, CatalogError, Handle};
 use crate::shutdown::Shutdown;
-pub use asked::Unjoined;
+pub use asked::{Question, Unanswered, Unjoined};
 pub use reading::{EpochEnded, Pace, Reading, Source, follow};
+pub use round::{Asker, ask};
 pub use stage::{Joined, Missed, NotYet, Position, Stage};
 pub use trace::{Trace, Traced};
 

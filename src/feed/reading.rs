@@ -109,7 +109,7 @@ pub async fn follow<S: Source>(
             }
         }
         let settled = settle(source, &mut reading.gap, &batch).await?;
-        stage.publish(&batch, &poll.from);
+        stage.publish(&batch, &poll.from, settled);
         reached();
         if settled {
             health.polled();

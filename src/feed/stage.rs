@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::asked::Asked;
 use super::ring::Ring;
@@ -48,6 +49,8 @@ pub struct Position {
     pub epoch: Name,
     /// The end of the last batch.
     pub cursor: Arc<Cursor>,
+    /// When that was; `None` where something from before is known to be missing.
+    pub read: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -96,6 +99,8 @@ pub(super) struct At {
     pub(super) place: Place,
     pub(super) epoch: Name,
     pub(super) cursor: Arc<Cursor>,
+    /// See [`Position::read`].
+    pub(super) read: Option<Instant>,
     pub(super) ring: Ring,
 }
 
@@ -311,6 +316,7 @@ impl Stage {
             epoch,
             ring: Ring::new(Arc::clone(&cursor), self.memory),
             cursor,
+            read: None,
         });
         self.reset_all(&mut live, "epoch", None);
     }
@@ -323,9 +329,13 @@ impl Stage {
         let epoch = at.epoch;
         at.ring = Ring::new(Arc::clone(&end), self.memory);
         at.cursor = Arc::clone(&end);
+        at.read = None;
         self.reset_all(&mut live, "log", None);
-        self.position
-            .send_replace(Some(Position { epoch, cursor: end }));
+        self.position.send_replace(Some(Position {
+            epoch,
+            cursor: end,
+            read: None,
+        }));
     }
 
     fn reset_all(&self, live: &mut Live, reason: &'static str, mark: Option<&Mark>) {
@@ -345,8 +355,9 @@ impl Stage {
         topic.publish(Delivery::Reset(mark), 0);
     }
 
-    /// Publishes a batch read from `from` and moves on to its end, as one step for whoever joins.
-    pub fn publish(&self, batch: &Batch, from: &Cursor) {
+    /// Publishes a batch read from `from` and moves on to its end, as one step for whoever joins. Unless
+    /// it is `complete`, something from before its end is known to be missing.
+    pub fn publish(&self, batch: &Batch, from: &Cursor, complete: bool) {
         let mut live = self.lock();
         let live = &mut *live;
         let Some(epoch) = live.at.as_ref().map(|at| at.epoch) else {
@@ -366,12 +377,17 @@ impl Stage {
         } else {
             Arc::new(batch.end.clone())
         };
+        let read = complete.then(Instant::now);
         if let Some(at) = &mut live.at {
             at.cursor = Arc::clone(&end);
+            at.read = read;
         }
         // After the events: who reads this position first finds every event up to it.
-        self.position
-            .send_replace(Some(Position { epoch, cursor: end }));
+        self.position.send_replace(Some(Position {
+            epoch,
+            cursor: end,
+            read,
+        }));
     }
 
     fn route(&self, live: &mut Live, epoch: Name, transaction: &Transaction, cursor: &Arc<Cursor>) {
@@ -507,7 +523,7 @@ pub(super) mod tests {
             definitions: vec![xid],
             ..batch(xid, Scope::Unknown, Vec::new())
         };
-        stage.publish(&batch, &at(xid));
+        stage.publish(&batch, &at(xid), true);
     }
 
     #[test]

@@ -279,6 +279,13 @@ impl Catalog {
         self
     }
 
+    /// The same with what the policies of the table of that oid read.
+    #[must_use]
+    pub fn with_policies(mut self, oid: u32, policies: Policies) -> Self {
+        self.policies.insert(oid, policies);
+        self
+    }
+
     /// The schema that is meant where a request names none.
     #[must_use]
     pub fn schema(&self) -> &str {

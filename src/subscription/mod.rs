@@ -33,7 +33,7 @@ use crate::backoff::Backoff;
 use crate::cursor::{Cursor, Name, START, Token};
 use crate::event::Element;
 use crate::feed::{Joined, NotYet, Stage, Unjoined};
-use crate::health::Health;
+use crate::health::{FRESH_FOR, Health};
 use crate::hub::{Lagged, Subscriber};
 use crate::log::Bounds;
 use crate::metrics::{Answer, Metrics, Reason};
@@ -269,7 +269,7 @@ impl Live {
     }
 
     fn control(&self, parts: &Parts, retry: Option<u64>) -> Bytes {
-        let told = parts.state(!self.shown.is_failing());
+        let told = parts.state(!self.shown.is_behind());
         self.screen.control(retry, told, "")
     }
 }
@@ -288,9 +288,10 @@ impl Shown {
         }
     }
 
-    /// It could not be asked for, and is behind.
-    fn is_failing(&self) -> bool {
-        self.told().is_some_and(|told| told.failing)
+    /// It could not be asked for, or is further behind than the feed may be.
+    fn is_behind(&self) -> bool {
+        self.told()
+            .is_some_and(|told| told.failing || (told.is_late(FRESH_FOR) && !on(Mutant::R9)))
     }
 }
 
@@ -849,7 +850,7 @@ impl Subscription {
             }
         };
         self.count_drop("shutdown");
-        let told = self.parts.state(everything && !live.shown.is_failing());
+        let told = self.parts.state(everything && !live.shown.is_behind());
         let retry = Some(self.retry_later());
         let closing = live.screen.control(retry, told, CLOSING);
         self.queue.push_back(closing);

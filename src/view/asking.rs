@@ -2,7 +2,8 @@
 //!
 //! Old images are never judged by today's policies, which would leak (`docs/design.md`): the keys
 //! that changed are selected again as the role that watches, in the snapshot that the keys were
-//! read in. Rows that come back are upserts, keys that do not are deletes.
+//! read in. Rows that come back are upserts, keys that do not are deletes; [`super::answering`] makes
+//! the answer of them.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,6 +14,7 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 use tokio_postgres::Client;
 
+use super::answering::Answering;
 use super::keys::Keys;
 use super::{Sight, View};
 use crate::cursor::Xid;
@@ -25,10 +27,6 @@ use crate::schema::policies::Policies;
 
 /// Changed keys above which a view's state is read anew.
 const MOST_KEYS: usize = 20_000;
-/// Rows of a view above which it is not compared but read anew.
-const MOST_ROWS: usize = 50_000;
-/// Bytes of rows above which an answer is given up and the view's state is read anew.
-const MOST_BYTES: usize = 16 << 20;
 
 /// How a view asks.
 #[derive(Debug, Clone)]
@@ -61,11 +59,11 @@ pub struct Pending {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Touch {
+pub(super) struct Touch {
     order: usize,
-    inserted: bool,
-    xid: Xid,
-    at: Timestamp,
+    pub(super) inserted: bool,
+    pub(super) xid: Xid,
+    pub(super) at: Timestamp,
 }
 
 /// What a view shows: written key, and a hash of what is shown of the row.
@@ -81,11 +79,11 @@ impl Digest {
         self.add_hashed(key, hash(value));
     }
 
-    fn add_hashed(&mut self, key: &Arc<str>, value: u64) {
+    pub(super) fn add_hashed(&mut self, key: &Arc<str>, value: u64) {
         self.0 = self.0.wrapping_add(Self::row(key, value));
     }
 
-    fn take_hashed(&mut self, key: &Arc<str>, value: u64) {
+    pub(super) fn take_hashed(&mut self, key: &Arc<str>, value: u64) {
         self.0 = self.0.wrapping_sub(Self::row(key, value));
     }
 
@@ -179,7 +177,7 @@ impl Pending {
         for transaction in transactions {
             self.reset |= transaction.reset_all;
             for delta in &transaction.deltas {
-                if asking.depends_on(delta.table) {
+                if asking.depends_on(delta.table) && !on(Mutant::R7) {
                     self.whole = true;
                     self.since = Some((transaction.xid, transaction.at));
                     // It may not be watched any more.
@@ -209,6 +207,9 @@ impl Pending {
 
     /// What was asked in vain before this was collected.
     pub fn put_back(&mut self, earlier: Self) {
+        if on(Mutant::R6) {
+            return;
+        }
         for (key, touch) in earlier.keys {
             self.keys
                 .entry(key)
@@ -220,8 +221,24 @@ impl Pending {
         self.reset |= earlier.reset;
     }
 
+    /// The transaction because of which every row is looked at, unless only time has passed.
+    pub(super) fn since(&self) -> Option<(Xid, Timestamp)> {
+        self.since
+    }
+
+    /// Whether that row itself was touched.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// The transaction because of which that row may be another one.
+    pub(super) fn because(&self, key: &str) -> Option<(Xid, Timestamp)> {
+        let touch = self.keys.get(key).map(|touch| (touch.xid, touch.at));
+        touch.or(self.since)
+    }
+
     /// The keys in the order of their last touch.
-    fn keys(&self) -> Vec<(&Arc<str>, Touch)> {
+    pub(super) fn keys(&self) -> Vec<(&Arc<str>, Touch)> {
         let mut keys: Vec<_> = self.keys.iter().map(|(key, touch)| (key, *touch)).collect();
         keys.sort_by_key(|(_, touch)| touch.order);
         keys
@@ -254,8 +271,33 @@ impl Asking {
         }
     }
 
-    /// The key objects that the statement looks for.
-    fn lookup<'a>(&self, keys: impl Iterator<Item = &'a str>) -> Option<String> {
+    /// The last parameter of [`Asking::select`] for `pending`: the objects of its keys. `None` where
+    /// every row is looked at, which the statement of the state does.
+    ///
+    /// # Errors
+    /// [`AskError::Anew`].
+    pub fn lookup(&self, pending: &Pending) -> Result<Option<String>, AskError> {
+        if pending.whole {
+            return Ok(None);
+        }
+        let keys = pending.keys();
+        let objects = self.objects(keys.iter().map(|(key, _)| &***key));
+        objects.map(Some).ok_or(AskError::Anew)
+    }
+
+    /// A row of the state: what is shown of it, and the object of its key.
+    ///
+    /// # Errors
+    /// [`AskError::Anew`].
+    pub fn row(&self, text: &str, key: &str) -> Result<Element, AskError> {
+        let key = self.key(key).ok_or(AskError::Anew)?;
+        Ok(Element::Row {
+            key: self.keys.write(&key),
+            value: shown(text),
+        })
+    }
+
+    fn objects<'a>(&self, keys: impl Iterator<Item = &'a str>) -> Option<String> {
         let objects: Option<Vec<serde_json::Value>> = keys
             .map(|key| {
                 let parts = event::key_parts(key, self.key.len())?;
@@ -266,7 +308,7 @@ impl Asking {
         Some(serde_json::Value::from(objects?).to_string())
     }
 
-    fn key(&self, object: &str) -> Option<Arc<str>> {
+    pub(super) fn key(&self, object: &str) -> Option<Arc<str>> {
         let image = Image::parse(object).ok()?;
         image.key(&self.key).map(Into::into)
     }
@@ -281,13 +323,7 @@ impl View {
         let text: &str = row.try_get(0)?;
         match &self.definition.sight {
             Sight::Images(images) => images.row(text).map_err(|_| AskError::Anew),
-            Sight::Asking(asking) => {
-                let key = asking.key(row.try_get(1)?).ok_or(AskError::Anew)?;
-                Ok(Element::Row {
-                    key: asking.keys.write(&key),
-                    value: shown(text),
-                })
-            }
+            Sight::Asking(asking) => asking.row(text, row.try_get(1)?),
         }
     }
 
@@ -303,151 +339,29 @@ impl View {
         before: Option<&mut Shown>,
         client: &Client,
     ) -> Result<Answer, AskError> {
-        if pending.whole {
-            self.compare(asking, pending, before, client).await
+        let Statement { sql, params } = if pending.whole {
+            &self.definition.statement
         } else {
-            Self::ask_keys(asking, pending, before, client).await
-        }
-    }
-
-    async fn ask_keys(
-        asking: &Asking,
-        pending: &Pending,
-        mut before: Option<&mut Shown>,
-        client: &Client,
-    ) -> Result<Answer, AskError> {
-        let keys = pending.keys();
-        let lookup = asking.lookup(keys.iter().map(|(key, _)| &***key));
-        let lookup = lookup.ok_or(AskError::Anew)?;
-        let params = asking.select.params.iter().map(String::as_str);
-        let params: Vec<&str> = params.chain([lookup.as_str()]).collect();
-        let rows = client
-            .query_typed_raw(&asking.select.sql, untyped(&params))
-            .await?;
-        let mut rows = pin!(rows);
-        let mut found: HashMap<Arc<str>, Option<Arc<str>>> = HashMap::with_capacity(keys.len());
-        let mut bytes = 0;
-        while let Some(row) = rows.try_next().await? {
-            let text: &str = row.try_get(0)?;
-            bytes += text.len();
-            if bytes > MOST_BYTES {
-                return Err(AskError::Anew);
-            }
-            let key = asking.key(row.try_get(1)?).ok_or(AskError::Anew)?;
-            found.insert(key, shown(text));
-        }
-        let (mut elements, mut upserts) = (Vec::new(), Vec::new());
-        let mut change = before.is_some().then(Digest::default);
-        for (key, touch) in keys {
-            let written = asking.keys.write(key);
-            let value = found.remove(key);
-            if let (Some(shown), Some(change)) = (before.as_deref_mut(), &mut change) {
-                let old = shown.remove(&written);
-                if let Some(old) = old {
-                    change.take_hashed(&written, old);
-                }
-                if let Some(value) = &value {
-                    let new = hash(value.as_ref());
-                    change.add_hashed(&written, new);
-                    shown.insert(Arc::clone(&written), new);
-                }
-            }
-            let Some(value) = value else {
-                if on(Mutant::M13) {
-                    continue;
-                }
-                elements.push(Element::Delete {
-                    key: written,
-                    by: Some((touch.xid, touch.at)),
-                });
-                continue;
-            };
-            upserts.push(Element::Upsert {
-                key: written,
-                value,
-                inserted: touch.inserted,
-                xid: touch.xid,
-                at: touch.at,
-            });
-        }
-        elements.append(&mut upserts);
-        Ok(Answer {
-            elements,
-            change,
-            whole: None,
-        })
-    }
-
-    /// Looks at every row; tells the difference to `before`, and nothing where that is not known.
-    async fn compare(
-        &self,
-        asking: &Asking,
-        pending: &Pending,
-        before: Option<&mut Shown>,
-        client: &Client,
-    ) -> Result<Answer, AskError> {
-        let since = pending.since;
-        let Statement { sql, params } = &self.definition.statement;
-        let rows = client.query_typed_raw(sql, untyped(params)).await?;
-        let mut rows = pin!(rows);
-        let (mut now, mut upserts, mut bytes) = (Shown::new(), Vec::new(), 0);
-        let mark = |key: &Arc<str>| {
-            let touch = pending.keys.get(key).map(|touch| (touch.xid, touch.at));
-            touch.or(since)
+            &asking.select
         };
+        let lookup = asking.lookup(pending)?;
+        let params = params.iter().map(String::as_str);
+        let params: Vec<&str> = params.chain(lookup.as_deref()).collect();
+        let rows = client.query_typed_raw(sql, untyped(&params)).await?;
+        let mut rows = pin!(rows);
+        let mut answering = Answering::new(asking, pending, before);
         while let Some(row) = rows.try_next().await? {
-            let text: &str = row.try_get(0)?;
-            let key = asking.key(row.try_get(1)?).ok_or(AskError::Anew)?;
-            let (written, value) = (asking.keys.write(&key), shown(text));
-            let hashed = hash(value.as_ref());
-            let known = before.as_ref().map(|before| before.get(&written).copied());
-            if let Some(known) = known
-                && (known != Some(hashed) || pending.keys.contains_key(&key))
-            {
-                bytes += text.len();
-                let key_written = Arc::clone(&written);
-                upserts.push(match mark(&key) {
-                    Some((xid, at)) => Element::Upsert {
-                        key: key_written,
-                        value,
-                        inserted: known.is_none(),
-                        xid,
-                        at,
-                    },
-                    None => Element::Row {
-                        key: key_written,
-                        value,
-                    },
-                });
-            }
-            now.insert(written, hashed);
-            if now.len() > MOST_ROWS || bytes > MOST_BYTES {
-                return Err(AskError::Anew);
-            }
+            answering.push(row.try_get(0)?, row.try_get(1)?)?;
         }
-        let gone = before.iter().flat_map(|before| before.keys());
-        let gone = gone.filter(|key| !now.contains_key(*key));
-        let mut elements: Vec<Element> = gone
-            .map(|key| Element::Delete {
-                key: Arc::clone(key),
-                by: since,
-            })
-            .collect();
-        elements.append(&mut upserts);
-        Ok(Answer {
-            elements,
-            // Who is told of it has shown, by the check before, what it was compared with.
-            change: None,
-            whole: Some(now),
-        })
+        Ok(answering.finish())
     }
 }
 
-fn shown(text: &str) -> Option<Arc<str>> {
+pub(super) fn shown(text: &str) -> Option<Arc<str>> {
     (text.len() <= TOO_LARGE).then(|| text.into())
 }
 
-fn hash(value: Option<&Arc<str>>) -> u64 {
+pub(super) fn hash(value: Option<&Arc<str>>) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
@@ -598,13 +512,13 @@ mod tests {
     #[test]
     fn keys_are_looked_for_as_they_were_written() {
         let mut asking = asking();
-        let lookup = asking.lookup(["7", "a\"b"].into_iter()).unwrap();
+        let lookup = asking.objects(["7", "a\"b"].into_iter()).unwrap();
         assert_eq!(lookup, r#"[{"id":"7"},{"id":"a\"b"}]"#);
         asking.key.push("part".to_owned());
         let image = Image::parse(r#"{"part":"x/y\"","id":7}"#).unwrap();
         let key = image.key(&asking.key).unwrap();
-        let lookup = asking.lookup([key.as_str()].into_iter()).unwrap();
+        let lookup = asking.objects([key.as_str()].into_iter()).unwrap();
         assert_eq!(lookup, r#"[{"id":"7","part":"x/y\""}]"#);
-        assert_eq!(asking.lookup(["7"].into_iter()), None);
+        assert_eq!(asking.objects(["7"].into_iter()), None);
     }
 }

@@ -2,18 +2,21 @@
 //!
 //! A [`View`] is shared by all its subscribers, and so is one encoded copy of each of its events.
 //! [`image`] decides events from row images, [`asking`] by reading the changed rows again as the
-//! role that watches; [`snapshot`] reads the state. It knows neither requests nor connections of
-//! screens.
+//! role that watches, of which [`answering`] makes what is told; [`snapshot`] reads the state. It
+//! knows neither requests nor connections of screens.
 
+pub mod answering;
 pub mod asking;
 pub mod image;
 pub mod keys;
 pub mod snapshot;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::cursor::{Cursor, Name, Token, Xid};
 use crate::event::{Element, Transaction};
@@ -74,8 +77,19 @@ pub struct View {
 pub struct Told {
     /// Everything up to here has been published; `None` before the first round.
     pub until: Option<Arc<Cursor>>,
+    /// When the log was read up to there, or some place before, with nothing missing.
+    pub read: Option<Instant>,
     /// It could not be asked, and is behind.
     pub failing: bool,
+}
+
+impl Told {
+    /// Whether what it shows may be older than `most`, also where the feed has read all there is: it may
+    /// have come back a moment ago, and nobody has asked yet.
+    #[must_use]
+    pub fn is_late(&self, most: Duration) -> bool {
+        self.read.is_none_or(|read| read.elapsed() >= most)
+    }
 }
 
 /// What a topic carries to connections.
@@ -361,10 +375,12 @@ impl View {
         self.told().clone()
     }
 
-    /// Everything up to `cursor` has been published.
-    pub fn set_told(&self, cursor: Arc<Cursor>) {
+    /// Everything up to `cursor` has been published, to where the log was read at `read`. Where
+    /// something is missing in it, what was read before that counts.
+    pub fn set_told(&self, cursor: Arc<Cursor>, read: Option<Instant>) {
         let mut told = self.told();
         told.until = Some(cursor);
+        told.read = read.or(told.read);
         told.failing = false;
     }
 
