@@ -27,6 +27,12 @@ R1|simulation||a live stream is told several transactions as one
 R2|simulation||a view from before its table changed is shown
 R3|simulation||a shared state is followed from too late
 R4|simulation||an old token makes a relay read without end
+R5|simulation||the questions of a round that broke off are gone
+R6|simulation||what was asked in vain is not asked again
+R7|simulation||what policies read is not heeded
+R8|simulation||a question is answered as of now
+R9|simulation||a view that asks is as fresh as the feed
+R10|simulation||a screen is compared as it was when it came
 TABLE
 }
 
@@ -36,6 +42,9 @@ program() {
     *) echo "--test $1" ;;
   esac
 }
+
+# Some defects show in one of some thousand seeds only.
+export ROWCAST_SIMULATION_SEEDS=${ROWCAST_SIMULATION_SEEDS:-10000}
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -15,8 +15,9 @@ use rowcast::event::{Entry, Operation, State};
 use rowcast::log::{Batch, Bounds, Gathering, Head, Place};
 use rowcast::mutants::{Mutant, on};
 use rowcast::schema::catalog::{Catalog, Column, Table as Definition};
+use rowcast::schema::policies::Policies;
 
-use crate::truth::{Change, Commit, Life};
+use crate::truth::{Change, Commit, Life, Shows, lets};
 
 pub type Key = u32;
 
@@ -52,7 +53,8 @@ impl Row {
         })
     }
 
-    fn key_text(key: Key) -> Arc<str> {
+    /// The object of its key.
+    pub fn key_text(key: Key) -> Arc<str> {
         format!(r#"{{"id":{key}}}"#).into()
     }
 }
@@ -61,6 +63,8 @@ impl Row {
 struct Table {
     /// The type of its board is text.
     wordy: bool,
+    /// How often its definition has changed.
+    altered: u64,
     rows: BTreeMap<Key, Arc<Row>>,
     /// Writes of each key.
     versions: BTreeMap<Key, u64>,
@@ -516,6 +520,7 @@ impl Database {
         }
         let stored = self.durable.tables.get_mut(&table).unwrap();
         stored.wordy = !stored.wordy;
+        stored.altered += 1;
         let wordy = stored.wordy;
         for row in stored.rows.values_mut() {
             *row = Row::new(row.key, row.board, row.version, row.xid, wordy);
@@ -684,8 +689,15 @@ impl Database {
         Some(net.finish())
     }
 
-    pub fn rows(&self, table: u32) -> impl Iterator<Item = &Arc<Row>> {
-        self.durable.tables[&table].rows.values()
+    /// What there is now, for whoever reads in this snapshot later.
+    pub fn picture(&self) -> Picture {
+        Picture(self.durable.tables.clone())
+    }
+
+    /// Whether one of these tables was rewritten since. In an earlier snapshot it would be empty.
+    pub fn has_moved(&self, since: &Picture, tables: &[u32]) -> bool {
+        let moved = |oid: &u32| since.0[oid].altered != self.durable.tables[oid].altered;
+        tables.iter().any(moved)
     }
 
     pub fn is_wordy(&self, table: u32) -> bool {
@@ -695,13 +707,41 @@ impl Database {
     pub fn catalog(&self) -> Catalog {
         let tables = self.durable.tables.iter();
         let tables = tables.map(|(oid, table)| definition(*oid, table.wordy));
-        Catalog::new(&["public"], tables.collect(), &[])
+        let catalog = Catalog::new(&["public"], tables.collect(), &[]);
+        let policies = [CARDS, NOTES].into_iter();
+        policies.fold(catalog, |catalog, oid| {
+            catalog.with_policies(oid, policies_of(oid))
+        })
     }
 
     /// The oldest open transaction's age in milliseconds.
     pub fn oldest(&self) -> u64 {
         let begun = self.running.values().map(|work| work.begun).min();
         begun.map_or(0, |begun| self.now - begun)
+    }
+}
+
+/// The tables as of one snapshot.
+pub struct Picture(BTreeMap<u32, Table>);
+
+impl Picture {
+    /// What a view shows of it. The database decides by what there is, whatever the view takes it for.
+    pub fn rows(&self, shows: Shows) -> impl Iterator<Item = &Arc<Row>> {
+        let rows = self.0[&shows.table()].rows.values();
+        let read = shows.policies_read().map(|other| &self.0[&other].rows);
+        rows.filter(move |row| {
+            shows.has(row) && read.is_none_or(|read| lets(read.get(&row.board).map(AsRef::as_ref)))
+        })
+    }
+}
+
+/// Of cards it is known that their policy reads the notes; what that of the notes reads is hidden in
+/// the text of a function.
+fn policies_of(oid: u32) -> Policies {
+    let known = oid == CARDS;
+    Policies {
+        depends: if known { vec![NOTES] } else { Vec::new() },
+        compared: !known,
     }
 }
 

@@ -1,10 +1,11 @@
 //! The core of a relay on a model of PostgreSQL, one seed a run: nothing lost, nothing invented,
 //! nothing twice, whatever happens to whom in whatever order.
 //!
-//! The stage, the reader of the log, the ring, the hub, the streams, the cursor and the folding are the
-//! real ones. [`database`] stands in for PostgreSQL, [`world`] for chance; [`truth`] knows what really
-//! happened and [`screen`] compares. `ROWCAST_SIMULATION_SEEDS=100000` is the long form,
-//! `ROWCAST_SIMULATION_SEED=n` replays one seed with its trace.
+//! The stage, the reader of the log, the rounds of views that ask, the ring, the hub, the streams, the
+//! cursor and the folding are the real ones. [`database`] stands in for PostgreSQL, [`world`] for
+//! chance; [`truth`] knows what really happened and [`screen`] compares.
+//! `ROWCAST_SIMULATION_SEEDS=100000` is the long form, `ROWCAST_SIMULATION_SEED=n` replays one seed
+//! with its trace.
 //!
 //! A set of runs in which something planned never happened proves nothing and fails.
 
@@ -23,13 +24,16 @@ use std::time::Instant;
 const SEEDS: u64 = 2_000;
 /// What must happen at least once in a set of runs.
 const PLANNED: &[&str] = &[
+    "answers for those who come back",
     "catch-ups of several transactions",
     "changes",
     "changes behind the triggers",
     "changes logged by key",
+    "changes of what policies read",
     "closings",
     "closings while reopening",
     "commits",
+    "comparisons",
     "crashes",
     "damaged tokens",
     "definitions changed",
@@ -46,6 +50,8 @@ const PLANNED: &[&str] = &[
     "old tokens",
     "prepared",
     "promotions",
+    "questions that failed",
+    "questions to tables that were rewritten",
     "relays cut off",
     "relays killed",
     "relays stopped",
@@ -54,6 +60,8 @@ const PLANNED: &[&str] = &[
     "restarts",
     "resumes",
     "rollbacks",
+    "rounds",
+    "rounds that broke off",
     "savepoints undone",
     "schemas",
     "states",
@@ -62,6 +70,7 @@ const PLANNED: &[&str] = &[
     "streams refused",
     "tokens from the future",
     "too much for a beginning",
+    "too much for a round",
     "too much for a token",
     "transactions longer than the log is kept",
 ];

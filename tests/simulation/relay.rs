@@ -17,27 +17,32 @@ use rowcast::backoff::Backoff;
 use rowcast::bell::machine::{Hearing, Machine, Read};
 use rowcast::cursor::{Cursor, Name, Xid};
 use rowcast::event::Element;
-use rowcast::feed::{EpochEnded, Pace, Reading, Source as Asked, Stage, follow};
+use rowcast::feed::{
+    Asker, EpochEnded, Pace, Question, Reading, Source as Asked, Stage, Unanswered, ask, follow,
+};
 use rowcast::filter::{Condition, Kind, Matcher};
 use rowcast::health::Health;
 use rowcast::hub;
 use rowcast::log::{Batch, Bounds, Place};
 use rowcast::metrics::{Metrics, Reason};
+use rowcast::mutants::{Mutant, on};
 use rowcast::postgres::transaction::Context;
 use rowcast::rows::statement::Statement;
-use rowcast::schema::catalog::{Catalog, Table};
+use rowcast::schema::catalog::Catalog;
 use rowcast::schema::migrate::Bell;
 use rowcast::shutdown::Shutdown;
 use rowcast::subscription::{
     Ask, Limits, Opener, Parts, Reads, Since, Source, Subscription, Trouble, Unavailable,
 };
-use rowcast::view::asking::Asking;
+use rowcast::view::answering::Answering;
+use rowcast::view::asking::{Answer, AskError, Asking, Pending, Shown};
 use rowcast::view::image::Images;
+use rowcast::view::keys::Keys;
 use rowcast::view::snapshot::{Pieces, SnapshotError, State};
 use rowcast::view::{Definition, Sight, View};
 use tokio::sync::Notify;
 
-use crate::database::{CHANNEL, Database};
+use crate::database::{CHANNEL, Database, Picture, Row};
 use crate::truth::Shows;
 
 /// Small, so that everything that is bounded runs over.
@@ -59,6 +64,8 @@ pub const LOG: Bounds = Bounds {
 pub struct Shared {
     pub database: Database,
     pub random: fastrand::Rng,
+    /// Nothing ever goes wrong.
+    pub healthy: bool,
     /// Catalogues read.
     pub reads: u64,
     /// Relays that cannot reach the database.
@@ -164,6 +171,38 @@ impl Link {
         Arc::clone(&self.catalog.lock().unwrap().1)
     }
 
+    /// Whether a connection is still there.
+    fn is_up(&self, connection: u64) -> bool {
+        let shared = lock(&self.world);
+        let database = &shared.database;
+        database.up && !shared.cut[self.relay] && database.incarnation == connection
+    }
+
+    /// The log for one stream, and the tables in the same snapshot.
+    async fn open(&self, connection: Option<u64>, since: Since<'_>) -> Option<(Batch, Picture)> {
+        let read = async |catalog: Arc<Catalog>| {
+            let read = self.ask(connection, |shared| {
+                if since.bounds.total > LOG.total {
+                    shared.wrong = Some("a token makes a relay read without end".to_owned());
+                }
+                let locked = shared.random.u8(..8) == 0;
+                let Since { from, bounds, .. } = since;
+                let batch = shared.database.read(from, &catalog, bounds, locked);
+                if batch.is_none() {
+                    shared.statistics.count("too much for a token");
+                }
+                Some((batch?, shared.database.picture()))
+            });
+            read.await.ok().flatten()
+        };
+        let read_first = read(self.catalog()).await?;
+        if read_first.0.definitions.is_empty() {
+            return Some(read_first);
+        }
+        let catalog = self.reload(None).await.ok()?;
+        read(catalog).await
+    }
+
     async fn reload(&self, connection: Option<u64>) -> Result<Arc<Catalog>, Lost> {
         let read = self.ask(connection, |shared| {
             shared.reads += 1;
@@ -181,8 +220,7 @@ impl Link {
     /// What the edge makes of a request.
     fn view(&self, shows: Shows) -> View {
         let catalog = self.catalog();
-        let table = catalog.table_by_oid(shows.table()).unwrap();
-        view(shows, table).with_buffer(BUFFER)
+        view(shows, &catalog).with_buffer(BUFFER)
     }
 }
 
@@ -193,13 +231,14 @@ pub fn name(shows: Shows) -> Name {
     }
 }
 
-fn view(shows: Shows, table: &Arc<Table>) -> View {
+fn view(shows: Shows, catalog: &Catalog) -> View {
+    let table = catalog.table_by_oid(shows.table()).unwrap();
     let kind = match table.column("board").map(|column| column.base.as_str()) {
         Some("text") => Kind::Text,
         _ => Kind::Int,
     };
     let matcher = match shows {
-        Shows::Board(board) => {
+        Shows::Board(board) | Shows::Asked(board) => {
             let condition = Condition::parse("board", &format!("eq.{board}")).unwrap();
             // As PostgreSQL writes such a literal as JSON.
             let values = [match kind {
@@ -215,18 +254,61 @@ fn view(shows: Shows, table: &Arc<Table>) -> View {
     let named = table.columns.iter().map(|column| column.name.clone());
     // Some views show the row as it is written, others name its columns.
     let projected = (shows != Shows::Cards).then(|| named.map(|n| (n.clone(), n)).collect());
+    let key = vec!["id".to_owned()];
+    let sight = if shows.asks() {
+        let policies = shows.policies_read();
+        let policies = policies.and_then(|_| catalog.policies(table.oid).cloned());
+        Sight::Asking(Arc::new(Asking {
+            select: Statement::default(),
+            key,
+            keys: Keys::Plain,
+            may_match: matcher,
+            policies,
+            moving: false,
+        }))
+    } else {
+        Sight::Images(Images {
+            key,
+            matcher,
+            columns: projected,
+        })
+    };
     let definition = Definition {
         table: Arc::clone(table),
         context: Context::default(),
         columns: columns.collect(),
         statement: Statement::default(),
-        sight: Sight::Images(Images {
-            key: vec!["id".to_owned()],
-            matcher,
-            columns: projected,
-        }),
+        sight,
     };
     View::new(name(shows), definition)
+}
+
+/// What a view shows.
+fn shows(view: &View) -> Shows {
+    let mut shown = Shows::ALL.into_iter();
+    shown.find(|shows| name(*shows) == view.name()).unwrap()
+}
+
+/// What PostgreSQL answers to a view in a snapshot.
+fn answer(
+    picture: &Picture,
+    view: &View,
+    asking: &Asking,
+    pending: &Pending,
+    before: Option<&mut Shown>,
+) -> Result<Answer, AskError> {
+    let wanted = asking.lookup(pending)?;
+    let wanted: Option<Vec<serde_json::Value>> =
+        wanted.map(|objects| serde_json::from_str(&objects).unwrap());
+    let mut answering = Answering::new(asking, pending, before);
+    for row in picture.rows(shows(view)) {
+        let key = row.key.to_string();
+        let is = |object: &serde_json::Value| object["id"].as_str() == Some(&key);
+        if wanted.as_ref().is_none_or(|wanted| wanted.iter().any(is)) {
+            answering.push(&row.text, &Row::key_text(row.key))?;
+        }
+    }
+    Ok(answering.finish())
 }
 
 impl Reads for Link {
@@ -240,27 +322,8 @@ impl Reads for Link {
 
     fn log<'a>(&'a self, since: Since<'a>) -> BoxFuture<'a, Option<Batch>> {
         async move {
-            let read = async |catalog: Arc<Catalog>| {
-                let read = self.ask(None, |shared| {
-                    if since.bounds.total > LOG.total {
-                        shared.wrong = Some("a token makes a relay read without end".to_owned());
-                    }
-                    let locked = shared.random.u8(..8) == 0;
-                    let Since { from, bounds, .. } = since;
-                    let batch = shared.database.read(from, &catalog, bounds, locked);
-                    if batch.is_none() {
-                        shared.statistics.count("too much for a token");
-                    }
-                    batch
-                });
-                read.await.ok().flatten()
-            };
-            let batch = read(self.catalog()).await?;
-            if batch.definitions.is_empty() {
-                return Some(batch);
-            }
-            let catalog = self.reload(None).await.ok()?;
-            read(catalog).await
+            let (batch, _picture) = self.open(None, since).await?;
+            Some(batch)
         }
         .boxed()
     }
@@ -275,15 +338,14 @@ impl Reads for Link {
             let read = link.ask(None, |shared| {
                 let database = &shared.database;
                 let mut pieces = Pieces::new(&view, PIECE);
-                // The database decides by what the table is now, whatever the view takes it for.
-                let mut shown = Shows::ALL.into_iter();
-                let shows = shown.find(|shows| name(*shows) == view.name()).unwrap();
-                let Sight::Images(images) = view.sight() else {
-                    return Err(SnapshotError::Changed);
-                };
-                for row in database.rows(shows.table()).filter(|row| shows.has(row)) {
-                    let row = images.row(&row.text).map_err(|_| SnapshotError::Changed)?;
-                    pieces.push(&row);
+                for row in database.picture().rows(shows(&view)) {
+                    let row = match view.sight() {
+                        Sight::Images(images) => images.row(&row.text).ok(),
+                        Sight::Asking(asking) => {
+                            asking.row(&row.text, &Row::key_text(row.key)).ok()
+                        }
+                    };
+                    pieces.push(&row.ok_or(SnapshotError::Changed)?);
                 }
                 let (pieces, digest) = pieces.finish();
                 Ok(State {
@@ -300,12 +362,30 @@ impl Reads for Link {
 
     fn answers<'a>(
         &'a self,
-        _: &'a View,
-        _: &'a Asking,
-        _: Since<'a>,
-        _: Ask<'a>,
+        view: &'a View,
+        asking: &'a Asking,
+        since: Since<'a>,
+        ask: Ask<'a>,
     ) -> BoxFuture<'a, Option<(Cursor, Vec<Element>)>> {
-        std::future::ready(None).boxed()
+        async move {
+            let incarnation = lock(&self.world).database.incarnation;
+            let (batch, picture) = self.open(Some(incarnation), since).await?;
+            let pending = ask(&batch)?;
+            let mut elements = Vec::new();
+            if !pending.is_empty() {
+                let moved = self.ask(Some(incarnation), |shared| {
+                    shared.statistics.count("answers for those who come back");
+                    shared.database.has_moved(&picture, &view.tables())
+                });
+                if moved.await.ok()? {
+                    return None;
+                }
+                let answer = answer(&picture, view, asking, &pending, None);
+                elements = answer.ok()?.elements;
+            }
+            Some((batch.end, elements))
+        }
+        .boxed()
     }
 }
 
@@ -381,6 +461,167 @@ impl Asked for Connection {
     }
 }
 
+/// The connection that asks.
+struct Questions {
+    link: Link,
+    incarnation: u64,
+    /// What there was where its transaction began, while that is open.
+    open: Mutex<Option<Arc<Picture>>>,
+}
+
+impl Questions {
+    /// Does something on this connection, which may break alone as well.
+    async fn ask<T: Send>(
+        &self,
+        question: impl FnOnce(&mut Shared) -> T + Send,
+    ) -> Result<T, Over> {
+        if self.breaks(100) {
+            return Err(Over::Lost);
+        }
+        Ok(self.link.ask(Some(self.incarnation), question).await?)
+    }
+
+    fn breaks(&self, seldom: u32) -> bool {
+        let shared = &mut *lock(&self.link.world);
+        !shared.healthy && shared.random.u32(..seldom) == 0
+    }
+}
+
+impl Asker for Questions {
+    type Error = Over;
+
+    fn catalog(&self) -> Arc<Catalog> {
+        self.link.catalog()
+    }
+
+    async fn reload(&self) -> Result<Arc<Catalog>, Over> {
+        Ok(self.link.reload(Some(self.incarnation)).await?)
+    }
+
+    async fn open(
+        &self,
+        from: &Cursor,
+        catalog: &Catalog,
+        bounds: Bounds,
+    ) -> Result<Option<Batch>, Over> {
+        let bounds = Bounds {
+            rows: 12,
+            total: 24,
+            ..bounds
+        };
+        let (batch, picture) = self
+            .ask(|shared| {
+                let locked = shared.random.u8(..8) == 0;
+                let batch = shared.database.read(from, catalog, bounds, locked);
+                shared.statistics.count(match batch {
+                    Some(_) => "rounds",
+                    None => "too much for a round",
+                });
+                let (read, relay) = (
+                    batch.as_ref().map(|b| b.transactions.len()),
+                    self.link.relay,
+                );
+                shared.tell(|| format!("relay {relay} begins a round with {read:?} since {from}"));
+                (batch, shared.database.picture())
+            })
+            .await?;
+        *self.open.lock().unwrap() = Some(Arc::new(picture));
+        Ok(batch)
+    }
+
+    async fn export(&self) -> Result<String, Over> {
+        self.ask(|_| String::new()).await
+    }
+
+    async fn hold<T: Send>(&self, work: impl Future<Output = T> + Send) -> Result<T, Over> {
+        let mut work = Box::pin(work);
+        poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(Ok(done));
+            }
+            // Questions often hear of it first.
+            let dead = !self.link.is_up(self.incarnation) && lock(&self.link.world).random.bool();
+            if dead || self.breaks(40) {
+                let shared = &mut *lock(&self.link.world);
+                shared.statistics.count("rounds that broke off");
+                shared.tell(|| format!("a round of relay {} breaks off", self.link.relay));
+                return Poll::Ready(Err(Over::Lost));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    async fn answer(&self, question: &mut Question, _: &str) -> Result<Answer, Unanswered> {
+        let picture = self.open.lock().unwrap().clone();
+        let mut picture = picture.ok_or(Unanswered::Failed)?;
+        let view = Arc::clone(&question.view);
+        let asked = self.link.ask(None, |shared| {
+            // What the server says to a snapshot that is not there any more.
+            if shared.database.incarnation != self.incarnation {
+                return Err(Unanswered::Anew);
+            }
+            if shared.random.u8(..12) == 0 {
+                shared.statistics.count("questions that failed");
+                return Err(Unanswered::Failed);
+            }
+            if shared.database.has_moved(&picture, &view.tables()) {
+                shared
+                    .statistics
+                    .count("questions to tables that were rewritten");
+                return Err(Unanswered::Anew);
+            }
+            if on(Mutant::R8) {
+                picture = Arc::new(shared.database.picture());
+            }
+            if question.pending.is_whole() {
+                shared.statistics.count(if question.asking.is_compared() {
+                    "comparisons"
+                } else {
+                    "changes of what policies read"
+                });
+            }
+            Ok(())
+        });
+        asked.await.unwrap_or(Err(Unanswered::Failed))?;
+        if !self.link.is_up(self.incarnation) {
+            return Err(Unanswered::Failed);
+        }
+        let (asking, pending) = (&question.asking, &question.pending);
+        let answer = answer(&picture, &view, asking, pending, question.shown.as_mut());
+        answer.map_err(|_| Unanswered::Anew)
+    }
+
+    async fn commit(&self) -> Result<(), Over> {
+        self.ask(|_| ()).await?;
+        *self.open.lock().unwrap() = None;
+        Ok(())
+    }
+
+    async fn roll_back(&self) -> Result<(), Over> {
+        self.commit().await
+    }
+}
+
+/// As the feed does it: connect once there is somebody to ask for, ask, and again.
+async fn questions(link: Link, stage: Arc<Stage>) -> Infallible {
+    let mut backoff = Backoff::new();
+    loop {
+        stage.until_asked().await;
+        let connection = link.ask(None, |shared| shared.database.incarnation);
+        if let Ok(incarnation) = connection.await {
+            let questions = Questions {
+                link: link.clone(),
+                incarnation,
+                open: Mutex::new(None),
+            };
+            let _over = ask(&questions, &stage, || backoff.reset()).await;
+        }
+        stage.set_asked_failing();
+        tokio::time::sleep(backoff.delay()).await;
+    }
+}
+
 pub struct Relay {
     pub number: usize,
     pub bell: Arc<Notify>,
@@ -388,7 +629,8 @@ pub struct Relay {
     pub metrics: Arc<Metrics>,
     parts: Parts,
     link: Link,
-    feed: Pin<Box<dyn Future<Output = Infallible> + Send>>,
+    /// The feed, and the rounds beside it.
+    tasks: [Pin<Box<dyn Future<Output = Infallible> + Send>>; 2],
 }
 
 impl Relay {
@@ -416,6 +658,7 @@ impl Relay {
             },
             explain,
         };
+        let questions = questions(link.clone(), Arc::clone(&stage));
         let feed = feed(link.clone(), stage, health, Arc::clone(&bell));
         Self {
             number,
@@ -424,14 +667,16 @@ impl Relay {
             metrics,
             parts,
             link,
-            feed: Box::pin(feed),
+            tasks: [Box::pin(feed), Box::pin(questions)],
         }
     }
 
-    /// Lets the feed go on.
+    /// Lets the feed and the rounds go on.
     pub fn turn(&mut self) {
         let mut context = task::Context::from_waker(Waker::noop());
-        let _never = self.feed.as_mut().poll(&mut context);
+        for task in &mut self.tasks {
+            let _never = task.as_mut().poll(&mut context);
+        }
     }
 
     /// How many streams fell out of a buffer.

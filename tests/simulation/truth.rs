@@ -5,7 +5,7 @@
 //! after every event, is most of the promise: nothing lost, nothing invented, no version that goes
 //! back, no transaction in part.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rowcast::cursor::{Cursor, Xid};
@@ -19,32 +19,77 @@ pub enum Shows {
     /// Cards with this board.
     Board(u32),
     Notes,
+    /// Cards with this board, for which the database is asked.
+    Asked(u32),
+    /// Cards whose policy [`lets`] them be seen. It reads the notes, and that is known.
+    Member,
+    /// Notes whose policy [`lets`] them be seen. It reads the cards, and nobody knows: it is compared
+    /// from time to time.
+    Compared,
     Channel,
 }
 
 impl Shows {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 9] = [
         Self::Cards,
         Self::Board(1),
         Self::Board(2),
         Self::Notes,
+        Self::Asked(1),
+        Self::Asked(2),
+        Self::Member,
+        Self::Compared,
         Self::Channel,
     ];
 
     pub fn table(self) -> u32 {
         match self {
-            Self::Cards | Self::Board(_) => CARDS,
-            Self::Notes => NOTES,
+            Self::Cards | Self::Board(_) | Self::Asked(_) | Self::Member => CARDS,
+            Self::Notes | Self::Compared => NOTES,
             Self::Channel => 0,
         }
     }
 
+    /// Whether the database is asked for it.
+    pub fn asks(self) -> bool {
+        matches!(self, Self::Asked(_) | Self::Member | Self::Compared)
+    }
+
+    /// The table that its policy reads.
+    pub fn policies_read(self) -> Option<u32> {
+        match self {
+            Self::Member => Some(NOTES),
+            Self::Compared => Some(CARDS),
+            _ => None,
+        }
+    }
+
+    /// Whether it is known that a change of this table may change what is shown.
+    fn heeds(self, table: u32) -> bool {
+        table == self.table() || self == Self::Member && self.policies_read() == Some(table)
+    }
+
+    /// Everything of its table.
+    fn table_of(self) -> Self {
+        if self.table() == CARDS {
+            Self::Cards
+        } else {
+            Self::Notes
+        }
+    }
+
+    /// Whether its filter takes this row. Who may see it is decided elsewhere.
     pub fn has(self, row: &Row) -> bool {
         match self {
-            Self::Board(board) => row.board == board,
+            Self::Board(board) | Self::Asked(board) => row.board == board,
             _ => true,
         }
     }
+}
+
+/// Whether a policy lets a row be seen whose board is the key of `other`, in the table that it reads.
+pub fn lets(other: Option<&Row>) -> bool {
+    other.is_some_and(|other| other.board == 1)
 }
 
 /// What a transaction came to for one key.
@@ -80,10 +125,11 @@ impl Commit {
         }
         self.changes.iter().any(|change| {
             let there = |row: &Option<Arc<Row>>| row.as_ref().is_some_and(|row| shows.has(row));
-            change.table == shows.table()
-                && !change.hidden
-                && !change.by_key
-                && (there(&change.before) || there(&change.after))
+            let mine = change.table == shows.table()
+                && (shows.asks() || !change.by_key)
+                && (there(&change.before) || there(&change.after));
+            let others = change.table != shows.table() && shows.heeds(change.table);
+            !change.hidden && (mine || others)
         })
     }
 }
@@ -116,22 +162,56 @@ impl Life {
     pub fn state(&self, shows: Shows, cursor: &Cursor) -> BTreeMap<Key, String> {
         let mut rows = BTreeMap::new();
         for key in 0..KEYS {
-            let place = (shows.table(), key);
-            let versions = self
-                .versions
-                .get(&place)
-                .map_or(&[][..], Vec::as_slice)
-                .iter();
-            let mut done = versions.filter(|at| cursor.is_done(self.commits[at.0].xid));
-            let row = match done.next_back() {
-                None => self.base.get(&place).and_then(Option::as_ref),
-                Some(at) => self.commits[at.0].changes[at.1].after.as_ref(),
-            };
-            if let Some(row) = row.filter(|row| shows.has(row)) {
+            let row = self.row((shows.table(), key), cursor);
+            let row = row.filter(|row| shows.has(row) && self.lets_see(shows, row, cursor));
+            if let Some(row) = row {
                 rows.insert(key, row.text.to_string());
             }
         }
         rows
+    }
+
+    fn versions(&self, place: (u32, Key)) -> &[(usize, usize)] {
+        self.versions.get(&place).map_or(&[], Vec::as_slice)
+    }
+
+    fn change(&self, at: (usize, usize)) -> &Change {
+        &self.commits[at.0].changes[at.1]
+    }
+
+    fn is_done(&self, at: (usize, usize), cursor: &Cursor) -> bool {
+        cursor.is_done(self.commits[at.0].xid)
+    }
+
+    /// The row at `cursor`.
+    fn row(&self, place: (u32, Key), cursor: &Cursor) -> Option<&Arc<Row>> {
+        let mut versions = self.versions(place).iter();
+        match versions.rfind(|at| self.is_done(**at, cursor)) {
+            None => self.base.get(&place).and_then(Option::as_ref),
+            Some(at) => self.change(*at).after.as_ref(),
+        }
+    }
+
+    /// Whether the log does not have this change, and nobody who is at `cursor` was told to read anew.
+    fn is_unsaid(&self, at: (usize, usize), cursor: &Cursor) -> bool {
+        let change = self.change(at);
+        change.hidden && !change.told.is_some_and(|told| cursor.is_done(told))
+    }
+
+    /// Whether policies let a row be seen at `cursor`.
+    fn lets_see(&self, shows: Shows, row: &Row, cursor: &Cursor) -> bool {
+        let read = shows.policies_read();
+        read.is_none_or(|read| lets(self.row((read, row.board), cursor).map(AsRef::as_ref)))
+    }
+
+    /// Whether a relay cannot know what policies say of a row at `cursor`.
+    fn is_unsure(&self, shows: Shows, row: &Row, cursor: &Cursor) -> bool {
+        let Some(read) = shows.policies_read() else {
+            return false;
+        };
+        let mut versions = self.versions((read, row.board)).iter();
+        shows == Shows::Compared
+            || versions.any(|at| self.is_done(*at, cursor) && self.is_unsaid(*at, cursor))
     }
 
     pub fn base(&mut self, table: u32, key: Key, row: Option<Arc<Row>>) {
@@ -168,7 +248,7 @@ impl Life {
     /// are there have not been told.
     fn is_in_doubt(&self, shows: Shows, cursor: &Cursor) -> bool {
         let mut alterations = self.alterations.iter();
-        matches!(shows, Shows::Board(_))
+        matches!(shows, Shows::Board(_) | Shows::Asked(_))
             && alterations.any(|(table, told)| {
                 *table == shows.table() && !told.is_some_and(|told| cursor.is_done(told))
             })
@@ -203,7 +283,7 @@ impl Life {
             .collect()
     }
 
-    /// Whether `shown` is what there is at `cursor`.
+    /// Whether `shown` is what there is at `cursor`, as far as a relay can know it.
     pub fn check(
         &self,
         shows: Shows,
@@ -212,12 +292,10 @@ impl Life {
     ) -> Result<(), String> {
         let doubt = self.is_in_doubt(shows, cursor);
         for key in 0..KEYS {
-            let place = (shows.table(), key);
-            let versions = self.versions.get(&place).map_or(&[][..], Vec::as_slice);
-            let done = |at: &(usize, usize)| cursor.is_done(self.commits[at.0].xid);
-            let change_of = |at: &(usize, usize)| &self.commits[at.0].changes[at.1];
+            let versions = self.versions((shows.table(), key));
+            let done = |at: &(usize, usize)| self.is_done(*at, cursor);
             // What is not in the log has no place in its order.
-            let logged = |at: &(usize, usize)| !change_of(at).hidden;
+            let logged = |at: &(usize, usize)| !self.change(*at).hidden;
             let first = versions.iter().position(|at| !done(at) && logged(at));
             let known = first.unwrap_or(versions.len());
             let torn = |at: &&(usize, usize)| done(at) && logged(at);
@@ -227,31 +305,65 @@ impl Life {
                     self.commits[torn.0].xid, self.commits[versions[known].0].xid
                 ));
             }
-            let row_of = |at: &(usize, usize)| change_of(at).after.as_ref();
+            let row_of = |at: &(usize, usize)| self.change(*at).after.as_ref();
+            let base = self.base.get(&(shows.table(), key));
+            let base = base.and_then(Option::as_ref);
             let expected = match versions[..known].iter().rfind(|at| done(at)) {
-                None => self.base.get(&place).and_then(Option::as_ref),
+                None => base,
                 Some(at) => row_of(at),
             };
             let there = shown.get(&key);
-            if is(shows, expected, there) || doubt {
+            let seen = expected.filter(|row| self.lets_see(shows, row, cursor));
+            let unsure = expected.filter(|row| self.is_unsure(shows, row, cursor));
+            if is(shows, seen, there)
+                || unsure.is_some() && (there.is_none() || is(shows, unsure, there))
+            {
+                continue;
+            }
+            // Whatever excuse there is, who asks is told of rows that somebody committed.
+            let done_too = versions.iter().filter(|at| done(at));
+            let mut written = done_too.map(row_of).chain([base]);
+            if shows.asks()
+                && there.is_some()
+                && !written.any(|row| is(shows.table_of(), row, there))
+            {
+                return Err(format!(
+                    "key {key} is shown as {there:?}, which nobody wrote"
+                ));
+            }
+            if doubt {
                 continue;
             }
             // Nobody could know of it before everybody was told to read anew, and later images may
-            // start from it.
-            let unsaid = |at: &(usize, usize)| {
-                let change = change_of(at);
-                change.hidden && !change.told.is_some_and(|told| cursor.is_done(told))
-            };
+            // start from it. Who asks is told of rows, and not of images.
+            let unsaid =
+                |at: &(usize, usize)| self.is_unsaid(*at, cursor) && (!shows.asks() || done(at));
             if versions[..known].iter().any(unsaid) {
                 continue;
             }
-            // Read again where the batch ends, and perhaps not told of what came between.
-            let by_key = versions[..known].iter().any(|at| change_of(at).by_key);
+            // Read again where the batch ends, and perhaps not told of what came between. Who asks is
+            // at the end of a batch always.
+            let by_key = versions[..known].iter().any(|at| self.change(*at).by_key);
             let later = versions[known..].iter();
-            if by_key && later.map(row_of).any(|row| is(shows, row, there)) {
+            if !shows.asks() && by_key && later.map(row_of).any(|row| is(shows, row, there)) {
                 continue;
             }
             return Err(differs(key, expected, there));
+        }
+        Ok(())
+    }
+
+    /// Whether `shown` is what there is at `cursor`, also where relays find that out only in time.
+    pub fn check_all(
+        &self,
+        shows: Shows,
+        cursor: &Cursor,
+        shown: &BTreeMap<Key, String>,
+    ) -> Result<(), String> {
+        self.check(shows, cursor, shown)?;
+        let state = self.state(shows, cursor);
+        if shows == Shows::Compared && !state.keys().eq(shown.keys()) {
+            return Err(format!("shows {shown:?} of {state:?}"));
         }
         Ok(())
     }
@@ -263,9 +375,10 @@ impl Life {
         old.filter(|commit| {
             let missing = !cursor.is_done(commit.xid)
                 && commit.concerns(shows)
-                && !self.is_in_doubt(shows, cursor);
+                && !self.is_in_doubt(shows, cursor)
+                && (!shows.asks() || self.is_to_be_seen(shows, cursor, at));
             let gap = commit.changes.iter().any(|change| {
-                change.table == shows.table()
+                shows.heeds(change.table)
                     && change.gap.is_some()
                     && !change.told.is_some_and(|told| cursor.is_done(told))
             });
@@ -273,6 +386,17 @@ impl Life {
         })
         .map(|commit| commit.xid)
         .next()
+    }
+
+    /// Whether what there was at `at` looks otherwise than what there is at `cursor`. What policies hide
+    /// is asked for, and need not be told.
+    fn is_to_be_seen(&self, shows: Shows, cursor: &Cursor, at: u64) -> bool {
+        let old = self.commits.iter().filter(|commit| commit.at <= at);
+        let old: BTreeSet<Xid> = old.map(|commit| commit.xid).collect();
+        let end = old.last().map_or(0, |last| last + 1).max(cursor.xmax());
+        let open = cursor.xmin()..end;
+        let open = open.filter(|xid| !cursor.is_done(*xid) && !old.contains(xid));
+        self.state(shows, cursor) != self.state(shows, &Cursor::new(end, open))
     }
 }
 

@@ -50,6 +50,7 @@ impl Run {
         let shared = Shared {
             database: Database::new(),
             random,
+            healthy,
             reads: 0,
             cut: vec![false; RELAYS],
             statistics: Statistics::default(),
@@ -59,9 +60,16 @@ impl Run {
         let world: World = Arc::new(Mutex::new(shared));
         let relays = (0..RELAYS).map(|number| Some(Relay::start(&world, number)));
         let relays = relays.collect();
+        // Now many who show the same, and now everything that can be shown.
+        let mut shown = Shows::ALL;
+        let kinds = {
+            let random = &mut lock(&world).random;
+            random.shuffle(&mut shown);
+            random.usize(2..=shown.len())
+        };
         let screens = (0..SCREENS).map(|number| {
             let random = &mut lock(&world).random;
-            let shows = Shows::ALL[number % Shows::ALL.len()];
+            let shows = shown[number % kinds];
             let habit = Habit::ALL[random.usize(..Habit::ALL.len())];
             Screen::new(number, shows, habit)
         });
