@@ -203,7 +203,7 @@ impl Stage {
             }
             at.cursor
         };
-        if self.is_quiet(&from) {
+        if self.is_quiet(here.epoch, &from) {
             let mut state = self.asked.lock();
             if !state.is_due() {
                 state.move_to(here);
@@ -219,10 +219,12 @@ impl Stage {
         self.reset_asked(&mut state, "log");
     }
 
-    /// Whether no transaction that the feed has published since `from` concerns any view here.
-    fn is_quiet(&self, from: &Cursor) -> bool {
+    /// Whether no transaction that the feed has published since `from` concerns any view here. The feed
+    /// may have begun another epoch, of which its position says nothing yet.
+    fn is_quiet(&self, epoch: Name, from: &Cursor) -> bool {
         let live = self.lock();
-        let since = live.at.as_ref().and_then(|at| at.ring.since(from));
+        let at = live.at.as_ref().filter(|at| at.epoch == epoch);
+        let since = at.and_then(|at| at.ring.since(from));
         let Some(since) = since else { return false };
         let state = self.asked.lock();
         since
@@ -457,6 +459,7 @@ mod tests {
     use super::*;
     use crate::event::{Change, Scope, State as Row};
     use crate::filter::Matcher;
+    use crate::log::Place;
     use crate::rows::statement::Statement;
     use crate::view::Sight;
     use crate::view::keys::Keys;
@@ -516,6 +519,25 @@ mod tests {
         stage.publish_answer(question, Ok(answer), &here);
         assert_eq!(told(), 11);
         assert!(stage.round(&here).is_none(), "nothing is asked twice");
+    }
+
+    #[test]
+    fn nobody_is_told_to_be_further_by_what_the_feed_knows_of_another_epoch() {
+        let stage = stage();
+        let (view, _joined) = stage.join_asking(view()).unwrap();
+        let inserted = Change {
+            key: "1".into(),
+            before: Row::Absent,
+            after: Row::Row(r#"{"id":1}"#.into()),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        let batch = batch(10, Scope::Keys, vec![inserted]);
+        stage.publish(&batch, &at(10), true);
+        let here = stage.position().unwrap();
+        let next = Name::of(["the next epoch"]);
+        stage.begin(&Place::new("here".into()), next, at(5), &at(5));
+        assert!(stage.round(&here).is_some(), "it is not known to be quiet");
+        assert_eq!(view.told_until().until.unwrap().xmax(), 10);
     }
 
     #[tokio::test(start_paused = true)]
