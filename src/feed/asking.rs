@@ -23,6 +23,7 @@ use crate::view::asking::{Answer, AskError};
 
 /// Longest time for one question.
 const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 enum NoAnswer {

@@ -4,8 +4,8 @@
 //! before its batch, in an order of dependency. What is decided is decided in rooms that know no
 //! connection: [`reading`] says where to read and what a batch is good for, [`stage`] publishes and
 //! lets screens join, [`routes`] finds the views that a change concerns, [`asked`] keeps the views that
-//! ask, [`round`] asks for them, [`ring`] keeps recent transactions. This file and [`asking`] are the shell around them: connections
-//! and waiting. It knows nothing of screens or HTTP.
+//! ask, [`round`] asks for them, [`ring`] keeps recent transactions. This file and [`asking`] are the
+//! shell around them: connections and waiting. It knows nothing of screens or HTTP.
 
 mod asked;
 mod asking;

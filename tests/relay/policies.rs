@@ -614,10 +614,19 @@ async fn a_round_of_many_slow_questions_comes_to_its_end() {
              create policy theirs on slow for select to member using (slowly()); \
              grant select on slow to member; \
              insert into slow select i from generate_series(1, 20) i; \
-             select rowcast.watch('slow')",
+             create table quick (id int primary key); grant select on quick to member; \
+             select rowcast.watch('slow'), rowcast.watch('quick')",
         )
         .await;
     let token = token("member", &[]).await;
+    // Whoever came before the feed has read of that would begin again, and find no connection either.
+    let Watcher {
+        mut stream,
+        mut screen,
+    } = Watcher::of(&relay, "/rest/v1/quick", &token, None).await;
+    screen.follow(&mut stream, |_| true).await;
+    let read = database.commit("insert into quick values (1)").await;
+    screen.reach(&mut stream, &read).await;
     // Whoever finds no connection to read with is told so, and comes back.
     let arrive = async |id| {
         let path = format!("/rest/v1/slow?id=eq.{id}");
