@@ -2,8 +2,8 @@
 //!
 //! A [`Topic`] keeps the latest items in one bounded [`buffer`](self) and each [`Subscriber`] a
 //! position in it: a slow subscriber costs a position, not memory, and what everybody has taken is
-//! dropped. One that falls out of the buffer is told so ([`Lagged`]) and never skips in silence. Generic over what it carries: it knows
-//! nothing of HTTP, event streams or SQL.
+//! dropped. One that falls out of the buffer is told so ([`Lagged`]) and never skips in silence.
+//! Generic over what it carries: it knows nothing of HTTP, event streams or SQL.
 //!
 //! Waking is our own and not a `tokio::sync::watch`: that one takes and gives back a place in a list,
 //! under a lock, for every subscriber and item. Here a subscriber has its seat for life.

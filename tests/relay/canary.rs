@@ -24,13 +24,13 @@ const TENANTS: usize = 20;
 /// Groups of transactions in the short form.
 const OPS: usize = 130;
 
-/// Roles are the cluster's: every test may find them there.
+/// Roles are the cluster's: every test may find them there. So is the lock; an advisory one is a database's.
 const ROLES: &str = r"
 do $$
 declare
   wanted text;
 begin
-  perform pg_advisory_lock(4712);
+  lock table pg_authid in share row exclusive mode;
   foreach wanted in array array['canary_nobody', 'canary_a', 'canary_b', 'canary_vip'] loop
     if not exists (select from pg_roles where rolname = wanted) then
       execute format('create role %I nologin', wanted);
@@ -40,7 +40,6 @@ begin
     create role canary_login login noinherit;
     grant canary_nobody, canary_a, canary_b to canary_login;
   end if;
-  perform pg_advisory_unlock(4712);
 end
 $$;
 ";

@@ -29,7 +29,7 @@ select rowcast.expose_function('who()');
 
 const ROLES: &str = r"
 do $$ begin
-  perform pg_advisory_lock(4713);
+  lock table pg_authid in share row exclusive mode;
   if not exists (select from pg_roles where rolname = 'crowd_login') then
     create role crowd_0 nologin;
     create role crowd_1 nologin;
@@ -37,7 +37,6 @@ do $$ begin
     create role crowd_login login noinherit;
     grant crowd_0, crowd_1, crowd_2 to crowd_login;
   end if;
-  perform pg_advisory_unlock(4713);
 end $$;
 ";
 

@@ -39,13 +39,13 @@ pub async fn relay(database: &Database) -> Relay {
     Relay::start(database, &arguments).await
 }
 
-/// Roles are the cluster's: every test may find them there.
+/// Roles are the cluster's: every test may find them there. So is the lock; an advisory one is a database's.
 pub const ROLES: &str = r"
 do $$
 declare
   wanted text;
 begin
-  perform pg_advisory_lock(4711);
+  lock table pg_authid in share row exclusive mode;
   foreach wanted in array array['visitor', 'member', 'reader', 'manager'] loop
     if not exists (select from pg_roles where rolname = wanted) then
       execute format('create role %I nologin', wanted);
@@ -55,7 +55,6 @@ begin
     create role api_login login noinherit;
     grant visitor, member, reader, manager to api_login;
   end if;
-  perform pg_advisory_unlock(4711);
 end
 $$;
 ";
