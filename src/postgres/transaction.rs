@@ -251,20 +251,12 @@ where
             Ok(value)
         }
         Access::WriteOnce => {
-            let commit = client.batch_execute(terms.end.sql());
-            let all = async { futures::join!(open, work(client), commit) };
+            let all = async { futures::join!(open, work(client), end(client, terms.end)) };
             let Ok((opened, done, ended)) = tokio::time::timeout(deadline, all).await else {
                 return Err(TransactionError::InDoubt(None).into());
             };
-            match ended {
-                // Of a failed transaction it was a ROLLBACK.
-                Ok(()) => clean(lease),
-                Err(error) if error.as_db_error().is_some_and(refused) => {
-                    clean(lease);
-                    return Err(TransactionError::Failed(error).into());
-                }
-                Err(error) => return Err(TransactionError::InDoubt(Some(error)).into()),
-            }
+            // Of a failed transaction it was a ROLLBACK.
+            give_back(lease, ended)?;
             opened.map_err(TransactionError::Failed)?;
             done
         }
@@ -288,13 +280,8 @@ where
                 }
             };
             // Deferred constraints and triggers run here, so COMMIT gets the whole time again.
-            let ended = client.batch_execute(terms.end.sql());
-            match tokio::time::timeout(deadline, ended).await {
-                Ok(Ok(())) => clean(lease),
-                Ok(Err(error)) if error.as_db_error().is_some_and(refused) => {
-                    return Err(TransactionError::Failed(error).into());
-                }
-                Ok(Err(error)) => return Err(TransactionError::InDoubt(Some(error)).into()),
+            match tokio::time::timeout(deadline, end(client, terms.end)).await {
+                Ok(ended) => give_back(lease, ended)?,
                 Err(_elapsed) => return Err(TransactionError::InDoubt(None).into()),
             }
             Ok(value)
@@ -302,15 +289,37 @@ where
     }
 }
 
-/// Gives a connection back once what a function may have left behind is gone. Nobody waits for it: the
-/// answer is on its way.
-fn clean(lease: Lease) {
-    tokio::spawn(async move {
-        let all = format!("{CLEAN}; {PINS}");
-        if let Ok(Ok(())) = tokio::time::timeout(GRACE, lease.batch_execute(&all)).await {
-            lease.give_back();
+/// The end of a transaction that writes, and of what it may have left in the session.
+struct Ended {
+    committed: Result<(), Error>,
+    cleaned: Result<(), Error>,
+}
+
+/// Both are sent when it is first polled. (To answer before the connection is clean made a write slower,
+/// measured: the next one takes another connection, and both are busy.)
+async fn end(client: &Client, end: End) -> Ended {
+    let clean = format!("{CLEAN}; {PINS}");
+    let (committed, cleaned) = futures::join!(
+        client.batch_execute(end.sql()),
+        client.batch_execute(&clean)
+    );
+    Ended { committed, cleaned }
+}
+
+/// Gives the connection back, unless something may be left in it.
+fn give_back(lease: Lease, ended: Ended) -> Result<(), TransactionError> {
+    match ended.committed {
+        Ok(()) => {
+            if ended.cleaned.is_ok() {
+                lease.give_back();
+            }
+            Ok(())
         }
-    });
+        Err(error) if error.as_db_error().is_some_and(refused) => {
+            Err(TransactionError::Failed(error))
+        }
+        Err(error) => Err(TransactionError::InDoubt(Some(error))),
+    }
 }
 
 /// A COMMIT that failed with an ordinary error was rolled back. A session that was ended by an
