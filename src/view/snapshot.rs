@@ -2,8 +2,8 @@
 //!
 //! The snapshot is the first thing its transaction asks for and the rows are read in it, so a
 //! screen that continues from there has no gap and no duplicate. Requests that come while one is
-//! read share it, and with it the position in the topic from which to go on. How it is read is
-//! handed in ([`query`] does it), so that sharing is the same whoever reads.
+//! read, or is about to be, share it, and with it the position in the topic from which to go on. How
+//! it is read is handed in ([`query`] does it), so that sharing is the same whoever reads.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, WeakShared};
 use futures::{StreamExt, pin_mut};
+use tokio::time::Instant;
 use tokio_postgres::RowStream;
 
 use super::View;
@@ -92,9 +93,21 @@ impl From<AskError> for SnapshotError {
 
 type Reading = BoxFuture<'static, Result<Arc<Snapshot>, Arc<SnapshotError>>>;
 
-/// The read in flight, if any. Weak: when everybody who waited has gone, it ends.
+/// The read in flight, if any.
 #[derive(Default)]
-pub(super) struct Flight(Mutex<Option<WeakShared<Reading>>>);
+pub(super) struct Flight(Mutex<Flown>);
+
+#[derive(Default)]
+struct Flown {
+    /// Weak: when everybody who waited has gone, it ends.
+    reading: Option<WeakShared<Reading>>,
+    /// When it began to read.
+    begun: Option<Instant>,
+}
+
+/// A herd arrives one after the other, and a small state is read before the next one is here. So a
+/// read begins no sooner than this after the one before, and whoever comes meanwhile shares it.
+const APART: Duration = Duration::from_millis(40);
 
 impl std::fmt::Debug for Flight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -132,12 +145,17 @@ pub type Begin<'a> =
 pub async fn read(view: &Arc<View>, begin: Begin<'_>) -> Result<Arc<Snapshot>, Arc<SnapshotError>> {
     let reading = {
         let mut flight = view.snapshots.0.lock().expect("no panic while held");
-        let begun = flight.as_ref().and_then(WeakShared::upgrade);
+        let begun = flight.reading.as_ref().and_then(WeakShared::upgrade);
         if let Some(reading) = begun.filter(|reading| reading.peek().is_none()) {
             reading
         } else {
+            let now = Instant::now();
+            let at = flight.begun.map_or(now, |before| now.max(before + APART));
             let (view, state) = (Arc::clone(view), begin());
             let reading: Reading = async move {
+                if at > now {
+                    tokio::time::sleep_until(at).await;
+                }
                 let position = view.topic.end();
                 let state = state.await.map_err(Arc::new)?;
                 Ok(Arc::new(Snapshot {
@@ -151,7 +169,10 @@ pub async fn read(view: &Arc<View>, begin: Begin<'_>) -> Result<Arc<Snapshot>, A
             }
             .boxed();
             let reading = reading.shared();
-            *flight = reading.downgrade();
+            *flight = Flown {
+                reading: reading.downgrade(),
+                begun: Some(at),
+            };
             reading
         }
     };
@@ -302,4 +323,75 @@ fn with_reset(piece: &Bytes) -> Bytes {
 
 fn sse_reset() -> String {
     String::from("data: [\ndata: {\"headers\":{\"control\":\"reset\"}},")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::filter::Matcher;
+    use crate::postgres::transaction::Context;
+    use crate::schema::catalog::Table;
+    use crate::view::image::Images;
+    use crate::view::{Definition, Sight};
+
+    fn view() -> Arc<View> {
+        let table = Table {
+            oid: 1,
+            schema: "public".to_owned(),
+            name: "t".to_owned(),
+            kind: 'r',
+            columns: Vec::new(),
+            key: vec!["id".to_owned()],
+            watched: true,
+        };
+        let definition = Definition {
+            table: Arc::new(table),
+            context: Context::default(),
+            columns: Vec::new(),
+            statement: Statement::default(),
+            sight: Sight::Images(Images {
+                key: vec!["id".to_owned()],
+                matcher: Matcher::default(),
+                columns: None,
+            }),
+        };
+        Arc::new(View::new(Name::of(["v"]), definition))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_herd_that_arrives_one_after_the_other_shares_a_few_reads() {
+        let (view, reads) = (view(), Arc::new(AtomicU64::new(0)));
+        let arrive = |after: u64| {
+            let (view, reads) = (Arc::clone(&view), Arc::clone(&reads));
+            async move {
+                tokio::time::sleep(Duration::from_millis(after)).await;
+                let begin = || {
+                    let (view, reads) = (Arc::clone(&view), Arc::clone(&reads));
+                    async move {
+                        let xmax = reads.fetch_add(1, Ordering::Relaxed);
+                        let (pieces, digest) = Pieces::new(&view, PIECE).finish();
+                        Ok(State {
+                            cursor: Cursor::new(xmax, []),
+                            epoch: None,
+                            pieces,
+                            digest,
+                        })
+                    }
+                    .boxed()
+                };
+                let arrived = Instant::now();
+                read(&view, &begin).await.unwrap();
+                arrived.elapsed()
+            }
+        };
+        let first = arrive(0).await;
+        assert_eq!(first, Duration::ZERO, "who comes alone does not wait");
+        let waited = futures::future::join_all((0..200).map(arrive)).await;
+        let most = waited.iter().max().unwrap();
+        assert!(*most <= APART + Duration::from_millis(1), "{most:?}");
+        // The first, and one each forty milliseconds.
+        assert!(reads.load(Ordering::Relaxed) <= 7, "{reads:?}");
+    }
 }
