@@ -104,6 +104,7 @@ impl<'a> Answering<'a> {
         }
         Ok(())
     }
+
     /// All rows have come.
     #[must_use]
     pub fn finish(self) -> Answer {
