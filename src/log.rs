@@ -51,8 +51,8 @@ with part as materialized (
   select id, at, rel, op, channel from rowcast.log where xid = $1 and id > $2 order by id limit $3)
 select rel, channel, max(id), max(at), bool_or(op = 'R'), count(*) from part group by rel, channel";
 
-/// Rows that are summed up at a time: a tenth of a second (measured), so that each answer is there long
-/// before [`SILENCE`] is over.
+/// Rows that are summed up at a time: less than a tenth of a second (measured), so that each answer is
+/// there long before [`SILENCE`] is over.
 const SUMMED: i64 = 500_000;
 
 const HEAD: &str = "\
