@@ -188,24 +188,27 @@ mod tests {
 
     #[tokio::test]
     async fn what_everybody_has_taken_is_dropped_and_what_one_has_not_is_kept() {
-        let topic = Topic::new(BOUNDS);
+        let topic = Topic::new(Bounds {
+            items: 100,
+            weight: 100,
+        });
         let (mut quick, slow) = (topic.subscribe(), topic.subscribe());
-        let kept = || topic.shared.lock().from(0).map(Iterator::count);
+        let kept = |from| topic.shared.lock().from(from).map(Iterator::count);
         for item in 0..3 {
             topic.publish(item, 1);
             quick.changed().await;
             assert_eq!(quick.take(10).unwrap(), [item]);
         }
-        assert_eq!(kept(), Some(3));
+        assert_eq!(kept(0), Some(3));
         drop(slow);
         // Known at one item, done at the next.
         topic.publish(3, 1);
         topic.publish(4, 1);
-        assert_eq!(kept(), None);
+        assert_eq!((kept(2), kept(3)), (None, Some(2)));
         assert_eq!(quick.take(10).unwrap(), [3, 4]);
         topic.publish(5, 1);
         topic.publish(6, 1);
-        assert_eq!(topic.shared.lock().from(5).map(Iterator::count), Some(2));
+        assert_eq!((kept(4), kept(5)), (None, Some(2)));
         assert_eq!(quick.take(10).unwrap(), [5, 6]);
     }
 
