@@ -458,22 +458,26 @@ mod tests {
     use super::super::stage::tests::{at, batch, epoch, stage};
     use super::*;
     use crate::event::{Change, Scope, State as Row};
-    use crate::filter::Matcher;
     use crate::log::Place;
-    use crate::rows::statement::Statement;
     use crate::view::Sight;
-    use crate::view::keys::Keys;
+    use crate::view::answering::tests::asking;
 
     fn view() -> View {
-        let asking = Asking {
-            select: Statement::default(),
-            key: vec!["id".to_owned()],
-            keys: Keys::Plain,
-            may_match: Matcher::default(),
-            policies: None,
-            moving: false,
+        View::new(
+            Name::of(["v"]),
+            definition(Sight::Asking(Arc::new(asking()))),
+        )
+    }
+
+    /// A transaction that inserts a row.
+    fn insert(xid: u64) -> Batch {
+        let inserted = Change {
+            key: "1".into(),
+            before: Row::Absent,
+            after: Row::Row(r#"{"id":1}"#.into()),
+            at: Timestamp::UNIX_EPOCH,
         };
-        View::new(Name::of(["v"]), definition(Sight::Asking(Arc::new(asking))))
+        batch(xid, Scope::Keys, vec![inserted])
     }
 
     #[test]
@@ -482,13 +486,7 @@ mod tests {
         let stage = stage();
         let (view, _joined) = stage.join_asking(view()).unwrap();
         let told = || view.told_until().until.unwrap().xmax();
-        let inserted = Change {
-            key: "1".into(),
-            before: Row::Absent,
-            after: Row::Row(r#"{"id":1}"#.into()),
-            at: Timestamp::UNIX_EPOCH,
-        };
-        let batch = batch(10, Scope::Keys, vec![inserted]);
+        let batch = insert(10);
         stage.publish(&batch, &at(10), true);
         let here = Position {
             epoch: epoch(),
@@ -525,13 +523,7 @@ mod tests {
     fn nobody_is_told_to_be_further_by_what_the_feed_knows_of_another_epoch() {
         let stage = stage();
         let (view, _joined) = stage.join_asking(view()).unwrap();
-        let inserted = Change {
-            key: "1".into(),
-            before: Row::Absent,
-            after: Row::Row(r#"{"id":1}"#.into()),
-            at: Timestamp::UNIX_EPOCH,
-        };
-        let batch = batch(10, Scope::Keys, vec![inserted]);
+        let batch = insert(10);
         stage.publish(&batch, &at(10), true);
         let here = stage.position().unwrap();
         let next = Name::of(["the next epoch"]);

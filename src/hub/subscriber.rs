@@ -6,17 +6,16 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use super::Shared;
-use super::seats::{Place, Seat};
+use super::seats::Seat;
 
 /// Reads a topic at its own pace.
 #[derive(Debug)]
 pub struct Subscriber<T> {
     shared: Arc<Shared<T>>,
-    /// What the topic knows of it.
-    place: Place,
-    /// Of its place, among all.
+    /// Where it waits, and how far it has taken.
+    seat: Arc<Seat>,
+    /// Of its seat, among all.
     number: usize,
-    position: u64,
 }
 
 /// Items between the subscriber's position and the buffer's front are gone.
@@ -26,24 +25,27 @@ pub struct Lagged;
 
 impl<T> Subscriber<T> {
     pub(super) fn new(shared: Arc<Shared<T>>, position: u64) -> Self {
-        let place = Place::at(position);
-        let number = shared.seats().take(place.clone());
+        let seat = Arc::new(Seat::new(None, position));
+        let number = shared.seats().take(Arc::clone(&seat));
         Self {
             shared,
-            place,
+            seat,
             number,
-            position,
         }
     }
 
+    /// Nobody else moves it.
+    fn position(&self) -> u64 {
+        self.seat.position.load(Ordering::Relaxed)
+    }
+
     fn move_to(&mut self, position: u64) {
-        self.position = position;
-        self.place.position().store(position, Ordering::Relaxed);
+        self.seat.position.store(position, Ordering::Relaxed);
     }
 
     /// Goes back to `position`, if that is earlier. What everybody had taken may be gone.
     pub fn back_to(&mut self, position: u64) {
-        self.move_to(self.position.min(position));
+        self.move_to(self.position().min(position));
     }
 
     /// Waits until there is something to take. Cancel safe.
@@ -53,18 +55,17 @@ impl<T> Subscriber<T> {
 
     /// Whether there is something to take; who is told no is woken once there is.
     pub fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.shared.end() > self.position {
+        if self.shared.end() > self.position() {
             return Poll::Ready(());
         }
-        if !self.place.seat().is_some_and(|seat| seat.is_of(cx.waker())) {
-            self.place = Place::Sitting(Arc::new(Seat::new(cx.waker(), self.position)));
-            self.shared.seats().sit(self.number, self.place.clone());
+        if !self.seat.is_of(cx.waker()) {
+            self.seat = Arc::new(Seat::new(Some(cx.waker().clone()), self.position()));
+            let seat = Arc::clone(&self.seat);
+            self.shared.seats().sit(self.number, seat);
         }
-        if let Some(seat) = self.place.seat() {
-            seat.wait();
-        }
+        self.seat.wait();
         // Again: an item that came before the seat was there has woken nobody.
-        if self.shared.end() > self.position {
+        if self.shared.end() > self.position() {
             Poll::Ready(())
         } else {
             Poll::Pending
@@ -78,18 +79,18 @@ impl<T: Clone> Subscriber<T> {
     /// # Errors
     /// [`Lagged`] for good: this subscriber cannot go on.
     pub fn take(&mut self, most: usize) -> Result<Vec<T>, Lagged> {
-        if self.shared.end() == self.position {
+        if self.shared.end() == self.position() {
             return Ok(Vec::new());
         }
         let buffer = self.shared.lock();
         let items: Vec<T> = buffer
-            .from(self.position)
+            .from(self.position())
             .ok_or(Lagged)?
             .take(most)
             .cloned()
             .collect();
         drop(buffer);
-        self.move_to(self.position + items.len() as u64);
+        self.move_to(self.position() + items.len() as u64);
         Ok(items)
     }
 }

@@ -182,13 +182,14 @@ fn told(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::super::keys::Keys;
     use super::*;
     use crate::filter::Matcher;
     use crate::rows::statement::Statement;
 
-    fn asking() -> Asking {
+    /// Without a filter, by keys as they are.
+    pub(crate) fn asking() -> Asking {
         Asking {
             select: Statement::default(),
             key: vec!["id".to_owned()],
