@@ -181,13 +181,16 @@ pub async fn read(
     let (begun, head, rows) = in_time(asked).await?;
     begun?;
     let head = head_of(&head?, place)?;
-    if let Some(batch) = gather(rows?, bounds).await? {
-        let net = batch.finish(head).net(catalog);
-        if net.lookups().is_empty() {
-            return Ok(net.finish());
+    let batch = match gather(rows?, bounds).await? {
+        Some(batch) => {
+            let net = batch.finish(head).net(catalog);
+            if net.lookups().is_empty() {
+                return Ok(net.finish());
+            }
+            open(client, place, from, catalog, bounds).await
         }
-    }
-    let batch = open(client, place, from, catalog, bounds).await;
+        None => open_in_parts(client, place, from, catalog, bounds).await,
+    };
     let end = match &batch {
         Ok(_) => "commit",
         Err(LogError::TooMuch(_)) => "rollback",
@@ -195,6 +198,23 @@ pub async fn read(
     };
     in_time(client.batch_execute(end)).await??;
     batch
+}
+
+/// As [`open`], where there are known to be very many rows.
+async fn open_in_parts(
+    client: &Client,
+    place: &Place,
+    from: &Cursor,
+    catalog: &Catalog,
+    bounds: Bounds,
+) -> Result<Batch, LogError> {
+    let asked =
+        async { futures::join!(client.batch_execute(BEGIN), client.query_typed(HEAD, &[]),) };
+    let (begun, head) = in_time(asked).await?;
+    begun?;
+    let head = head_of(&head?, place)?;
+    let batch = in_parts(client, from, bounds).await?;
+    settle(client, batch.finish(head), catalog).await
 }
 
 /// Makes the snapshot of the open transaction known, so that another login can read in it. It lasts
@@ -243,7 +263,13 @@ pub async fn open(
     catalog: &Catalog,
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
-    let mut net = begin(client, place, from, bounds).await?.net(catalog);
+    let gathered = begin(client, place, from, bounds).await?;
+    settle(client, gathered, catalog).await
+}
+
+/// Reads again, inside the transaction, what the log tells only by key.
+async fn settle(client: &Client, gathered: Gathered, catalog: &Catalog) -> Result<Batch, LogError> {
+    let mut net = gathered.net(catalog);
     for (oid, objects) in net.lookups() {
         let Some(table) = catalog.table_by_oid(oid) else {
             continue;
