@@ -15,7 +15,7 @@ use crate::backoff::Backoff;
 use crate::causes::Causes;
 use crate::cursor::Cursor;
 use crate::log::{self, Batch, Bounds, LogError, Place, in_time};
-use crate::postgres::pool::{Lease, PINS, PoolError};
+use crate::postgres::pool::{Lease, PoolError, pinned};
 use crate::postgres::transaction::{self, Terms, TransactionError};
 use crate::schema::catalog::Catalog;
 use crate::shutdown::Shutdown;
@@ -75,7 +75,7 @@ impl Feed {
         self.stage.until_asked().await;
         let (client, connection) = self.parts.target.connect("rowcast asking").await?;
         let _stop_driver = AbortOnDrop(tokio::spawn(connection));
-        let settings = format!("{PINS}; set search_path = pg_catalog, pg_temp");
+        let settings = format!("{}; set search_path = pg_catalog, pg_temp", pinned());
         let settings = in_time(client.batch_execute(&settings)).await?;
         settings.map_err(LogError::from)?;
         let asker = Connection {

@@ -29,7 +29,7 @@ use crate::health::Health;
 use crate::log::{self, Batch, Bounds, LogError, Place, Prepared, in_time};
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Target};
-use crate::postgres::pool::{PINS, Pool};
+use crate::postgres::pool::{Pool, pinned};
 use crate::schema::catalog::{Catalog, CatalogError, Handle};
 use crate::shutdown::Shutdown;
 pub use asked::{Question, Unanswered, Unjoined};
@@ -145,7 +145,7 @@ impl Feed {
         let _stop_driver = AbortOnDrop(driver);
         // Rows that are read again must look like images, and no function of a table's owner may be
         // taken for one of PostgreSQL's.
-        let settings = format!("{PINS}; set search_path = pg_catalog, pg_temp");
+        let settings = format!("{}; set search_path = pg_catalog, pg_temp", pinned());
         in_time(client.batch_execute(&settings))
             .await?
             .map_err(LogError::from)?;

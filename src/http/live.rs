@@ -16,7 +16,7 @@ use crate::http::looks::Looks;
 use crate::http::rows::{Rows, respond};
 use crate::postgres::embedded::tests::{options, skipped};
 use crate::postgres::embedded::{Cluster, Options};
-use crate::postgres::pool::{PINS, pool};
+use crate::postgres::pool::{pinned, pool};
 use crate::schema::catalog::Handle;
 use crate::schema::migrate::{Bell, migrate};
 
@@ -88,7 +88,7 @@ impl World {
         let target = cluster.target("postgres");
         let (psql, connection) = target.connect("psql").await.unwrap();
         tokio::spawn(connection);
-        psql.batch_execute(PINS).await.unwrap();
+        psql.batch_execute(&pinned()).await.unwrap();
         migrate(&psql, Bell::Adaptive).await.unwrap();
         psql.batch_execute(sql).await.unwrap();
         let pool = pool(&target, "rowcast", 2);

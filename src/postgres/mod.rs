@@ -8,6 +8,7 @@ pub mod embedded;
 pub mod fence;
 pub mod pool;
 pub mod pooler;
+pub mod prepared;
 pub mod quote;
 pub mod tls;
 pub mod transaction;

@@ -20,6 +20,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connect::{CONNECT, Target, elsewhere};
 use super::fence;
+use super::prepared::Prepared;
+use super::quote::literal;
 use crate::mutants::{Mutant, on};
 
 /// Connections of one login. Cheap to clone; clones are the same pool.
@@ -45,8 +47,21 @@ pub const WAIT: Duration = Duration::from_secs(2);
 
 /// Settings that decide how values become text. The trigger functions carry the same pins, so
 /// that reads, snapshots and row images agree byte for byte.
-pub const PINS: &str = "set timezone = 'UTC'; set datestyle = 'ISO'; set intervalstyle = 'iso_8601'; \
-    set extra_float_digits = 1; set bytea_output = 'hex'; set lc_monetary = 'C'";
+pub const PINS: [(&str, &str); 6] = [
+    ("timezone", "UTC"),
+    ("datestyle", "ISO"),
+    ("intervalstyle", "iso_8601"),
+    ("extra_float_digits", "1"),
+    ("bytea_output", "hex"),
+    ("lc_monetary", "C"),
+];
+
+/// SQL that sets the [`PINS`] for a session.
+#[must_use]
+pub fn pinned() -> String {
+    PINS.map(|(name, value)| format!("set {name} = {}", literal(value)))
+        .join("; ")
+}
 
 /// A pool of at most `size` connections, each with the [`PINS`] set. Opens none before the first
 /// is asked for.
@@ -111,8 +126,11 @@ impl PinnedConnect {
             }
         });
         match self.target.fence().statement() {
-            None => client.batch_execute(PINS).await?,
-            Some(fence) => client.batch_execute(&format!("{PINS}; {fence}")).await?,
+            None => client.batch_execute(&pinned()).await?,
+            Some(fence) => {
+                let settings = format!("{}; {fence}", pinned());
+                client.batch_execute(&settings).await?;
+            }
         }
         Ok((client, polling))
     }
@@ -175,6 +193,12 @@ impl Lease {
     /// statement is running and no setting of the session has changed.
     pub fn give_back(mut self) {
         drop(self.connection.take());
+    }
+
+    /// What the connection has prepared.
+    #[must_use]
+    pub fn prepared(&self) -> Prepared {
+        Prepared::new(Arc::clone(&self.connection().statement_cache))
     }
 
     /// The connection.

@@ -6,14 +6,16 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use tokio_postgres::{Client, Error, SimpleQueryMessage};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error, RowStream, SimpleQueryMessage};
 
 use super::pool::{Lease, PINS};
+use super::prepared::Prepared;
 use super::quote::literal;
-use super::untyped::untyped;
 
 /// Longest wait for a lock: a person at a screen is on the other end.
 const LOCK: Duration = Duration::from_secs(2);
@@ -24,7 +26,7 @@ const IDLE: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(3);
 
 /// A function may have set something for the session, `response.headers` for one, and the next request
-/// on this connection is somebody else's. The pins follow.
+/// on this connection is somebody else's.
 const CLEAN: &str = "reset all; reset role";
 
 /// What a transaction may do.
@@ -57,46 +59,54 @@ pub struct Context {
 }
 
 impl Context {
-    /// One statement for all of it, with its parameters; nothing when there is nothing to set.
-    fn statement(&self) -> Option<(String, Vec<&str>)> {
+    /// By name, the role first.
+    fn settings(&self) -> impl Iterator<Item = (&str, &str)> {
         let role = self.role.iter().map(|role| ("role", role.as_str()));
         let settings = self.settings.iter();
-        let settings = settings.map(|(name, value)| (name.as_ref(), value.as_str()));
-        let mut sql = String::new();
-        let mut values = Vec::new();
-        for (name, value) in role.chain(settings) {
-            let separator = if sql.is_empty() { "select" } else { "," };
-            values.extend([name, value]);
-            let (name, value) = (values.len() - 1, values.len());
-            let _infallible = write!(
-                sql,
-                "{separator} pg_catalog.set_config(${name}, ${value}, true)"
-            );
-        }
-        (!sql.is_empty()).then_some((sql, values))
-    }
-
-    /// Sets what ends with the transaction. Sent when first polled, like everything inside.
-    async fn apply(&self, client: &Client) -> Result<(), Error> {
-        let settings = async {
-            match self.statement() {
-                Some((sql, values)) => run_out(client, &sql, &values).await,
-                None => Ok(()),
-            }
-        };
-        let before = async {
-            match &self.before {
-                Some(function) => run_out(client, &format!("select {function}()"), &[]).await,
-                None => Ok(()),
-            }
-        };
-        let (settings, before) = futures::join!(settings, before);
-        settings.and(before)
+        role.chain(settings.map(|(name, value)| (name.as_ref(), value.as_str())))
     }
 }
 
-async fn run_out(client: &Client, sql: &str, values: &[&str]) -> Result<(), Error> {
-    let rows = client.query_typed_raw(sql, untyped(values)).await?;
+/// Sets what ends with the transaction: how values become text, its limits, who it is, what it can read of
+/// the request. Sent when first polled, like everything inside.
+async fn apply(client: &Client, prepared: &Prepared, terms: &Terms<'_>) -> Result<(), Error> {
+    // Zero would mean no limit at all.
+    let statement = terms.statement_timeout.as_millis().max(1).to_string();
+    let (lock, idle) = (LOCK.as_millis().to_string(), IDLE.as_millis().to_string());
+    let limits = [
+        ("statement_timeout", statement.as_str()),
+        ("lock_timeout", &lock),
+        ("idle_in_transaction_session_timeout", &idle),
+    ];
+    let mut sql = String::new();
+    let mut values = Vec::new();
+    let first = PINS.into_iter().chain(limits);
+    for (name, value) in first.chain(terms.context.settings()) {
+        let separator = if sql.is_empty() { "select" } else { "," };
+        values.extend([name, value]);
+        let (name, value) = (values.len() - 1, values.len());
+        let _infallible = write!(
+            sql,
+            "{separator} pg_catalog.set_config(${name}, ${value}, true)"
+        );
+    }
+    let types = vec![Type::TEXT; values.len()];
+    let settings = async { run_out(prepared.query(client, &sql, &types, &values).await?).await };
+    let before = async {
+        match &terms.context.before {
+            Some(function) => {
+                let call = format!("select {function}()");
+                let none: [(bool, Type); 0] = [];
+                run_out(client.query_typed_raw(&call, none).await?).await
+            }
+            None => Ok(()),
+        }
+    };
+    let (settings, before) = futures::join!(settings, before);
+    settings.and(before)
+}
+
+async fn run_out(rows: RowStream) -> Result<(), Error> {
     rows.try_for_each(async |_| Ok(())).await
 }
 
@@ -216,10 +226,13 @@ where
     let deadline = terms.statement_timeout + GRACE;
     let silent = || E::from(TransactionError::Silent(deadline));
     let client: &Client = &lease;
+    let prepared = lease.prepared();
     let opening = opening(&terms);
     let open = async {
-        let (opened, applied) =
-            futures::join!(client.batch_execute(&opening), terms.context.apply(client));
+        let (opened, applied) = futures::join!(
+            client.batch_execute(&opening),
+            apply(client, &prepared, &terms)
+        );
         opened.and(applied)
     };
     match terms.access {
@@ -229,7 +242,7 @@ where
                 tables => moved(tables),
             };
             // One message: what is cleaned costs no round trip, and not even a wake-up.
-            let end = format!("{moved}{}; {CLEAN}; {PINS}", terms.end.sql());
+            let end = format!("{moved}{}; {CLEAN}", terms.end.sql());
             let all = async {
                 // `futures::join` first polls in this order, and each sends when first polled.
                 futures::join!(open, work(client), client.simple_query(&end))
@@ -295,14 +308,20 @@ struct Ended {
     cleaned: Result<(), Error>,
 }
 
-/// Both are sent when it is first polled. (To answer before the connection is clean made a write slower,
-/// measured: the next one takes another connection, and both are busy.)
+/// One message, sent when it is first polled: each is a wake-up of both sides. (To answer before the
+/// connection is clean made a write slower, measured: the next one takes another connection, and both are
+/// busy. To clean it at the next opening would let a limit that was left there keep BEGIN from happening.)
 async fn end(client: &Client, end: End) -> Ended {
-    let clean = format!("{CLEAN}; {PINS}");
-    let (committed, cleaned) = futures::join!(
-        client.batch_execute(end.sql()),
-        client.batch_execute(&clean)
-    );
+    let both = format!("{}; {CLEAN}", end.sql());
+    let mut cleaned = Ok(());
+    let committed = async {
+        let mut answers = pin!(client.simple_query_raw(&both).await?);
+        // Of the first of them; what fails after it is the cleaning.
+        answers.try_next().await?;
+        cleaned = answers.try_for_each(async |_| Ok(())).await;
+        Ok(())
+    };
+    let committed = committed.await;
     Ended { committed, cleaned }
 }
 
@@ -336,20 +355,10 @@ fn opening(terms: &Terms<'_>) -> String {
         Access::ReadOnce => "isolation level read committed read only",
         Access::ReadWrite | Access::WriteOnce => "isolation level read committed read write",
     };
-    let mut sql = format!("begin; set transaction {mode}; ");
+    let mut sql = format!("begin; set transaction {mode}");
     if let Some(snapshot) = terms.snapshot {
         // It must come before anything that reads, and so before the role is set.
-        let _infallible = write!(sql, "set transaction snapshot {}; ", literal(snapshot));
+        let _infallible = write!(sql, "; set transaction snapshot {}", literal(snapshot));
     }
-    let _infallible = write!(
-        sql,
-        "set local statement_timeout = {}; \
-         set local lock_timeout = {}; \
-         set local idle_in_transaction_session_timeout = {}",
-        // Zero would mean no limit at all.
-        terms.statement_timeout.as_millis().max(1),
-        LOCK.as_millis(),
-        IDLE.as_millis(),
-    );
     sql
 }

@@ -46,8 +46,8 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The statement, if it can be committed whatever it answers.
-    fn at_once(&self, terms: &Terms<'_>) -> Option<&Statement> {
+    /// The statement and its schema, if it can be committed whatever it answers.
+    fn at_once(&self, terms: &Terms<'_>) -> Option<(&Statement, &str)> {
         let Self::Write(writing) = self else {
             return None;
         };
@@ -57,7 +57,8 @@ impl Operation {
             && terms.end == End::Commit
             // A function that is called before each request wants something of most responses.
             && terms.context.before.is_none();
-        writing.statement.as_ref().filter(|_| plain)
+        let statement = writing.statement.as_ref().filter(|_| plain)?;
+        Some((statement, &writing.schema))
     }
 }
 
@@ -75,6 +76,8 @@ pub struct Reading {
 pub struct Writing {
     /// A statement of `write_rows`; without one there is nothing to do.
     pub statement: Option<Statement>,
+    /// The schema of its table.
+    pub schema: String,
     /// The plan wants rows back.
     pub returning: bool,
     /// What must hold for it to be committed.
@@ -294,8 +297,8 @@ pub async fn write<A: Recorded>(
     answer: impl FnOnce(Done, Ended) -> Result<A, Error>,
 ) -> Result<Answered<A>, Error> {
     if once.is_none()
-        && let Some(statement) = operation.at_once(&terms)
-        && let Some((written, ended)) = write_at_once(pool, terms, statement).await?
+        && let Some((statement, schema)) = operation.at_once(&terms)
+        && let Some((written, ended)) = write_at_once(pool, terms, statement, schema).await?
     {
         return Ok(Answered::Now(answer(Done::Written(written), ended)?));
     }
@@ -320,29 +323,51 @@ pub async fn write<A: Recorded>(
     .await
 }
 
-/// A write of which nothing is to be looked at before it is committed. `None`, and nothing is done,
-/// where a trigger wants something of the response: what is no status or header must keep the write
-/// from being committed, and only we can tell.
+/// A write of which nothing is to be looked at before it is committed. `None`, and nothing is done:
+/// - where a trigger wants something of the response: what is no status or header must keep the write
+///   from being committed, and only we can tell;
+/// - where a prepared statement may be why it failed, so that what is wrong, if anything is, is told of
+///   the statement as it is.
 async fn write_at_once(
     pool: &Pool,
     terms: Terms<'_>,
     statement: &Statement,
+    schema: &str,
 ) -> Result<Option<(Written, Ended)>, Error> {
-    // The division is what makes the transaction fail then.
+    // The division is what makes the transaction fail then. PostgreSQL asks for the right to use a
+    // schema when it parses, and that may have been for somebody else.
     const LAST: &str = "select pg_catalog.pg_current_xact_id_if_assigned()::text \
          from (select pg_catalog.concat(pg_catalog.current_setting('response.status', true), \
                                         pg_catalog.current_setting('response.headers', true)) \
               ) as wanted (response) \
-         where 1 / (case wanted.response when '' then 1 else 0 end) = 1";
+         where 1 / (case when wanted.response = '' \
+                          and pg_catalog.has_schema_privilege($1, 'usage') then 1 else 0 end) = 1";
     let terms = Terms {
         access: Access::WriteOnce,
         ..terms
     };
     let lease = Lease::take(pool).await?;
+    let prepared = lease.prepared();
     let mut wants = false;
+    let mut again = false;
     let done = transaction::run(lease, terms, async |client: &Client| {
-        let last = client.query_typed(LAST, &[]);
-        let (written, last) = futures::join!(written(client, statement, false), last);
+        let last = async {
+            let rows = prepared
+                .query(client, LAST, &[Type::TEXT], &[schema])
+                .await?;
+            rows.try_collect::<Vec<_>>().await
+        };
+        let writing = async {
+            if statement.is_typed() {
+                let Statement { sql, types, params } = statement;
+                let rows = prepared.query(client, sql, types, params).await;
+                again = rows.as_ref().is_err_and(is_of_its_making);
+                written(rows?, false).await
+            } else {
+                written(run(client, statement).await?, false).await
+            }
+        };
+        let (written, last) = futures::join!(writing, last);
         // The write's own error first: the other only says that it happened.
         let written = written?;
         wants = last
@@ -352,7 +377,7 @@ async fn write_at_once(
         Ok::<_, Error>((written, txid.flatten()))
     })
     .await;
-    if wants {
+    if wants || again {
         return Ok(None);
     }
     let (written, txid) = done?;
@@ -361,6 +386,14 @@ async fn write_at_once(
         overrides: Overrides::default(),
     };
     Ok(Some((written, ended)))
+}
+
+/// Whether an error may come from how a statement was prepared: not supported, data, no such statement,
+/// syntax and access.
+fn is_of_its_making(error: &tokio_postgres::Error) -> bool {
+    const CLASSES: [&str; 4] = ["0A", "22", "26", "42"];
+    let code = error.code().map(SqlState::code).unwrap_or_default();
+    CLASSES.iter().any(|class| code.starts_with(class))
 }
 
 /// One of several operations.
@@ -485,12 +518,13 @@ async fn found(client: &Client, reading: &Reading) -> Result<Found, Error> {
 async fn change(client: &Client, writing: &Writing) -> Result<Written, Error> {
     let written = match (&writing.statement, &writing.guard) {
         (None, _) => Written::default(),
-        (Some(statement), None) => written(client, statement, writing.returning).await?,
+        (Some(statement), None) => {
+            written(run(client, statement).await?, writing.returning).await?
+        }
         (Some(statement), Some(guard)) => {
-            let (reach, written) = futures::join!(
-                counted(client, &guard.reach),
-                written(client, statement, writing.returning)
-            );
+            let (reach, written) = futures::join!(counted(client, &guard.reach), async {
+                written(run(client, statement).await?, writing.returning).await
+            });
             if reach?.is_some_and(|rows| rows > 1) {
                 return Err(Error::SeveralInReach);
             }
@@ -629,12 +663,8 @@ impl<'a> FromSql<'a> for Plan {
     }
 }
 
-async fn written(
-    client: &Client,
-    statement: &Statement,
-    returning: bool,
-) -> Result<Written, Error> {
-    let mut stream = pin!(run(client, statement).await?);
+async fn written(rows: RowStream, returning: bool) -> Result<Written, Error> {
+    let mut stream = pin!(rows);
     let mut written = Written::default();
     while let Some(row) = stream.try_next().await? {
         if returning {

@@ -71,22 +71,19 @@ impl Once {
     /// Claims the key. Waits while somebody else has claimed it and not ended. Answers one row of
     /// `known boolean, same boolean, status integer, headers text, body text, omitted boolean`.
     pub(super) fn begin(&self) -> Statement {
-        Statement {
-            sql: "select * from rowcast.begin_idempotent($1, $2, $3)".to_owned(),
-            params: vec![
-                self.caller.clone(),
-                self.key.clone(),
-                self.fingerprint.clone(),
-            ],
-        }
+        let params = [&self.caller, &self.key, &self.fingerprint];
+        Statement::untyped(
+            "select * from rowcast.begin_idempotent($1, $2, $3)",
+            params.map(Clone::clone).to_vec(),
+        )
     }
 
     /// Keeps the answer.
     pub(super) fn end(&self, record: &Record) -> Statement {
         let headers = serde_json::to_string(&record.headers).expect("strings become JSON");
-        Statement {
-            sql: "select rowcast.end_idempotent($1, $2, $3, $4, $5, $6)".to_owned(),
-            params: vec![
+        Statement::untyped(
+            "select rowcast.end_idempotent($1, $2, $3, $4, $5, $6)",
+            vec![
                 self.caller.clone(),
                 self.key.clone(),
                 record.status.to_string(),
@@ -94,7 +91,7 @@ impl Once {
                 record.body.clone(),
                 record.omitted.to_string(),
             ],
-        }
+        )
     }
 }
 

@@ -10,6 +10,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use tokio_postgres::types::Type;
+
 use super::Error;
 use super::body::{Payload, Row};
 use super::plan::{
@@ -27,8 +29,10 @@ use crate::schema::catalog::{Column, Table};
 pub struct Statement {
     /// The text, with `$1` for the first parameter.
     pub sql: String,
-    /// Values in PostgreSQL's text format; their types are PostgreSQL's to find.
+    /// Values in PostgreSQL's text format.
     pub params: Vec<String>,
+    /// The type of each; `unknown` is PostgreSQL's to find.
+    pub types: Vec<Type>,
 }
 
 /// Whether rows come with their key.
@@ -52,9 +56,28 @@ impl Statement {
         self.sql.push_str(sql);
     }
 
+    /// One with values whose types are PostgreSQL's to find.
+    pub(super) fn untyped(sql: &str, params: Vec<String>) -> Self {
+        Self {
+            sql: sql.to_owned(),
+            types: vec![Type::UNKNOWN; params.len()],
+            params,
+        }
+    }
+
+    /// Whether it means the same each time it is run: PostgreSQL has no type to find.
+    pub(super) fn is_typed(&self) -> bool {
+        !self.types.contains(&Type::UNKNOWN)
+    }
+
     /// Adds a value and writes its place.
     pub(super) fn bind(&mut self, value: impl Into<String>) {
+        self.bind_as(value, Type::UNKNOWN);
+    }
+
+    fn bind_as(&mut self, value: impl Into<String>, kind: Type) {
         self.params.push(value.into());
+        self.types.push(kind);
         let _infallible = write!(self.sql, "${}", self.params.len());
     }
 
@@ -114,7 +137,13 @@ impl Statement {
             self.search(table, condition, *words, language.as_deref(), query);
         } else {
             self.place(table, &condition.column, &condition.path);
-            self.test(&condition.test);
+            match (&condition.test, table.column(&condition.column)) {
+                (Test::Compare(operator, value), Some(column)) if condition.path.is_empty() => {
+                    self.push(&format!(" {} ", operator.sql()));
+                    self.bind_as(value.as_str(), plain_type(column));
+                }
+                (test, _) => self.test(test),
+            }
         }
         if condition.negated {
             self.push(")");
@@ -351,7 +380,10 @@ impl Statement {
     fn payload(&mut self, rows: &[&Row<'_>], columns: &[&Column]) {
         let texts: Vec<_> = rows.iter().map(|row| row.text).collect();
         self.push("pg_catalog.json_to_recordset(");
-        self.bind(format!("[{}]", texts.join(",")));
+        // A type of another schema is looked up with the rights of whoever has it parsed.
+        let own = columns.iter().all(|column| !column.type_name.contains('.'));
+        let kind = if own { Type::JSON } else { Type::UNKNOWN };
+        self.bind_as(format!("[{}]", texts.join(",")), kind);
         self.push("::pg_catalog.json) as i(");
         self.typed(columns);
         self.push(")");
@@ -743,6 +775,19 @@ fn relation(table: &Table) -> String {
         return format!("{} as t", identifier(RESULT));
     }
     format!("{} as t", qualified(&table.schema, &table.name))
+}
+
+/// The type of a value that is compared with a column, where PostgreSQL would find the same, and a value
+/// of it means the same, or nothing, should the column's type have changed meanwhile; `unknown` elsewhere.
+fn plain_type(column: &Column) -> Type {
+    match column.base.as_str() {
+        "int2" => Type::INT2,
+        "int4" => Type::INT4,
+        "int8" => Type::INT8,
+        "uuid" => Type::UUID,
+        "bool" => Type::BOOL,
+        _ => Type::UNKNOWN,
+    }
 }
 
 fn of_row(column: &str) -> String {

@@ -339,7 +339,7 @@ impl View {
         before: Option<&mut Shown>,
         client: &Client,
     ) -> Result<Answer, AskError> {
-        let Statement { sql, params } = if pending.whole {
+        let Statement { sql, params, .. } = if pending.whole {
             &self.definition.statement
         } else {
             &asking.select

@@ -211,7 +211,7 @@ async fn query_once(
         ..Terms::read(view.context(), limits.timeout)
     };
     transaction::run(lease, terms, async |client| {
-        let Statement { sql, params } = &view.definition.statement;
+        let Statement { sql, params, .. } = &view.definition.statement;
         // Both are sent before either is answered; the transaction gives them one snapshot.
         let (head, rows) = futures::join!(
             client.query_typed(HEAD, &[]),

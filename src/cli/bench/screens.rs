@@ -21,6 +21,9 @@ use super::wire::{End, Mark, Wire};
 /// Connections that a screen's request is under way on, at most: half of a usual listen queue, so
 /// that no handshake is dropped and repeated a second later.
 const UNDER_WAY: u64 = 2_000;
+/// Screens that wait for a state which the relay has to read for each of them, at most: who waits for
+/// a connection to the database for two seconds is sent away, and that is not what is measured.
+const OWN_STATES: u64 = 500;
 /// How often a thread looks at the signals of who started it.
 const LOOK: Duration = Duration::from_millis(20);
 /// Read at once; a socket that has more is read again.
@@ -77,6 +80,7 @@ pub struct Plan {
 /// What the threads say while they run.
 #[derive(Debug, Default)]
 struct Shared {
+    opened: AtomicU64,
     ready: AtomicU64,
     delivered: AtomicU64,
     /// Screens whose stream ended, or never began.
@@ -319,11 +323,10 @@ impl Reader {
     }
 
     fn open_more(&mut self) {
-        while self.opened < self.screens.len()
-            && self.shared.under_way.load(Ordering::Relaxed) < UNDER_WAY
-        {
+        while self.opened < self.screens.len() && self.may_open() {
             let at = self.opened;
             self.opened += 1;
+            self.shared.opened.fetch_add(1, Ordering::Relaxed);
             self.shared.under_way.fetch_add(1, Ordering::Relaxed);
             self.screens[at].opened = self.plan.clock.now();
             let connecting = TcpStream::connect(self.plan.address).and_then(|mut socket| {
@@ -338,6 +341,20 @@ impl Reader {
                 Err(error) => self.close(at, format!("cannot connect: {error}")),
             }
         }
+    }
+
+    fn may_open(&self) -> bool {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let Shared {
+            opened,
+            ready,
+            closed,
+            under_way,
+            ..
+        } = &*self.shared;
+        let waiting = of(opened).saturating_sub(of(ready) + of(closed));
+        let views = self.plan.requests.len() as u64;
+        of(under_way) < UNDER_WAY && (views <= OWN_STATES || waiting < OWN_STATES)
     }
 
     /// Sends a screen's request once it is connected.
