@@ -61,6 +61,10 @@ pub enum Mutant {
     R9,
     /// The digest of what a screen shows stays that of the state that it read.
     R10,
+    /// An event is written to a connection that is writing.
+    R11,
+    /// A stream does not know what was written for it.
+    R12,
 }
 
 /// Whether that defect is switched on.

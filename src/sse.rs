@@ -6,6 +6,7 @@
 //! array of elements is written one element a line. Pure: no socket, no task.
 
 use std::fmt::Write;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -167,6 +168,20 @@ pub fn head(retry: Option<u64>, event: &str, id: &str) -> String {
     }
     let _infallible = write!(text, "event: {event}\nid: {id}\n");
     text
+}
+
+/// A frame, which comes in parts, as a chunk of HTTP/1.1 (RFC 9112, section 7.1), and where it lies in it.
+#[must_use]
+pub fn chunk(frame: &[&[u8]]) -> (Bytes, Range<usize>) {
+    let length: usize = frame.iter().map(|part| part.len()).sum();
+    let mut chunk = format!("{length:X}\r\n").into_bytes();
+    let start = chunk.len();
+    chunk.reserve_exact(length + 2);
+    for part in frame {
+        chunk.extend_from_slice(part);
+    }
+    chunk.extend_from_slice(b"\r\n");
+    (chunk.into(), start..start + length)
 }
 
 /// An event whose data is one JSON text.

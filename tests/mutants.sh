@@ -33,6 +33,8 @@ R7|simulation||what policies read is not heeded
 R8|simulation||a question is answered as of now
 R9|simulation||a view that asks is as fresh as the feed
 R10|simulation||a screen is compared as it was when it came
+R11|simulation||an event is written to a connection that is writing
+R12|simulation||a stream does not know what was written for it
 TABLE
 }
 

@@ -296,7 +296,9 @@ impl Running {
             .kill_on_drop(true)
             .spawn()?;
         let begun = std::time::Instant::now();
-        while TcpStream::connect(address).is_err() {
+        // The master listens before its worker is there, whose time is what counts.
+        let workers = |child: &Child| child.id().map(process::children).unwrap_or_default();
+        while TcpStream::connect(address).is_err() || workers(&child).is_empty() {
             if let Some(status) = child.try_wait()? {
                 let log = std::fs::read_to_string(files.path().join("error.log"));
                 anyhow::bail!("nginx ended ({status}): {}", log.unwrap_or_default());
@@ -314,10 +316,8 @@ impl Running {
             (head + &row).into_bytes()
         });
         let mut running = Self::plain(child, address, "/screen", Some(publisher.await?));
-        let master = running.processes.clone();
-        running
-            .processes
-            .extend(master.into_iter().flat_map(process::children));
+        let workers = workers(&running.child);
+        running.processes.extend(workers);
         running.files = Some(files);
         Ok(running)
     }

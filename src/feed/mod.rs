@@ -114,6 +114,9 @@ impl Feed {
 
     /// Reads the log until the stop signal. Losses of the database are reported and survived.
     pub async fn run(&self, shutdown: Shutdown) {
+        let stage = Arc::clone(&self.stage);
+        let crier = tokio::spawn(async move { stage.cry().await });
+        let _stop_crier = AbortOnDrop(crier);
         let mut backoff = Backoff::new();
         let mut is_first = true;
         loop {

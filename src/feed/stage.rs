@@ -7,9 +7,10 @@
 //! nor SQL; the feed reads and tells it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -25,6 +26,8 @@ use crate::mutants::{Mutant, on};
 use crate::sse;
 use crate::view::{Channel, Delivery, Event, Mark, View};
 
+/// Topics that are called in a row before others get their turn.
+const TOPICS: usize = 64;
 /// Bytes of recent transactions kept in memory.
 const MEMORY: usize = 64 << 20;
 
@@ -40,6 +43,8 @@ pub struct Stage {
     wanted: watch::Sender<Vec<String>>,
     pub(super) metrics: Arc<Metrics>,
     memory: usize,
+    /// Where those are called who are to take something; without it, by whoever publishes.
+    crier: OnceLock<UnboundedSender<Vec<Topic<Delivery>>>>,
 }
 
 /// How far the feed is: everything up to here has been published.
@@ -152,6 +157,7 @@ impl Stage {
             wanted: watch::Sender::new(Vec::new()),
             metrics,
             memory: MEMORY,
+            crier: OnceLock::new(),
         }
     }
 
@@ -159,6 +165,18 @@ impl Stage {
     #[must_use]
     pub fn with_memory(self, memory: usize) -> Self {
         Self { memory, ..self }
+    }
+
+    /// Calls those who are to take something, for as long as it is polled: with many screens that takes
+    /// milliseconds, in which the feed can read on.
+    pub async fn cry(&self) {
+        let (sender, mut receiver) = unbounded_channel();
+        if self.crier.set(sender).is_err() {
+            return;
+        }
+        while let Some(topics) = receiver.recv().await {
+            call_in_turns(topics).await;
+        }
     }
 
     /// How far it is.
@@ -358,8 +376,8 @@ impl Stage {
     /// Publishes a batch read from `from` and moves on to its end, as one step for whoever joins. Unless
     /// it is `complete`, something from before its end is known to be missing.
     pub fn publish(&self, batch: &Batch, from: &Cursor, complete: bool) {
+        let mut pushed = Vec::new();
         let mut live = self.lock();
-        let live = &mut *live;
         let Some(epoch) = live.at.as_ref().map(|at| at.epoch) else {
             return;
         };
@@ -367,7 +385,7 @@ impl Stage {
         let mut steps = Steps::new(from, &batch.end, xids);
         for transaction in &batch.transactions {
             let cursor = Arc::new(steps.deliver(transaction.xid));
-            self.route(live, epoch, transaction, &cursor);
+            self.route(&mut live, epoch, transaction, &cursor, &mut pushed);
             if let Some(at) = &mut live.at {
                 at.ring.push(Arc::clone(transaction), cursor);
             }
@@ -388,15 +406,34 @@ impl Stage {
             cursor: end,
             read,
         }));
+        drop(live);
+        // Not before all is pushed: of several events a screen takes all at once. Nobody has to wait for
+        // it to join or leave.
+        let left = match self.crier.get() {
+            _ if pushed.is_empty() => return,
+            Some(crier) => crier.send(pushed).map_err(|unsent| unsent.0).err(),
+            None => Some(pushed),
+        };
+        for topic in left.into_iter().flatten() {
+            topic.call();
+        }
     }
 
-    fn route(&self, live: &mut Live, epoch: Name, transaction: &Transaction, cursor: &Arc<Cursor>) {
+    /// Adds the topics to whose subscribers it is to be told.
+    fn route(
+        &self,
+        live: &mut Live,
+        epoch: Name,
+        transaction: &Transaction,
+        cursor: &Arc<Cursor>,
+        pushed: &mut Vec<Topic<Delivery>>,
+    ) {
         let mark = Mark::Transaction(transaction.xid);
         if transaction.reset_all {
             self.reset_all(live, "log", Some(&mark));
             return;
         }
-        let publish = |topic: &Topic<Delivery>, view, body: &Bytes| {
+        let mut publish = |topic: &Topic<Delivery>, view, body: &Bytes| {
             let token = Token {
                 epoch,
                 view,
@@ -405,7 +442,9 @@ impl Stage {
             let cursor = Arc::clone(cursor);
             let event = Event::new(mark.clone(), transaction.at, &token, cursor, body);
             let weight = event.frame.len();
-            topic.publish(Delivery::Event(Arc::new(event)), weight);
+            if topic.push(Delivery::Event(Arc::new(event)), weight) {
+                pushed.push(topic.clone());
+            }
         };
         for delta in &transaction.deltas {
             if delta.scope == Scope::Unknown {
@@ -440,6 +479,18 @@ impl Stage {
             {
                 publish(&channel.topic, channel.name, &body);
             }
+        }
+    }
+}
+
+async fn call_in_turns(topics: Vec<Topic<Delivery>>) {
+    // Most have a few subscribers, and a turn for each of thousands would be long.
+    for some in topics.chunks(TOPICS) {
+        for topic in some {
+            topic.call_in_turns().await;
+        }
+        if some.len() == TOPICS {
+            tokio::task::yield_now().await;
         }
     }
 }

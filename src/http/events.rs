@@ -28,6 +28,7 @@ use tokio::time::Sleep;
 
 use super::{Body, Response};
 use crate::admission::Place;
+use crate::subscription::direct::{Direct, Outlet};
 use crate::wake::Seldom;
 
 /// Frames that are written at once.
@@ -159,7 +160,8 @@ pub enum Ended {
 
 /// An event stream that is being written.
 pub struct Events {
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
+    direct: Option<Arc<Direct>>,
     body: Option<Body>,
     /// The last chunk is on its way.
     is_last: bool,
@@ -255,8 +257,15 @@ impl Events {
         head.extend_from_slice(b"\r\n");
         let mut out = Out::default();
         out.push(head.into());
+        let socket = Arc::new(socket);
+        let direct: Option<Arc<Direct>> = parts.extensions.get().cloned();
+        if let Some(direct) = &direct {
+            let outlet: Arc<TcpStream> = Arc::clone(&socket);
+            direct.lend(outlet);
+        }
         Self {
             socket,
+            direct,
             body: Some(body),
             is_last: false,
             place: parts.extensions.get().cloned(),
@@ -266,6 +275,23 @@ impl Events {
             reads: Seldom::new(()),
             heard: 0,
         }
+    }
+
+    /// Goes on with what somebody else has begun to write.
+    fn begin(&mut self) {
+        if let Some(rest) = self.direct.as_ref().and_then(|direct| direct.busy()) {
+            // It had nothing of its own to write.
+            self.out.clear();
+            self.out.push(rest);
+        }
+    }
+
+    /// Lets others write while there is nothing to do.
+    fn rest(&self) -> Poll<Ended> {
+        if let Some(direct) = &self.direct {
+            direct.idle();
+        }
+        Poll::Pending
     }
 
     /// Writes what waits; ready when all of it is gone.
@@ -360,6 +386,21 @@ impl Events {
     }
 }
 
+impl Outlet for TcpStream {
+    fn write(&self, chunk: &Bytes) -> usize {
+        // What is wrong with a socket is found by the connection, which is woken.
+        self.try_write(chunk).unwrap_or(0)
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        if let Some(direct) = &self.direct {
+            direct.end();
+        }
+    }
+}
+
 impl Future for Events {
     type Output = Ended;
 
@@ -367,6 +408,7 @@ impl Future for Events {
         if self.poll_leave(cx).is_ready() {
             return Poll::Ready(Ended::Left);
         }
+        self.begin();
         let mut waits = false;
         loop {
             if let Err(ended) = ready!(self.poll_write(cx)) {
@@ -375,11 +417,12 @@ impl Future for Events {
             if waits {
                 // Nothing is kept from others for as long as this one waits.
                 self.out.clear();
-                return Poll::Pending;
+                return self.rest();
             }
-            match ready!(self.poll_gather(cx)) {
-                Ok(no_more) => waits = no_more,
-                Err(ended) => return Poll::Ready(ended),
+            match self.poll_gather(cx) {
+                Poll::Ready(Ok(no_more)) => waits = no_more,
+                Poll::Ready(Err(ended)) => return Poll::Ready(ended),
+                Poll::Pending => return self.rest(),
             }
         }
     }

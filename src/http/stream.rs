@@ -87,8 +87,11 @@ pub fn token(head: &Head) -> Option<String> {
 /// A subscription as a response.
 #[must_use]
 pub fn stream(subscription: Subscription) -> Response {
+    let direct = subscription.direct();
     let frames = subscription.frames().map(|frame| Ok(Frame::data(frame)));
-    events(BodyExt::boxed_unsync(StreamBody::new(frames)))
+    let mut response = events(BodyExt::boxed_unsync(StreamBody::new(frames)));
+    response.extensions_mut().insert(direct);
+    response
 }
 
 /// A place for the stream that `head` asks for.

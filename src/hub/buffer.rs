@@ -30,6 +30,10 @@ impl<T> Buffer<T> {
         self.start + self.items.len() as u64
     }
 
+    pub(super) fn latest(&self) -> Option<&T> {
+        self.items.back().map(|(item, _)| item)
+    }
+
     /// Appends and returns the new end. The latest item stays however heavy it is.
     pub(super) fn push(&mut self, item: T, weight: usize) -> u64 {
         self.items.push_back((item, weight));

@@ -12,11 +12,11 @@ mod buffer;
 mod seats;
 mod subscriber;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use buffer::Buffer;
-use seats::Seats;
+use seats::{Seat, Seats};
 pub use subscriber::{Lagged, Subscriber};
 
 /// How much a topic keeps for subscribers that are behind.
@@ -34,6 +34,16 @@ pub struct Topic<T> {
     shared: Arc<Shared<T>>,
 }
 
+/// Takes what comes for a subscriber that waits, where that costs less than to wake it.
+pub trait Taker<T>: Send + Sync {
+    /// Takes `item`, once `claim` has moved the subscriber past it; where it does not move, somebody else
+    /// has it. Unless all is done then, the subscriber is woken.
+    fn take(&self, item: &T, claim: &dyn Fn() -> bool) -> bool;
+}
+
+/// Calls in a row before others get their turn: takers may work for microseconds each.
+const CALLS: usize = 256;
+
 #[derive(Debug)]
 struct Shared<T> {
     /// A standard mutex: held for a push, or for copying the items one subscriber takes, never
@@ -44,7 +54,9 @@ struct Shared<T> {
     /// Everything before it had been taken by all at the latest item.
     taken: AtomicU64,
     /// A lock of its own: who is woken goes to the buffer while others are still being woken.
-    seats: Mutex<Seats>,
+    seats: Mutex<Seats<T>>,
+    /// Something was pushed, and nobody has begun to call since.
+    uncalled: AtomicBool,
 }
 
 impl<T> Clone for Topic<T> {
@@ -64,24 +76,41 @@ impl<T: Clone> Topic<T> {
             end: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             seats: Mutex::default(),
+            uncalled: AtomicBool::new(false),
         };
         Self {
             shared: Arc::new(shared),
         }
     }
 
-    /// Appends an item and wakes everybody.
+    /// Appends an item and calls everybody.
     pub fn publish(&self, item: T, weight: usize) {
-        let mut buffer = self.shared.lock();
+        self.push(item, weight);
+        self.call();
+    }
+
+    /// Appends an item. Whether it is the first since everybody was called, which is to be done.
+    pub fn push(&self, item: T, weight: usize) -> bool {
+        let shared = &self.shared;
+        let mut buffer = shared.lock();
         let end = buffer.push(item, weight);
-        buffer.forget(self.shared.taken.load(Ordering::Relaxed));
-        self.shared.end.store(end, Ordering::SeqCst);
-        drop(buffer);
-        let taken = self.shared.seats().call();
-        // With nobody there, whoever comes begins after it.
-        self.shared
-            .taken
-            .store(taken.unwrap_or(end), Ordering::Relaxed);
+        buffer.forget(shared.taken.load(Ordering::Relaxed));
+        shared.end.store(end, Ordering::SeqCst);
+        !shared.uncalled.swap(true, Ordering::AcqRel)
+    }
+
+    /// Has whoever waits take what was pushed.
+    pub fn call(&self) {
+        let mut calls = Calls::begin(&self.shared);
+        while calls.go_on() {}
+    }
+
+    /// The same, but others get their turn in between.
+    pub async fn call_in_turns(&self) {
+        let mut calls = Calls::begin(&self.shared);
+        while calls.go_on() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The position after the latest item.
@@ -109,6 +138,53 @@ impl<T: Clone> Topic<T> {
     }
 }
 
+/// Everybody is being called.
+struct Calls<'a, T> {
+    shared: &'a Shared<T>,
+    latest: Option<(T, u64)>,
+    seats: std::vec::IntoIter<Arc<Seat<T>>>,
+    /// Everything before it has been taken by those who were called.
+    taken: Option<u64>,
+    end: u64,
+}
+
+impl<'a, T: Clone> Calls<'a, T> {
+    fn begin(shared: &'a Shared<T>) -> Self {
+        // What is pushed from here on is called for once more.
+        shared.uncalled.store(false, Ordering::SeqCst);
+        let buffer = shared.lock();
+        let end = buffer.end();
+        let latest = buffer.latest().cloned().zip(end.checked_sub(1));
+        drop(buffer);
+        Self {
+            shared,
+            latest,
+            seats: shared.seats().all().into_iter(),
+            taken: None,
+            end,
+        }
+    }
+
+    /// Whether there are more.
+    fn go_on(&mut self) -> bool {
+        let latest = self.latest.as_ref().map(|(item, at)| (item, *at));
+        for seat in self.seats.by_ref().take(CALLS) {
+            // Before it is called, and takes more.
+            let position = seat.position.load(Ordering::Relaxed);
+            let taken = self.taken.map_or(position, |taken| taken.min(position));
+            self.taken = Some(taken);
+            seat.call(latest);
+        }
+        if self.seats.len() > 0 {
+            return true;
+        }
+        // With nobody there, whoever comes begins after it.
+        let taken = self.taken.unwrap_or(self.end);
+        self.shared.taken.store(taken, Ordering::Relaxed);
+        false
+    }
+}
+
 impl<T> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, Buffer<T>> {
         self.buffer
@@ -116,7 +192,7 @@ impl<T> Shared<T> {
             .expect("nothing panics while holding the buffer")
     }
 
-    fn seats(&self) -> MutexGuard<'_, Seats> {
+    fn seats(&self) -> MutexGuard<'_, Seats<T>> {
         self.seats
             .lock()
             .expect("nothing panics while holding the seats")
@@ -129,6 +205,8 @@ impl<T> Shared<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Wake, Waker};
+
     use super::*;
 
     const BOUNDS: Bounds = Bounds {
@@ -210,6 +288,65 @@ mod tests {
         topic.publish(6, 1);
         assert_eq!((kept(4), kept(5)), (None, Some(2)));
         assert_eq!(quick.take(10).unwrap(), [5, 6]);
+    }
+
+    /// Takes what is small.
+    #[derive(Default)]
+    struct Small(Mutex<Vec<u64>>);
+
+    impl Taker<u64> for Small {
+        fn take(&self, item: &u64, claim: &dyn Fn() -> bool) -> bool {
+            let taken = *item < 10 && claim();
+            if taken {
+                self.0.lock().unwrap().push(*item);
+            }
+            taken
+        }
+    }
+
+    /// Whether it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_taker_takes_one_item_for_who_waits_and_who_waits_takes_the_rest() {
+        let topic = Topic::new(BOUNDS);
+        let taker = Arc::new(Small::default());
+        let taken = || std::mem::take(&mut *taker.0.lock().unwrap());
+        let mut subscriber = topic.subscribe().with(taker.clone());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let is_woken = || woken.0.swap(false, Ordering::Relaxed);
+        let mut context = Context::from_waker(&waker);
+
+        topic.publish(1, 1);
+        assert_eq!(taken(), Vec::<u64>::new(), "nobody waits yet");
+        assert_eq!(subscriber.take(10).unwrap(), [1]);
+
+        assert!(subscriber.poll_changed(&mut context).is_pending());
+        topic.publish(2, 1);
+        topic.publish(3, 1);
+        assert_eq!((taken(), is_woken()), (vec![2, 3], false));
+
+        // Two at once are its own to take,
+        assert!(topic.push(4, 1));
+        assert!(!topic.push(5, 1));
+        topic.call_in_turns().await;
+        assert_eq!((taken(), is_woken()), (vec![], true));
+        assert_eq!(subscriber.take(10).unwrap(), [4, 5]);
+
+        // and so is what the taker leaves, with all behind it.
+        assert!(subscriber.poll_changed(&mut context).is_pending());
+        topic.publish(60, 1);
+        topic.publish(7, 1);
+        assert_eq!((taken(), is_woken()), (vec![], true));
+        assert_eq!(subscriber.take(10).unwrap(), [60, 7]);
     }
 
     #[tokio::test]

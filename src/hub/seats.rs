@@ -1,25 +1,42 @@
 //! Who is to be woken, and what everybody has taken.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
+use super::Taker;
+
 /// One subscriber, as the topic knows it. A task keeps its waker for life, so it is handed over once and
 /// not at each wait, as `AtomicWaker` would have it.
-#[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct Seat<T> {
     /// Of whoever waits there; `None` where nobody has.
     waker: Option<Waker>,
+    taker: Option<Arc<dyn Taker<T>>>,
     /// It has nothing to take, and was not woken since.
     waits: AtomicBool,
     /// Everything before it has been taken. What is read too early is too low, and only keeps more.
     pub(super) position: AtomicU64,
 }
 
-impl Seat {
-    pub(super) fn new(waker: Option<Waker>, position: u64) -> Self {
+impl<T> fmt::Debug for Seat<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat")
+            .field("waits", &self.waits)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> Seat<T> {
+    pub(super) fn new(
+        waker: Option<Waker>,
+        taker: Option<Arc<dyn Taker<T>>>,
+        position: u64,
+    ) -> Self {
         Self {
             waker,
+            taker,
             waits: AtomicBool::new(false),
             position: AtomicU64::new(position),
         }
@@ -36,25 +53,51 @@ impl Seat {
         self.waits.store(true, Ordering::SeqCst);
     }
 
-    fn call(&self) {
-        if self.waits.load(Ordering::SeqCst) {
-            self.waits.store(false, Ordering::SeqCst);
-            if let Some(waker) = &self.waker {
-                waker.wake_by_ref();
+    /// Has the latest item, which lies at that position, taken for whoever waits, or wakes it.
+    pub(super) fn call(&self, latest: Option<(&T, u64)>) {
+        if !self.waits.load(Ordering::SeqCst) {
+            return;
+        }
+        if let Some((item, at)) = latest
+            && let Some(taker) = &self.taker
+            // Of several that it has not taken, a subscriber takes all at once.
+            && self.position.load(Ordering::Relaxed) == at
+        {
+            let claim = || {
+                let (moved, other) = (Ordering::AcqRel, Ordering::Relaxed);
+                self.position
+                    .compare_exchange(at, at + 1, moved, other)
+                    .is_ok()
+            };
+            if taker.take(item, &claim) {
+                return;
             }
+        }
+        self.waits.store(false, Ordering::SeqCst);
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
         }
     }
 }
 
 /// The seats of all subscribers, each under a number that stays its own.
-#[derive(Debug, Default)]
-pub(super) struct Seats {
-    seats: Vec<Option<Arc<Seat>>>,
+#[derive(Debug)]
+pub(super) struct Seats<T> {
+    seats: Vec<Option<Arc<Seat<T>>>>,
     free: Vec<usize>,
 }
 
-impl Seats {
-    pub(super) fn take(&mut self, seat: Arc<Seat>) -> usize {
+impl<T> Default for Seats<T> {
+    fn default() -> Self {
+        Self {
+            seats: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+}
+
+impl<T> Seats<T> {
+    pub(super) fn take(&mut self, seat: Arc<Seat<T>>) -> usize {
         if let Some(number) = self.free.pop() {
             self.seats[number] = Some(seat);
             return number;
@@ -63,7 +106,7 @@ impl Seats {
         self.seats.len() - 1
     }
 
-    pub(super) fn sit(&mut self, number: usize, seat: Arc<Seat>) {
+    pub(super) fn sit(&mut self, number: usize, seat: Arc<Seat<T>>) {
         self.seats[number] = Some(seat);
     }
 
@@ -79,16 +122,8 @@ impl Seats {
         self.seats.len() - self.free.len()
     }
 
-    /// Wakes who waits. Everything before the position that it returns has been taken by all; `None`
-    /// where nobody is.
-    pub(super) fn call(&self) -> Option<u64> {
-        let mut least = None;
-        for seat in self.seats.iter().flatten() {
-            // Before it is woken, and takes more.
-            let position = seat.position.load(Ordering::Relaxed);
-            least = Some(least.map_or(position, |least: u64| least.min(position)));
-            seat.call();
-        }
-        least
+    /// All of them, to be called while others come and go.
+    pub(super) fn all(&self) -> Vec<Arc<Seat<T>>> {
+        self.seats.iter().flatten().cloned().collect()
     }
 }

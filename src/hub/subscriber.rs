@@ -1,19 +1,20 @@
 //! A position in a topic.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use super::Shared;
 use super::seats::Seat;
+use super::{Shared, Taker};
 
 /// Reads a topic at its own pace.
-#[derive(Debug)]
 pub struct Subscriber<T> {
     shared: Arc<Shared<T>>,
     /// Where it waits, and how far it has taken.
-    seat: Arc<Seat>,
+    seat: Arc<Seat<T>>,
+    taker: Option<Arc<dyn Taker<T>>>,
     /// Of its seat, among all.
     number: usize,
 }
@@ -23,18 +24,32 @@ pub struct Subscriber<T> {
 #[error("the subscriber fell out of the buffer")]
 pub struct Lagged;
 
+impl<T> fmt::Debug for Subscriber<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Subscriber").field(&self.seat).finish()
+    }
+}
+
 impl<T> Subscriber<T> {
     pub(super) fn new(shared: Arc<Shared<T>>, position: u64) -> Self {
-        let seat = Arc::new(Seat::new(None, position));
+        let seat = Arc::new(Seat::new(None, None, position));
         let number = shared.seats().take(Arc::clone(&seat));
         Self {
             shared,
             seat,
+            taker: None,
             number,
         }
     }
 
-    /// Nobody else moves it.
+    /// The same, for which `taker` may take what comes while it waits.
+    #[must_use]
+    pub fn with(mut self, taker: Arc<dyn Taker<T>>) -> Self {
+        self.taker = Some(taker);
+        self
+    }
+
+    /// Nobody moves it but itself, and its taker while it waits.
     fn position(&self) -> u64 {
         self.seat.position.load(Ordering::Relaxed)
     }
@@ -59,7 +74,8 @@ impl<T> Subscriber<T> {
             return Poll::Ready(());
         }
         if !self.seat.is_of(cx.waker()) {
-            self.seat = Arc::new(Seat::new(Some(cx.waker().clone()), self.position()));
+            let waker = Some(cx.waker().clone());
+            self.seat = Arc::new(Seat::new(waker, self.taker.clone(), self.position()));
             let seat = Arc::clone(&self.seat);
             self.shared.seats().sit(self.number, seat);
         }

@@ -12,6 +12,7 @@
 
 mod catch_up;
 mod control;
+pub mod direct;
 mod reads;
 mod screen;
 mod signals;
@@ -46,6 +47,7 @@ use crate::view::snapshot::{self, SnapshotError};
 use crate::view::{Channel, Delivery, Sight, View};
 use catch_up::{CaughtUp, Coming, Told};
 use control::CLOSING;
+use direct::Direct;
 pub use reads::{Ask, Pools, Reads, Since};
 use screen::{Screen, Taken};
 use signals::{Signal, Signals};
@@ -175,6 +177,7 @@ pub struct Subscription {
     phase: Phase,
     signals: Signals,
     columns: Option<String>,
+    direct: Arc<Direct>,
     present: Present,
 }
 
@@ -265,6 +268,17 @@ impl Live {
                     Taken::Again => return Drained::Again(Again::Here),
                 }
             }
+        }
+    }
+
+    /// Lets others write events, if it shows what row images decide: what is asked for is compared.
+    fn offer(&self, direct: &Direct) {
+        let asks = match &self.shown {
+            Shown::View(view) => view.asking().is_some(),
+            Shown::Channel => false,
+        };
+        if let Some(sent) = self.screen.in_step().filter(|_| !asks) {
+            direct.offer(sent);
         }
     }
 
@@ -361,10 +375,17 @@ impl Subscription {
             phase: Phase::Opening(token, view.map(Box::new)),
             signals: Signals::new(&parts, end),
             columns: None,
+            direct: Arc::new(Direct::new(Arc::clone(&parts.metrics))),
             present,
             parts,
             source,
         }
+    }
+
+    /// For the connection that writes it.
+    #[must_use]
+    pub fn direct(&self) -> Arc<Direct> {
+        Arc::clone(&self.direct)
     }
 
     /// A stream that only says why it cannot be, and ends. `token` stays the client's.
@@ -386,6 +407,12 @@ impl Subscription {
     }
 
     fn poll_still(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        if let Some(sent) = self.direct.withdraw()
+            && let Phase::Live(live) = &mut self.phase
+            && !on(Mutant::R12)
+        {
+            live.screen.was_told(sent);
+        }
         loop {
             if let Some(frame) = self.queue.pop_front() {
                 self.parts.metrics.handed.frame(frame.len());
@@ -397,7 +424,12 @@ impl Subscription {
                 Phase::Ended => return Poll::Ready(Step::End),
             };
             match self.signals.poll_next(cx) {
-                Poll::Pending => ready!(live.subscriber.poll_changed(cx)),
+                Poll::Pending => {
+                    if live.subscriber.poll_changed(cx).is_pending() {
+                        live.offer(&self.direct);
+                        return Poll::Pending;
+                    }
+                }
                 Poll::Ready(Some(Signal::Control)) => {
                     if let Some(again) = self.tell_control() {
                         return Poll::Ready(Step::Move(Move::Reopen(again)));
@@ -694,7 +726,7 @@ impl Subscription {
         }
         // From the earlier of the two places: the shared read may have begun before we joined, and a
         // reset may have come after we joined and before the read. What the state holds is skipped.
-        let mut subscriber = joined.subscriber;
+        let mut subscriber = self.with_taker(joined.subscriber);
         if !on(Mutant::R3) {
             subscriber.back_to(snapshot.position);
         }
@@ -800,11 +832,16 @@ impl Subscription {
         }
         let live = Live {
             shown,
-            subscriber,
+            subscriber: self.with_taker(subscriber),
             screen: screen(until),
         };
         self.queue.push_back(live.control(&self.parts, retry));
         live
+    }
+
+    fn with_taker(&self, subscriber: Subscriber<Delivery>) -> Subscriber<Delivery> {
+        let direct = Arc::clone(&self.direct);
+        subscriber.with(direct)
     }
 
     /// Tells the columns when they are not what they were in this stream.

@@ -98,6 +98,17 @@ impl Screen {
         }
     }
 
+    /// Up to where it was told, if the feed's own frames can be written to it.
+    pub(super) fn in_step(&self) -> Option<&Arc<Cursor>> {
+        self.in_step.then_some(&self.sent)
+    }
+
+    /// It was given the feed's own frames up to here, by somebody else.
+    pub(super) fn was_told(&mut self, sent: Arc<Cursor>) {
+        self.sent = sent;
+        self.digest = None;
+    }
+
     /// There was nothing to tell up to here.
     pub(super) fn move_to(&mut self, told: &Arc<Cursor>) {
         self.sent = merge(&self.sent, told);

@@ -180,6 +180,8 @@ pub struct Event {
     pub cursor: Arc<Cursor>,
     /// The whole frame, for those whose cursor is the feed's.
     pub frame: Bytes,
+    /// The same as a chunk of HTTP/1.1, of which `frame` is a part: one copy for all who are given it.
+    pub chunk: Bytes,
     /// Where the data lines begin in it, for those who need an id of their own.
     pub body: usize,
     /// For screens of a view that asks.
@@ -196,15 +198,15 @@ impl Event {
         cursor: Arc<Cursor>,
         body: &Bytes,
     ) -> Self {
-        let mut frame = sse::head(None, "data", &token.to_string());
-        let start = frame.len();
-        frame.push_str(&String::from_utf8_lossy(body));
+        let head = sse::head(None, "data", &token.to_string());
+        let (chunk, frame) = sse::chunk(&[head.as_bytes(), body]);
         Self {
             mark,
             at,
             cursor,
-            frame: frame.into(),
-            body: start,
+            frame: chunk.slice(frame),
+            chunk,
+            body: head.len(),
             effect: Effect::Unknown,
         }
     }

@@ -14,6 +14,7 @@
 mod database;
 mod relay;
 mod screen;
+mod tray;
 mod truth;
 mod world;
 
@@ -73,6 +74,8 @@ const PLANNED: &[&str] = &[
     "too much for a round",
     "too much for a token",
     "transactions longer than the log is kept",
+    "written there in part",
+    "written where they were published",
 ];
 /// Seeds above which everything planned must have happened.
 const ENOUGH: u64 = 500;

@@ -31,6 +31,7 @@ use rowcast::rows::statement::Statement;
 use rowcast::schema::catalog::Catalog;
 use rowcast::schema::migrate::Bell;
 use rowcast::shutdown::Shutdown;
+use rowcast::subscription::direct::Direct;
 use rowcast::subscription::{
     Ask, Limits, Opener, Parts, Reads, Since, Source, Subscription, Trouble, Unavailable,
 };
@@ -688,7 +689,11 @@ impl Relay {
             .get()
     }
 
-    pub fn stream(&self, shows: Shows, token: Option<String>) -> BoxStream<'static, Bytes> {
+    pub fn stream(
+        &self,
+        shows: Shows,
+        token: Option<String>,
+    ) -> (BoxStream<'static, Bytes>, Arc<Direct>) {
         let subscription = if shows == Shows::Channel {
             let source = Source::Channel(CHANNEL.to_owned());
             Subscription::new(self.parts.clone(), source, token, None, None)
@@ -716,7 +721,8 @@ impl Relay {
                 None,
             )
         };
-        subscription.frames().boxed()
+        let direct = subscription.direct();
+        (subscription.frames().boxed(), direct)
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::database::{CHANNEL, Key};
 use crate::relay::{Relay, Shared, World, lock, name};
+use crate::tray::Tray;
 use crate::truth::{Life, Shows};
 
 /// A stream that says "up to date" has everything that is older than this, in milliseconds: three
@@ -63,6 +64,8 @@ pub struct Screen {
     /// The relay it is connected to.
     pub relay: Option<usize>,
     stream: Option<BoxStream<'static, Bytes>>,
+    /// Of a connection that others may write into.
+    tray: Option<Tray>,
     text: String,
     /// The last id, which the next connection brings.
     pub id: Option<String>,
@@ -88,6 +91,7 @@ impl Screen {
             habit,
             relay: None,
             stream: None,
+            tray: None,
             text: String::new(),
             id: None,
             rows: BTreeMap::new(),
@@ -106,6 +110,7 @@ impl Screen {
     pub fn disconnect(&mut self) {
         self.relay = None;
         self.stream = None;
+        self.tray = None;
     }
 
     /// Connects with the last id, or another one that it makes up.
@@ -129,7 +134,12 @@ impl Screen {
         };
         let (number, at) = (self.number, relay.number);
         lock(world).tell(|| format!("screen {number} connects to relay {at} with {token:?}"));
-        self.stream = Some(relay.stream(self.shows, token));
+        let (stream, direct) = relay.stream(self.shows, token);
+        self.stream = Some(stream);
+        self.tray = {
+            let random = &mut lock(world).random;
+            (random.u8(..4) > 0).then(|| Tray::new(direct, random.u64(..)))
+        };
         self.relay = Some(at);
         self.text.clear();
         self.phase = Phase::Joining;
@@ -213,6 +223,18 @@ impl Screen {
 
     /// Takes frames off the stream, at most `most`.
     pub fn read(&mut self, world: &World, relay: &Relay, most: usize) -> Checked {
+        if let Some(tray) = &self.tray {
+            let (frames, in_part) = tray.clear();
+            if !frames.is_empty() {
+                let statistics = &mut lock(world).statistics;
+                statistics.count("written where they were published");
+                if in_part {
+                    statistics.count("written there in part");
+                }
+            }
+            self.text.push_str(&frames);
+            self.dispatch(world)?;
+        }
         for _ in 0..most {
             let Some(stream) = &mut self.stream else {
                 return Ok(());
@@ -230,6 +252,9 @@ impl Screen {
             match polled {
                 Poll::Pending => {
                     self.drained = true;
+                    if let Some(tray) = &self.tray {
+                        tray.idle();
+                    }
                     return Ok(());
                 }
                 Poll::Ready(Some(frame)) => {
