@@ -348,7 +348,6 @@ async fn write_at_once(
     };
     let lease = Lease::take(pool).await?;
     let prepared = lease.prepared();
-    let mut wants = false;
     let mut again = false;
     let done = transaction::run(lease, terms, async |client: &Client| {
         let last = async {
@@ -370,14 +369,12 @@ async fn write_at_once(
         let (written, last) = futures::join!(writing, last);
         // The write's own error first: the other only says that it happened.
         let written = written?;
-        wants = last
-            .as_ref()
-            .is_err_and(|error| error.code() == Some(&SqlState::DIVISION_BY_ZERO));
+        again = last.as_ref().is_err_and(is_of_its_making);
         let txid = last?.first().map(|row| row.try_get(0)).transpose()?;
         Ok::<_, Error>((written, txid.flatten()))
     })
     .await;
-    if wants || again {
+    if again {
         return Ok(None);
     }
     let (written, txid) = done?;
@@ -388,8 +385,8 @@ async fn write_at_once(
     Ok(Some((written, ended)))
 }
 
-/// Whether an error may come from how a statement was prepared: not supported, data, no such statement,
-/// syntax and access.
+/// Whether an error may come from how a statement was prepared, or is the division: not supported, data,
+/// no such statement, syntax and access.
 fn is_of_its_making(error: &tokio_postgres::Error) -> bool {
     const CLASSES: [&str; 4] = ["0A", "22", "26", "42"];
     let code = error.code().map(SqlState::code).unwrap_or_default();

@@ -42,6 +42,7 @@ mod network;
 mod openapi;
 mod policies;
 mod poll;
+mod prepared;
 mod proxies;
 #[path = "../histcheck/proxy.rs"]
 #[allow(dead_code, reason = "histcheck uses the rest of it")]

@@ -23,7 +23,7 @@ use super::wire::{End, Mark, Wire};
 const UNDER_WAY: u64 = 2_000;
 /// Screens that wait for a state which the relay has to read for each of them, at most: who waits for
 /// a connection to the database for two seconds is sent away, and that is not what is measured.
-const OWN_STATES: u64 = 500;
+const OWN_STATES: u64 = 200;
 /// How often a thread looks at the signals of who started it.
 const LOOK: Duration = Duration::from_millis(20);
 /// Read at once; a socket that has more is read again.
