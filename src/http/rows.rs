@@ -345,7 +345,6 @@ impl Job {
         } else {
             Operation::Write(Writing {
                 statement: statement::write_rows(&plan, body)?,
-                schema: plan.table().schema.clone(),
                 returning: matches!(plan.returning(), Some(Returning::Rows { .. })),
                 check,
                 guard: guarded(request, &plan)?,

@@ -2,10 +2,10 @@
 //!
 //! Promises that whoever asks sees no difference but time: the first time, the statement is prepared
 //! beside being run, in the same round trip, and one that PostgreSQL refuses to bind (somebody
-//! deallocated it, a table is another now) is forgotten. It does not look after rights: PostgreSQL
-//! looks at those on a schema and on a type's when it parses, so who may use those is the caller's to ask.
+//! deallocated it, a table is another now) is forgotten. PostgreSQL looks at rights on tables whenever it
+//! runs a statement, at those on schemas when it parses it: it parses anew for whoever may not use a schema of
+//! the search path, so names in a statement are to be of these.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -40,7 +40,8 @@ impl Prepared {
         values: &[S],
     ) -> Result<RowStream, Error> {
         let values = || values.iter().map(|value| Untyped(value.as_ref()));
-        let mut preparing = pin!(self.0.prepare_typed(client, sql, types));
+        // It is large, and several of these are part of every request.
+        let mut preparing = Box::pin(self.0.prepare_typed(client, sql, types));
         match futures::poll!(preparing.as_mut()) {
             Poll::Ready(statement) => {
                 let bound = client.query_raw(&statement?, values()).await;
@@ -51,8 +52,8 @@ impl Prepared {
             }
             Poll::Pending => {
                 let typed: Vec<_> = values().zip(types.iter().cloned()).collect();
-                let (statement, bound) =
-                    futures::join!(preparing, client.query_typed_raw(sql, typed));
+                let running = Box::pin(client.query_typed_raw(sql, typed));
+                let (statement, bound) = futures::join!(preparing, running);
                 // The first error: the second only says that there was one.
                 statement?;
                 if self.0.size() > MOST {

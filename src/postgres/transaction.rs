@@ -231,7 +231,7 @@ where
     let open = async {
         let (opened, applied) = futures::join!(
             client.batch_execute(&opening),
-            apply(client, &prepared, &terms)
+            Box::pin(apply(client, &prepared, &terms))
         );
         opened.and(applied)
     };

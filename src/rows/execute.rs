@@ -46,8 +46,8 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The statement and its schema, if it can be committed whatever it answers.
-    fn at_once(&self, terms: &Terms<'_>) -> Option<(&Statement, &str)> {
+    /// The statement, if it can be committed whatever it answers.
+    fn at_once(&self, terms: &Terms<'_>) -> Option<&Statement> {
         let Self::Write(writing) = self else {
             return None;
         };
@@ -57,8 +57,7 @@ impl Operation {
             && terms.end == End::Commit
             // A function that is called before each request wants something of most responses.
             && terms.context.before.is_none();
-        let statement = writing.statement.as_ref().filter(|_| plain)?;
-        Some((statement, &writing.schema))
+        writing.statement.as_ref().filter(|_| plain)
     }
 }
 
@@ -76,8 +75,6 @@ pub struct Reading {
 pub struct Writing {
     /// A statement of `write_rows`; without one there is nothing to do.
     pub statement: Option<Statement>,
-    /// The schema of its table.
-    pub schema: String,
     /// The plan wants rows back.
     pub returning: bool,
     /// What must hold for it to be committed.
@@ -297,8 +294,8 @@ pub async fn write<A: Recorded>(
     answer: impl FnOnce(Done, Ended) -> Result<A, Error>,
 ) -> Result<Answered<A>, Error> {
     if once.is_none()
-        && let Some((statement, schema)) = operation.at_once(&terms)
-        && let Some((written, ended)) = write_at_once(pool, terms, statement, schema).await?
+        && let Some(statement) = operation.at_once(&terms)
+        && let Some((written, ended)) = write_at_once(pool, terms, statement).await?
     {
         return Ok(Answered::Now(answer(Done::Written(written), ended)?));
     }
@@ -332,16 +329,13 @@ async fn write_at_once(
     pool: &Pool,
     terms: Terms<'_>,
     statement: &Statement,
-    schema: &str,
 ) -> Result<Option<(Written, Ended)>, Error> {
-    // The division is what makes the transaction fail then. PostgreSQL asks for the right to use a
-    // schema when it parses, and that may have been for somebody else.
+    // The division is what makes the transaction fail then.
     const LAST: &str = "select pg_catalog.pg_current_xact_id_if_assigned()::text \
          from (select pg_catalog.concat(pg_catalog.current_setting('response.status', true), \
                                         pg_catalog.current_setting('response.headers', true)) \
               ) as wanted (response) \
-         where 1 / (case when wanted.response = '' \
-                          and pg_catalog.has_schema_privilege($1, 'usage') then 1 else 0 end) = 1";
+         where 1 / (case wanted.response when '' then 1 else 0 end) = 1";
     let terms = Terms {
         access: Access::WriteOnce,
         ..terms
@@ -351,9 +345,7 @@ async fn write_at_once(
     let mut again = false;
     let done = transaction::run(lease, terms, async |client: &Client| {
         let last = async {
-            let rows = prepared
-                .query(client, LAST, &[Type::TEXT], &[schema])
-                .await?;
+            let rows = prepared.query::<&str>(client, LAST, &[], &[]).await?;
             rows.try_collect::<Vec<_>>().await
         };
         let writing = async {
