@@ -134,6 +134,7 @@ impl Stage {
             cursor: Arc::clone(told),
             missed: None,
             subscriber: view.topic().subscribe(),
+            when: Instant::now(),
         };
         self.asked_anew.notify_one();
         Ok((view, joined))

@@ -123,6 +123,8 @@ pub struct Joined {
     pub missed: Option<Vec<Missed>>,
     /// What comes.
     pub subscriber: Subscriber<Delivery>,
+    /// When that was. What is read for whoever has joined is read later.
+    pub when: Instant,
 }
 
 /// A transaction that somebody has not seen.
@@ -515,6 +517,7 @@ impl At {
             cursor: Arc::clone(&self.cursor),
             missed: within.and_then(|from| self.ring.since(from)),
             subscriber,
+            when: Instant::now(),
         }
     }
 }

@@ -16,6 +16,8 @@ pub mod direct;
 mod reads;
 mod screen;
 mod signals;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -282,8 +284,9 @@ impl Live {
         }
     }
 
-    fn control(&self, parts: &Parts, retry: Option<u64>) -> Bytes {
-        let told = parts.state(!self.shown.is_behind());
+    /// `everything` that it knows of comes before.
+    fn control(&self, parts: &Parts, retry: Option<u64>, everything: bool) -> Bytes {
+        let told = parts.state(everything && !self.shown.is_behind());
         self.screen.control(retry, told, "")
     }
 }
@@ -498,13 +501,17 @@ impl Subscription {
                 .filter(|position| position.epoch == live.screen.epoch())
                 .map(|position| position.cursor),
         };
-        match (live.drain(&self.parts, &mut self.queue), told) {
-            (Drained::All, Some(told)) => live.screen.move_to(&told),
-            (Drained::All, None) | (Drained::Enough, _) => {}
+        let everything = match live.drain(&self.parts, &mut self.queue) {
+            Drained::All => true,
+            Drained::Enough => false,
             // Whoever has begun again is told how things stand.
-            (Drained::Again(again), _) => return Some(again),
+            Drained::Again(again) => return Some(again),
+        };
+        if let Some(told) = told.filter(|_| everything) {
+            live.screen.move_to(&told);
         }
-        self.queue.push_back(live.control(&self.parts, None));
+        let control = live.control(&self.parts, None, everything);
+        self.queue.push_back(control);
         None
     }
 
@@ -738,7 +745,7 @@ impl Subscription {
         self.schema(view);
         live.screen
             .tell_state(&snapshot, reset, retry, &mut self.queue);
-        self.queue.push_back(live.control(&self.parts, None));
+        self.queue.push_back(live.control(&self.parts, None, true));
         Ok(live)
     }
 
@@ -819,6 +826,7 @@ impl Subscription {
             epoch,
             cursor: feed,
             subscriber,
+            when,
             ..
         } = joined;
         let screen =
@@ -835,7 +843,11 @@ impl Subscription {
             subscriber: self.with_taker(subscriber),
             screen: screen(until),
         };
-        self.queue.push_back(live.control(&self.parts, retry));
+        // It was given everything up to a place that may be as old as finding that out took, however far
+        // the feed and its view are by now. The next control comes behind what was published meanwhile.
+        let is_late = when.elapsed() >= FRESH_FOR;
+        self.queue
+            .push_back(live.control(&self.parts, retry, !is_late));
         live
     }
 

@@ -1,0 +1,226 @@
+//! A stream whose reads take as long as a test wants.
+
+use std::pin::pin;
+
+use futures::StreamExt;
+
+use super::*;
+use crate::event::{Message, Transaction};
+use crate::log::{Batch, Place as Log};
+use crate::postgres::transaction::Context;
+use crate::rows::statement::Statement;
+use crate::schema::catalog::{Catalog, Table};
+use crate::view::Definition;
+use crate::view::answering::tests::asking;
+use crate::view::snapshot::State as Rows;
+
+fn epoch() -> Name {
+    Name::of(["epoch"])
+}
+
+fn at(xmax: u64) -> Cursor {
+    Cursor::new(xmax, [])
+}
+
+/// The feed, and the rounds beside it, read to the end of the log.
+fn read_on(stage: &Stage, health: &Health, xmax: u64) {
+    let from = stage.position().map_or(at(10), |at| (*at.cursor).clone());
+    stage.publish(&batch(xmax), &from, true);
+    health.polled();
+    assert!(stage.round(&stage.position().unwrap()).is_none());
+}
+
+/// Nothing, up to there.
+fn batch(xmax: u64) -> Batch {
+    Batch {
+        end: at(xmax),
+        epoch: Some(epoch()),
+        horizon: None,
+        gap: 0,
+        gap_told: 0,
+        rows: 0,
+        definitions: Vec::new(),
+        transactions: Vec::new(),
+    }
+}
+
+/// A database whose answer takes its time, while the feed reads on.
+#[derive(Debug)]
+struct Slow {
+    takes: Duration,
+    stage: Arc<Stage>,
+    health: Arc<Health>,
+}
+
+impl Reads for Slow {
+    fn catalog(&self) -> Arc<Catalog> {
+        Arc::default()
+    }
+
+    fn reload(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async { true })
+    }
+
+    fn log<'a>(&'a self, _: Since<'a>) -> BoxFuture<'a, Option<Batch>> {
+        Box::pin(async { None })
+    }
+
+    fn state(&self, _: Arc<View>, _: &Log) -> BoxFuture<'static, Result<Rows, SnapshotError>> {
+        Box::pin(async { Err(SnapshotError::NoSnapshot) })
+    }
+
+    fn answers<'a>(
+        &'a self,
+        _: &'a View,
+        _: &'a Asking,
+        _: Since<'a>,
+        _: Ask<'a>,
+    ) -> BoxFuture<'a, Option<(Cursor, Vec<Element>)>> {
+        Box::pin(async {
+            tokio::time::sleep(self.takes).await;
+            read_on(&self.stage, &self.health, 20);
+            Some((at(12), Vec::new()))
+        })
+    }
+}
+
+fn view() -> View {
+    let table = Table {
+        oid: 1,
+        schema: "public".into(),
+        name: "t".into(),
+        kind: 'r',
+        columns: Vec::new(),
+        key: vec!["id".into()],
+        watched: true,
+    };
+    let definition = Definition {
+        table: Arc::new(table),
+        context: Context::default(),
+        columns: Vec::new(),
+        statement: Statement::default(),
+        sight: Sight::Asking(Arc::new(asking())),
+    };
+    View::new(Name::of(["v"]), definition)
+}
+
+/// What somebody needs who subscribes to a feed that is at 11, where finding out what he missed takes so
+/// long.
+fn parts(takes: Duration) -> Parts {
+    let metrics = Arc::new(Metrics::new());
+    let stage = Arc::new(Stage::new(Arc::clone(&metrics)));
+    stage.begin(&Log::new("here".into()), epoch(), at(10), &at(10));
+    let health = Arc::new(Health::new());
+    read_on(&stage, &health, 11);
+    let reads = Slow {
+        takes,
+        stage: Arc::clone(&stage),
+        health: Arc::clone(&health),
+    };
+    Parts {
+        stage,
+        reads: Arc::new(reads),
+        health,
+        metrics,
+        shutdown: Shutdown::new(),
+        limits: Limits::default(),
+        explain: |trouble| Unavailable {
+            body: format!("\"{trouble}\""),
+            passing: false,
+            crowded: false,
+        },
+    }
+}
+
+/// The controls of somebody who comes back from 11.
+fn controls(takes: Duration) -> impl Stream<Item = String> {
+    let parts = parts(takes);
+    let made = parts.stage.definitions();
+    let opener: Opener = Arc::new(move || Box::pin(async move { Ok(view().made_at(made)) }));
+    let token = Token {
+        epoch: epoch(),
+        view: view().name(),
+        cursor: at(11),
+    };
+    let token = Some(token.to_string());
+    controls_of(Subscription::new(
+        parts,
+        Source::View(opener),
+        token,
+        None,
+        None,
+    ))
+}
+
+fn controls_of(stream: Subscription) -> impl Stream<Item = String> {
+    stream.frames().filter_map(async |frame| {
+        let frame = String::from_utf8(frame.to_vec()).unwrap();
+        frame.contains("event: control").then_some(frame)
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_told_to_be_up_to_date_by_what_was_found_out_long_ago() {
+    let says = |control: &str, xmax, fresh| {
+        let id = format!(".{}\n", at(xmax));
+        let fresh = format!(r#""upToDate":{fresh}"#);
+        assert!(
+            control.contains(&id) && control.contains(&fresh),
+            "{control}"
+        );
+    };
+    let mut quick = pin!(controls(Duration::from_secs(1)));
+    says(&quick.next().await.unwrap(), 12, true);
+    // By now the feed and its view are at 20, which is of no use to a screen that is at 12.
+    let mut slow = pin!(controls(Duration::from_secs(7)));
+    says(&slow.next().await.unwrap(), 12, false);
+    // It does not have to wait for the one that says that it is there.
+    let begun = Instant::now();
+    says(&slow.next().await.unwrap(), 20, true);
+    assert!(begun.elapsed() < Duration::from_millis(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_not_taken_everything_is_not_told_to_be_up_to_date() {
+    let parts = parts(Duration::ZERO);
+    // No more than one event at a time.
+    let parts = Parts {
+        limits: Limits {
+            mouthful: 0,
+            ..Limits::default()
+        },
+        ..parts
+    };
+    let (stage, health) = (Arc::clone(&parts.stage), Arc::clone(&parts.health));
+    let source = Source::Channel("lobby".to_owned());
+    let mut controls = pin!(controls_of(Subscription::new(
+        parts, source, None, None, None
+    )));
+    let first = controls.next().await.unwrap();
+    assert!(first.contains(r#""upToDate":true"#), "{first}");
+    let messages = (11..31).map(|xid| {
+        let message = Message {
+            channel: "lobby".to_owned(),
+            payload: Arc::from("1"),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        Arc::new(Transaction {
+            xid,
+            at: Timestamp::UNIX_EPOCH,
+            deltas: Vec::new(),
+            messages: vec![message],
+            reset_all: false,
+        })
+    });
+    let batch = Batch {
+        transactions: messages.collect(),
+        ..batch(31)
+    };
+    tokio::time::advance(Duration::from_secs(5)).await;
+    stage.publish(&batch, &at(11), true);
+    health.polled();
+    let early = controls.next().await.unwrap();
+    assert!(early.contains(r#""upToDate":false"#), "{early}");
+    let later = controls.next().await.unwrap();
+    assert!(later.contains(&format!(".{}\n", at(31))), "{later}");
+}
