@@ -66,6 +66,8 @@ pub struct Screen {
     stream: Option<BoxStream<'static, Bytes>>,
     /// Of a connection that others may write into.
     tray: Option<Tray>,
+    /// What its connection has not written yet.
+    held: String,
     text: String,
     /// The last id, which the next connection brings.
     pub id: Option<String>,
@@ -92,6 +94,7 @@ impl Screen {
             relay: None,
             stream: None,
             tray: None,
+            held: String::new(),
             text: String::new(),
             id: None,
             rows: BTreeMap::new(),
@@ -142,6 +145,7 @@ impl Screen {
         };
         self.relay = Some(at);
         self.text.clear();
+        self.held.clear();
         self.phase = Phase::Joining;
         self.drained = true;
         if self.rows_are_in_part() {
@@ -233,6 +237,7 @@ impl Screen {
                 }
             }
             self.text.push_str(&frames);
+            self.text.push_str(&std::mem::take(&mut self.held));
             self.dispatch(world)?;
         }
         for _ in 0..most {
@@ -246,23 +251,34 @@ impl Screen {
                 return Err(wrong);
             }
             if relay.lagged() > lagged {
+                self.text.push_str(&std::mem::take(&mut self.held));
+                self.dispatch(world)?;
                 lock(world).statistics.count("fell out of the buffer");
                 self.phase = Phase::Joining;
             }
             match polled {
                 Poll::Pending => {
-                    self.drained = true;
-                    if let Some(tray) = &self.tray {
+                    // What is held was made some time ago when it comes.
+                    self.drained = self.held.is_empty();
+                    if let Some(tray) = self.tray.as_ref().filter(|_| self.drained) {
                         tray.idle();
                     }
                     return Ok(());
                 }
                 Poll::Ready(Some(frame)) => {
                     let frame = std::str::from_utf8(&frame).unwrap();
-                    self.text.push_str(frame);
-                    self.dispatch(world)?;
+                    let holds = !self.held.is_empty()
+                        || self.tray.is_some() && lock(world).random.u8(..16) == 0;
+                    if holds {
+                        self.held.push_str(frame);
+                    } else {
+                        self.text.push_str(frame);
+                        self.dispatch(world)?;
+                    }
                 }
                 Poll::Ready(None) => {
+                    self.text.push_str(&std::mem::take(&mut self.held));
+                    self.dispatch(world)?;
                     lock(world).statistics.count("streams ended");
                     self.disconnect();
                     return Ok(());
