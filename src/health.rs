@@ -14,12 +14,17 @@ use tokio::time::Instant;
 /// runs every second, so three missed ones mean that something is wrong.
 pub const FRESH_FOR: Duration = Duration::from_secs(3);
 
+/// Between two moments at which streams say how things stand, so that those of many come together: one
+/// after the other they cost a fraction of what each costs that has to wake everybody by itself.
+const BEAT: Duration = Duration::from_millis(100);
+
 /// The relay is not ready for so long after a connection could not be accepted.
 const REFUSING_FOR: Duration = Duration::from_secs(1);
 
 /// The state that the parts report.
 #[derive(Debug)]
 pub struct Health {
+    begun: Instant,
     polled: Mutex<Option<Instant>>,
     fresh: watch::Sender<bool>,
     listener: watch::Sender<bool>,
@@ -41,6 +46,7 @@ impl Health {
     #[must_use]
     pub fn new() -> Self {
         Self {
+            begun: Instant::now(),
             polled: Mutex::new(None),
             fresh: watch::Sender::new(false),
             listener: watch::Sender::new(false),
@@ -91,6 +97,15 @@ impl Health {
     #[must_use]
     pub fn watch_fresh(&self) -> watch::Receiver<bool> {
         self.fresh.subscribe()
+    }
+
+    /// When a stream is to say how things stand that has just done so: after `pause`, or a little later.
+    #[must_use]
+    pub fn beat_after(&self, pause: Duration) -> Instant {
+        let since = self.begun.elapsed() + pause;
+        let rest = since.as_nanos() % BEAT.as_nanos();
+        let rest = Duration::from_nanos(u64::try_from(rest).unwrap_or_default());
+        self.begun + since + (BEAT - rest)
     }
 
     /// Time since the log was last read to its end; `None` before the first time.

@@ -1,14 +1,16 @@
 //! What makes a stream speak or end, other than events.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use futures::stream::{self, Stream};
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Sleep, sleep_until};
 
 use super::{End, Parts};
+use crate::health::Health;
 use crate::shutdown::Shutdown;
 use crate::wake::Seldom;
 
@@ -33,20 +35,22 @@ type Boxed = Pin<Box<dyn Stream<Item = Signal> + Send + Sync>>;
 struct Heard {
     shutdown: Shutdown,
     fresh: watch::Receiver<bool>,
-    heartbeat: Interval,
+    heartbeat: Pin<Box<Sleep>>,
+    health: Arc<Health>,
     end: Option<End>,
 }
 
 impl Signals {
     pub(super) fn new(parts: &Parts, end: Option<End>) -> Self {
-        let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let health = Arc::clone(&parts.health);
+        let heartbeat = Box::pin(sleep_until(health.beat_after(HEARTBEAT)));
         let mut fresh = parts.health.watch_fresh();
         fresh.mark_unchanged();
         let heard = Heard {
             shutdown: parts.shutdown.clone(),
             fresh,
             heartbeat,
+            health,
             end,
         };
         let signals = stream::unfold(heard, |mut heard| async move {
@@ -68,7 +72,11 @@ impl Heard {
             grace = self.shutdown.begun() => Some(Signal::Closing(grace)),
             () = expired(self.end.as_mut()) => Some(Signal::Expired),
             changed = self.fresh.changed() => changed.ok().map(|()| Signal::Control),
-            _tick = self.heartbeat.tick() => Some(Signal::Control),
+            () = self.heartbeat.as_mut() => {
+                let next = self.health.beat_after(HEARTBEAT);
+                self.heartbeat.as_mut().reset(next);
+                Some(Signal::Control)
+            }
         }
     }
 }

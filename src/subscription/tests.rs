@@ -216,11 +216,38 @@ async fn who_has_not_taken_everything_is_not_told_to_be_up_to_date() {
         transactions: messages.collect(),
         ..batch(31)
     };
-    tokio::time::advance(Duration::from_secs(5)).await;
+    // Past the next heartbeat.
+    tokio::time::advance(Duration::from_secs(6)).await;
     stage.publish(&batch, &at(11), true);
     health.polled();
     let early = controls.next().await.unwrap();
     assert!(early.contains(r#""upToDate":false"#), "{early}");
     let later = controls.next().await.unwrap();
     assert!(later.contains(&format!(".{}\n", at(31))), "{later}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_began_at_different_moments_say_together_how_things_stand() {
+    let parts = parts(Duration::ZERO);
+    let open = || {
+        let source = Source::Channel("lobby".to_owned());
+        let stream = Subscription::new(parts.clone(), source, None, None, None);
+        Box::pin(controls_of(stream))
+    };
+    let mut early = open();
+    early.next().await.unwrap();
+    tokio::time::advance(Duration::from_millis(30)).await;
+    let mut late = open();
+    late.next().await.unwrap();
+    let begun = Instant::now();
+    let mut before = begun;
+    for _ in 0..3 {
+        early.next().await.unwrap();
+        let now = Instant::now();
+        late.next().await.unwrap();
+        assert_eq!(Instant::now(), now);
+        let pause = now - before;
+        assert!(Duration::from_secs(5) <= pause && pause <= Duration::from_millis(5100));
+        before = now;
+    }
 }
