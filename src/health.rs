@@ -103,9 +103,8 @@ impl Health {
     #[must_use]
     pub fn beat_after(&self, pause: Duration) -> Instant {
         let since = self.begun.elapsed() + pause;
-        let rest = since.as_nanos() % BEAT.as_nanos();
-        let rest = Duration::from_nanos(u64::try_from(rest).unwrap_or_default());
-        self.begun + since + (BEAT - rest)
+        let beats = since.as_millis() / BEAT.as_millis() + 1;
+        self.begun + BEAT * u32::try_from(beats).unwrap_or(u32::MAX)
     }
 
     /// Time since the log was last read to its end; `None` before the first time.
