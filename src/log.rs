@@ -209,7 +209,7 @@ async fn open_in_parts(
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
     let asked =
-        async { futures::join!(client.batch_execute(BEGIN), client.query_typed(HEAD, &[]),) };
+        async { futures::join!(client.batch_execute(BEGIN), client.query_typed(HEAD, &[])) };
     let (begun, head) = in_time(asked).await?;
     begun?;
     let head = head_of(&head?, place)?;

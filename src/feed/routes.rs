@@ -334,9 +334,6 @@ pub(super) mod tests {
     use super::*;
     use crate::event::{Change, State};
     use crate::filter::{Condition, Facts, decidable};
-    use crate::postgres::transaction::Context;
-    use crate::rows::statement::Statement;
-    use crate::schema::catalog;
     use crate::view::Definition;
 
     pub(in crate::feed) const TABLE: u32 = 7;
@@ -367,22 +364,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::feed) fn definition(sight: Sight) -> Definition {
-        let table = catalog::Table {
-            oid: TABLE,
-            schema: "public".into(),
-            name: "t".into(),
-            kind: 'r',
-            columns: Vec::new(),
-            key: vec!["id".into()],
-            watched: true,
-        };
-        Definition {
-            table: Arc::new(table),
-            context: Context::default(),
-            columns: Vec::new(),
-            statement: Statement::default(),
-            sight,
-        }
+        crate::view::tests::definition(TABLE, sight)
     }
 
     pub(in crate::feed) fn view(name: &str, matcher: Matcher, columns: Option<&[&str]>) -> View {

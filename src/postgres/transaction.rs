@@ -16,6 +16,7 @@ use tokio_postgres::{Client, Error, RowStream, SimpleQueryMessage};
 use super::pool::{Lease, PINS};
 use super::prepared::Prepared;
 use super::quote::literal;
+use super::untyped::untyped;
 
 /// Longest wait for a lock: a person at a screen is on the other end.
 const LOCK: Duration = Duration::from_secs(2);
@@ -96,8 +97,7 @@ async fn apply(client: &Client, prepared: &Prepared, terms: &Terms<'_>) -> Resul
         match &terms.context.before {
             Some(function) => {
                 let call = format!("select {function}()");
-                let none: [(bool, Type); 0] = [];
-                run_out(client.query_typed_raw(&call, none).await?).await
+                run_out(client.query_typed_raw(&call, untyped::<&str>(&[])).await?).await
             }
             None => Ok(()),
         }

@@ -137,23 +137,22 @@ impl Statement {
             self.search(table, condition, *words, language.as_deref(), query);
         } else {
             self.place(table, &condition.column, &condition.path);
-            match (&condition.test, table.column(&condition.column)) {
-                (Test::Compare(operator, value), Some(column)) if condition.path.is_empty() => {
-                    self.push(&format!(" {} ", operator.sql()));
-                    self.bind_as(value.as_str(), plain_type(column));
-                }
-                (test, _) => self.test(test),
-            }
+            let column = table.column(&condition.column);
+            let whole = column.filter(|_| condition.path.is_empty());
+            self.test(&condition.test, whole.map_or(Type::UNKNOWN, plain_type));
         }
         if condition.negated {
             self.push(")");
         }
     }
 
-    /// What follows the column.
-    fn test(&mut self, test: &Test) {
+    /// What follows the column; a value that is compared with it has type `kind`.
+    fn test(&mut self, test: &Test, kind: Type) {
         match test {
-            Test::Compare(operator, value) => self.operation(operator.sql(), value),
+            Test::Compare(operator, value) => {
+                self.push(&format!(" {} ", operator.sql()));
+                self.bind_as(value.as_str(), kind);
+            }
             Test::Match(pattern, value) => self.operation(pattern.sql(), value),
             Test::Relate(relation, value) => self.operation(relation.sql(), value),
             Test::Distinct(value) => self.operation("is distinct from", value),
@@ -372,7 +371,7 @@ impl Statement {
             self.push("i.");
             joint = " and ";
             self.push(&identifier(&condition.column));
-            self.test(&condition.test);
+            self.test(&condition.test, Type::UNKNOWN);
         }
     }
 

@@ -275,11 +275,9 @@ impl Live {
 
     /// Lets others write events, if it shows what row images decide: what is asked for is compared.
     fn offer(&self, direct: &Direct) {
-        let asks = match &self.shown {
-            Shown::View(view) => view.asking().is_some(),
-            Shown::Channel => false,
-        };
-        if let Some(sent) = self.screen.in_step().filter(|_| !asks) {
+        if self.shown.asking().is_none()
+            && let Some(sent) = self.screen.in_step()
+        {
             direct.offer(sent);
         }
     }
@@ -299,9 +297,14 @@ enum Shown {
 impl Shown {
     /// How far what it shows is, if that is not how far the feed is.
     fn told(&self) -> Option<crate::view::Told> {
+        self.asking().map(View::told_until)
+    }
+
+    /// The view, if it is one that asks.
+    fn asking(&self) -> Option<&View> {
         match self {
-            Self::View(view) if view.asking().is_some() => Some(view.told_until()),
-            _ => None,
+            Self::View(view) => view.asking().is_some().then_some(view),
+            Self::Channel => None,
         }
     }
 

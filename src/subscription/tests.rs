@@ -7,12 +7,10 @@ use futures::StreamExt;
 use super::*;
 use crate::event::{Message, Transaction};
 use crate::log::{Batch, Place as Log};
-use crate::postgres::transaction::Context;
-use crate::rows::statement::Statement;
-use crate::schema::catalog::{Catalog, Table};
-use crate::view::Definition;
+use crate::schema::catalog::Catalog;
 use crate::view::answering::tests::asking;
 use crate::view::snapshot::State as Rows;
+use crate::view::tests::definition;
 
 fn epoch() -> Name {
     Name::of(["epoch"])
@@ -85,23 +83,8 @@ impl Reads for Slow {
 }
 
 fn view() -> View {
-    let table = Table {
-        oid: 1,
-        schema: "public".into(),
-        name: "t".into(),
-        kind: 'r',
-        columns: Vec::new(),
-        key: vec!["id".into()],
-        watched: true,
-    };
-    let definition = Definition {
-        table: Arc::new(table),
-        context: Context::default(),
-        columns: Vec::new(),
-        statement: Statement::default(),
-        sight: Sight::Asking(Arc::new(asking())),
-    };
-    View::new(Name::of(["v"]), definition)
+    let sight = Sight::Asking(Arc::new(asking()));
+    View::new(Name::of(["v"]), definition(1, sight))
 }
 
 /// What somebody needs who subscribes to a feed that is at 11, where finding out what he missed takes so

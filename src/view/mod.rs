@@ -409,3 +409,28 @@ impl View {
         sse::Array::new(&self.kind)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Of a table whose key is `id`, for everybody, without a statement.
+    pub(crate) fn definition(table: u32, sight: Sight) -> Definition {
+        let table = Table {
+            oid: table,
+            schema: "public".into(),
+            name: "t".into(),
+            kind: 'r',
+            columns: Vec::new(),
+            key: vec!["id".into()],
+            watched: true,
+        };
+        Definition {
+            table: Arc::new(table),
+            context: Context::default(),
+            columns: Vec::new(),
+            statement: Statement::default(),
+            sight,
+        }
+    }
+}

@@ -331,33 +331,17 @@ mod tests {
 
     use super::*;
     use crate::filter::Matcher;
-    use crate::postgres::transaction::Context;
-    use crate::schema::catalog::Table;
+    use crate::view::Sight;
     use crate::view::image::Images;
-    use crate::view::{Definition, Sight};
+    use crate::view::tests::definition;
 
     fn view() -> Arc<View> {
-        let table = Table {
-            oid: 1,
-            schema: "public".to_owned(),
-            name: "t".to_owned(),
-            kind: 'r',
-            columns: Vec::new(),
+        let sight = Sight::Images(Images {
             key: vec!["id".to_owned()],
-            watched: true,
-        };
-        let definition = Definition {
-            table: Arc::new(table),
-            context: Context::default(),
-            columns: Vec::new(),
-            statement: Statement::default(),
-            sight: Sight::Images(Images {
-                key: vec!["id".to_owned()],
-                matcher: Matcher::default(),
-                columns: None,
-            }),
-        };
-        Arc::new(View::new(Name::of(["v"]), definition))
+            matcher: Matcher::default(),
+            columns: None,
+        });
+        Arc::new(View::new(Name::of(["v"]), definition(1, sight)))
     }
 
     #[tokio::test(start_paused = true)]
