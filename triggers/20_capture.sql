@@ -4,105 +4,136 @@
 -- SECURITY DEFINER as rowcast_trigger: writers need no rights on rowcast. json, not jsonb: to_jsonb
 -- fails on values that json columns may hold (measured: \u0000 and 1e999999).
 --
--- The same body three times, because pins cost every row (measured: all of them 2.7 us of 19). They
--- make the image independent of the writer's session; but the text of most types depends on nothing
--- there, and that of timestamptz on the time zone alone. rowcast.capturer says what a table needs.
+-- An image must not depend on the writer's session. The text of most types depends on nothing there,
+-- that of timestamptz on the time zone; rowcast.capturer says what a table needs. capture() has every
+-- setting pinned. The other two have no SET clause, which costs each row (measured: 32 writers together
+-- do a tenth more without), and so they also run with the writer's search_path: every function, operator
+-- and type in the body says its schema.
 --
 -- A row is measured before it is converted. pg_column_size fetches what lies out of line but does
--- not decompress it, so the text is measured again afterwards.
+-- not decompress it, so the text is measured again afterwards. Who is too large is logged by key.
 --
 -- The argument 'guarded' is set by rowcast.watch on tables with types whose conversion runs code
 -- that is not PostgreSQL's own, or may fail; the exception block costs each row a subtransaction.
+
+-- Logs a change by its key alone. The names come from the catalogue, so that a renamed column cannot
+-- break a writer. Where a row came or went, old and new are both that row.
+create or replace function rowcast.log_key(rel oid, op "char", old anyelement, new anyelement) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  keys text;
+  old_key json;
+  new_key json;
+begin
+  select string_agg(format('%L, ($1).%I', a.attname, a.attname), ', ') into strict keys
+  from pg_index i
+  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+  where i.indrelid = rel and i.indisprimary;
+  if op <> 'I' then
+    execute 'select json_build_object(' || keys || ')' into strict old_key using old;
+  end if;
+  if op <> 'D' then
+    execute 'select json_build_object(' || keys || ')' into strict new_key using new;
+  end if;
+  insert into rowcast.log (rel, op, old, new, truncated) values (rel, op, old_key, new_key, true);
+  perform rowcast.ring();
+exception when others then
+  perform nextval('rowcast.gap');
+  perform rowcast.ring();
+end
+$$;
+alter function rowcast.log_key(oid, "char", anyelement, anyelement) owner to rowcast_owner;
+revoke all on function rowcast.log_key(oid, "char", anyelement, anyelement) from public;
+grant execute on function rowcast.log_key(oid, "char", anyelement, anyelement) to rowcast_trigger;
+comment on function rowcast.log_key(oid, "char", anyelement, anyelement) is 'Logs a change by its key alone';
+
 do $install$
 declare
+  -- As few expressions as can be on the way of nearly every row: PostgreSQL makes each of them ready anew in
+  -- each transaction (measured: 2 us, where 32 write at once). So the bell is rung by the last condition. It
+  -- may ring before the log row is there, because the row that was changed has given the transaction its id.
   body constant text := $body$
 declare
-  cap constant integer := 262144;
-  whole boolean := false;
-  old_image json;
-  new_image json;
-  keys text;
+  old_image pg_catalog.json;
+  new_image pg_catalog.json;
+  by_key boolean;%1$s
 begin
-  -- Each operation by itself, with as few steps as it needs: every step costs every row.
-  if tg_nargs > 0 then
-    begin
-      whole := coalesce(pg_column_size(old), 0) <= cap and coalesce(pg_column_size(new), 0) <= cap;
-      if whole then
-        if tg_op <> 'INSERT' then
-          old_image := row_to_json(old);
-        end if;
-        if tg_op <> 'DELETE' then
-          new_image := row_to_json(new);
-        end if;
-        whole := coalesce(pg_column_size(old_image), 0) <= cap and coalesce(pg_column_size(new_image), 0) <= cap;
-      end if;
-    exception when others then
-      whole := false;
-    end;
-  elsif tg_op = 'UPDATE' then
-    if pg_column_size(old) <= cap and pg_column_size(new) <= cap then
-      old_image := row_to_json(old);
-      new_image := row_to_json(new);
-      whole := pg_column_size(old_image) <= cap and pg_column_size(new_image) <= cap;
-    end if;
-  elsif tg_op = 'INSERT' then
-    if pg_column_size(new) <= cap then
-      new_image := row_to_json(new);
-      whole := pg_column_size(new_image) <= cap;
-    end if;
-  elsif pg_column_size(old) <= cap then
-    old_image := row_to_json(old);
-    whole := pg_column_size(old_image) <= cap;
-  end if;
-  if whole then
-    insert into rowcast.log (rel, op, old, new)
-    values (tg_relid, tg_op::"char", old_image, new_image);
-    -- A condition and not PERFORM, which would be a query of its own for each row (measured: 4 us).
-    if rowcast.rang() then
+  if tg_op operator(pg_catalog.=) 'UPDATE' and tg_nargs operator(pg_catalog.=) 0%2$s
+      and pg_catalog.pg_column_size(old) operator(pg_catalog.<=) 262144
+      and pg_catalog.pg_column_size(new) operator(pg_catalog.<=) 262144 then
+    old_image := pg_catalog.row_to_json(old);
+    new_image := pg_catalog.row_to_json(new);
+  elsif tg_op operator(pg_catalog.=) 'INSERT' and tg_nargs operator(pg_catalog.=) 0%2$s
+      and pg_catalog.pg_column_size(new) operator(pg_catalog.<=) 262144 then
+    new_image := pg_catalog.row_to_json(new);
+  elsif tg_op operator(pg_catalog.=) 'DELETE' and tg_nargs operator(pg_catalog.=) 0%2$s
+      and pg_catalog.pg_column_size(old) operator(pg_catalog.<=) 262144 then
+    old_image := pg_catalog.row_to_json(old);
+  else%3$s
+    -- OLD is null where a row comes, NEW where one goes.
+    by_key := coalesce(pg_catalog.pg_column_size(old), 0) operator(pg_catalog.>) 262144
+      or coalesce(pg_catalog.pg_column_size(new), 0) operator(pg_catalog.>) 262144;
+    if by_key then
       null;
-    end if;
-    return null;
+    elsif tg_nargs operator(pg_catalog.=) 0 then
+      old_image := pg_catalog.row_to_json(old);
+      new_image := pg_catalog.row_to_json(new);
+    else
+      begin
+        old_image := pg_catalog.row_to_json(old);
+        new_image := pg_catalog.row_to_json(new);
+      exception when others then
+        by_key := true;
+      end;
+    end if;%4$s
   end if;
-
-  -- The key alone. Its names come from the catalogue, so a renamed column cannot break a writer.
-  begin
-    old_image := null;
-    new_image := null;
-    select string_agg(format('%L, ($1).%I', a.attname, a.attname), ', ') into strict keys
-    from pg_index i
-    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
-    where i.indrelid = tg_relid and i.indisprimary;
-    if tg_op <> 'INSERT' then
-      execute 'select json_build_object(' || keys || ')' into strict old_image using old;
-    end if;
-    if tg_op <> 'DELETE' then
-      execute 'select json_build_object(' || keys || ')' into strict new_image using new;
-    end if;
-    insert into rowcast.log (rel, op, old, new, truncated)
-    values (tg_relid, tg_op::"char", old_image, new_image, true);
-    perform rowcast.ring();
-  exception when others then
-    perform nextval('rowcast.gap');
-    perform rowcast.ring();
-  end;
+  if by_key is not true
+      and coalesce(pg_catalog.pg_column_size(old_image), 0) operator(pg_catalog.<=) 262144
+      and coalesce(pg_catalog.pg_column_size(new_image), 0) operator(pg_catalog.<=) 262144
+      and rowcast.rang() is not null then
+    insert into rowcast.log (rel, op, old, new)
+    values (tg_relid, tg_op::pg_catalog."char", old_image, new_image);
+  elsif tg_op operator(pg_catalog.=) 'INSERT' then
+    perform rowcast.log_key(tg_relid, 'I', new, new);
+  elsif tg_op operator(pg_catalog.=) 'UPDATE' then
+    perform rowcast.log_key(tg_relid, 'U', old, new);
+  else
+    perform rowcast.log_key(tg_relid, 'D', old, old);
+  end if;
   return null;
 end
 $body$;
+  -- Most servers keep UTC. Another time zone is put aside for the conversion: a SET clause would do it
+  -- for each row, and then PostgreSQL looks through all settings for those that clients are told of.
+  -- Assignments, because PERFORM is a query of its own (measured: 4 us).
+  zone_declared constant text := $zone$
+  zone pg_catalog.text;
+  zone_now pg_catalog.text;$zone$;
+  zone_is_ours constant text := $zone$
+      and pg_catalog.current_setting('TimeZone') operator(pg_catalog.=) any ('{UTC,Etc/UTC}')$zone$;
+  zone_aside constant text := $zone$
+    zone := pg_catalog.current_setting('TimeZone');
+    zone_now := pg_catalog.set_config('TimeZone', 'UTC', true);$zone$;
+  zone_back constant text := $zone$
+    zone_now := pg_catalog.set_config('TimeZone', zone, true);$zone$;
   wanted record;
 begin
   for wanted in
     select * from (values
-      ('capture_plain', ''),
-      ('capture_zoned', 'set timezone = ''UTC'''),
-      ('capture', 'set timezone = ''UTC'' set datestyle = ''ISO'' set intervalstyle = ''iso_8601''
-                   set extra_float_digits = 1 set bytea_output = ''hex'' set lc_monetary = ''C''')
-    ) as v (name, pins)
+      ('capture_plain', '', '', '', '', ''),
+      ('capture_zoned', '', zone_declared, zone_is_ours, zone_aside, zone_back),
+      ('capture', 'set search_path = pg_catalog, pg_temp set timezone = ''UTC'' set datestyle = ''ISO'' '
+                  'set intervalstyle = ''iso_8601'' set extra_float_digits = 1 set bytea_output = ''hex'' '
+                  'set lc_monetary = ''C''', '', '', '', '')
+    ) as v (name, pins, declared, condition, before, after)
   loop
     -- Names and pins are the ones above.
     execute format(
-      'create or replace function rowcast.%I() returns trigger language plpgsql security definer '
-      'set search_path = pg_catalog, pg_temp %s as %L',
-      wanted.name, wanted.pins, body);
+      'create or replace function rowcast.%I() returns trigger language plpgsql security definer %s as %L',
+      wanted.name, wanted.pins,
+      format(body, wanted.declared, wanted.condition, wanted.before, wanted.after));
     execute format('alter function rowcast.%I() owner to rowcast_trigger', wanted.name);
     execute format('revoke all on function rowcast.%I() from public', wanted.name);
     execute format('grant execute on function rowcast.%I() to rowcast_owner', wanted.name);

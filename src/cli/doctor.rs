@@ -528,6 +528,8 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
     }
     let status = "select kept, bytes, file, round(coalesce(reach, 0)), round(held), coalesce(holder, ''), \
         coalesce(extract(epoch from clock_timestamp() - trimmed_early), 1e9) from rowcast.log_status()";
+    let ahead = "select relpersistence = 'p' from pg_class where oid = to_regclass('rowcast.log')";
+    let ahead = text(client, ahead).await? == "t";
     for row in rows(client, status).await? {
         let number = |at: usize| cell(&row, at).parse::<f64>().unwrap_or(0.0);
         let found = format!(
@@ -547,6 +549,16 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
             );
         } else {
             findings.ok("log", found);
+        }
+        if ahead {
+            findings.add(
+                Level::Note,
+                "log",
+                "rowcast.log is written ahead",
+                "each change of a watched table goes to the disk, archives and standbys twice; it held too much to be \
+                 changed when Rowcast was installed, or is published",
+                "when writers can wait for a moment: alter table rowcast.log set unlogged;",
+            );
         }
         let limit = f64::from(u32::try_from(config.long_transaction).unwrap_or(u32::MAX));
         if number(4) >= limit {

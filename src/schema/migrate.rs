@@ -39,7 +39,7 @@ const FUNCTIONS: [&str; 8] = [
     include_str!("../../triggers/50_log.sql"),
     include_str!("../../triggers/60_views.sql"),
     include_str!("../../triggers/70_idempotency.sql"),
-    include_str!("../../triggers/90_log_checks.sql"),
+    include_str!("../../triggers/90_log_table.sql"),
 ];
 
 const DDL: &str = include_str!("../../triggers/60_ddl.sql");

@@ -104,6 +104,115 @@ async fn an_image_does_not_depend_on_the_settings_of_the_writer() {
     }
 }
 
+/// Somebody's own meaning of all that the trigger says.
+const TRAPS: &str = "create schema trap;
+    create function trap.yes() returns boolean language plpgsql as $$
+      begin insert into trap.caught values (current_user); return true; end $$;
+    create table trap.caught (who text);
+    grant usage on schema trap to public; grant all on trap.caught to public;
+    create function trap.eq(text, text) returns boolean language sql as 'select trap.yes()';
+    create function trap.eq(int, int) returns boolean language sql as 'select trap.yes()';
+    create operator trap.= (leftarg = text, rightarg = text, function = trap.eq);
+    create operator trap.= (leftarg = int, rightarg = int, function = trap.eq);
+    create operator trap.<> (leftarg = text, rightarg = text, function = trap.eq);
+    create operator trap.<= (leftarg = int, rightarg = int, function = trap.eq);
+    create operator trap.> (leftarg = int, rightarg = int, function = trap.eq);
+    create function trap.row_to_json(anyelement) returns json language sql as $$ select to_json(trap.yes()) $$;
+    create function trap.pg_column_size(anyelement) returns int language sql as $$ select trap.yes()::int $$;
+    create function trap.current_setting(text) returns text language sql as $$ select trap.yes()::text $$;
+    create function trap.set_config(text, text, boolean) returns text language sql as $$ select trap.yes()::text $$;
+    create domain trap.json as text check (trap.yes());
+    create domain trap.text as pg_catalog.text check (trap.yes());
+    create domain trap.bool as pg_catalog.bool check (trap.yes());
+    create domain trap.int4 as pg_catalog.int4 check (trap.yes());
+    create type trap.\"char\" as (x int)";
+
+#[tokio::test]
+async fn no_name_of_the_writer_is_taken_for_one_of_ours() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    database.sql(TRAPS).await;
+    // A plain table, a zoned one, one that needs every pin, a guarded one; each with a row that is too large.
+    for (table, of) in [
+        ("plain", "int"),
+        ("zoned", "timestamptz"),
+        ("pinned", "float8"),
+        ("guarded", "jsonb"),
+    ] {
+        let sql = format!(
+            "create table {table} (id int primary key, body text, v {of});
+             select rowcast.watch('{table}');
+             set search_path = trap, pg_catalog, public; set timezone = 'Asia/Kolkata';
+             insert into public.{table} (id, body) values (1, 'x'), (2, repeat('y', 300000));
+             update public.{table} set v = null;
+             delete from public.{table}"
+        );
+        database.sql(&sql).await;
+        let logged = format!(
+            "select string_agg(op::text || ' ' || truncated, ', ' order by id) from rowcast.log \
+             where rel = '{table}'::regclass and op <> 'R'"
+        );
+        let wanted = "I false, I true, U false, U true, D false, D true";
+        assert_eq!(database.one(&logged).await, wanted, "{table}");
+    }
+    let caught = "select coalesce(string_agg(distinct who, ', '), '') from trap.caught";
+    assert_eq!(database.one(caught).await, "");
+    assert_eq!(
+        database.one("select last_value from rowcast.gap").await,
+        "1"
+    );
+    assert_eq!(database.one("select is_called from rowcast.gap").await, "f");
+}
+
+#[tokio::test]
+async fn the_time_zone_of_a_writer_is_what_it_was() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    let client = database.client().await;
+    client
+        .batch_execute(
+            "create table moments (id int primary key, at timestamptz); select rowcast.watch('moments')",
+        )
+        .await
+        .unwrap();
+    let zone = async || -> String {
+        let row = client.query_one("show timezone", &[]).await.unwrap();
+        row.get(0)
+    };
+    client
+        .batch_execute(
+            "set timezone = 'Asia/Kolkata'; begin; insert into moments values (1, '2026-03-04 05:06+00')",
+        )
+        .await
+        .unwrap();
+    assert_eq!(zone().await, "Asia/Kolkata");
+    client
+        .batch_execute("set local timezone = 'Asia/Tokyo'; update moments set at = at")
+        .await
+        .unwrap();
+    assert_eq!(zone().await, "Asia/Tokyo");
+    client.batch_execute("commit").await.unwrap();
+    assert_eq!(zone().await, "Asia/Kolkata");
+    client
+        .batch_execute(
+            "begin; insert into moments values (2, now()); set timezone = 'Asia/Tokyo'; commit",
+        )
+        .await
+        .unwrap();
+    assert_eq!(zone().await, "Asia/Tokyo");
+    client
+        .batch_execute(
+            "begin; insert into moments values (3, now()); rollback; begin; savepoint s; \
+             update moments set at = at; rollback to s; commit",
+        )
+        .await
+        .unwrap();
+    assert_eq!(zone().await, "Asia/Tokyo");
+    let other =
+        "select count(*) from rowcast.log where new::text not like '%+00:00%' and op in ('I', 'U')";
+    assert_eq!(database.one(other).await, "0");
+}
+
 #[tokio::test]
 async fn a_table_that_comes_to_need_more_gets_it_and_is_read_anew() {
     let database = database().await;

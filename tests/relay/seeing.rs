@@ -43,7 +43,7 @@ async fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
         )
         .await;
     database
-        .sql("alter sequence rowcast.log_id_seq cache 5")
+        .sql("alter sequence rowcast.log_id_seq cache 5; alter table rowcast.log set logged")
         .await;
     let open = database.client().await;
     open.batch_execute(
@@ -67,6 +67,10 @@ async fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
     let told: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(told["ok"], false);
     let findings = told["findings"].as_array().unwrap();
+    let ahead = findings
+        .iter()
+        .find(|finding| finding["finding"] == "rowcast.log is written ahead");
+    assert_eq!(ahead.unwrap()["level"], "note", "{said}");
     for (subject, found) in [
         ("triggers", "days"),
         ("order", "CACHE 5"),

@@ -109,6 +109,35 @@ async fn a_schema_is_upgraded_under_relays_and_writers_of_the_release_before() {
     }
 }
 
+#[tokio::test]
+async fn a_log_that_is_small_is_not_written_ahead_any_more_and_one_that_is_not_stays() {
+    let database = database().await;
+    database.sql(BEFORE).await;
+    let how = "select relpersistence::text from pg_class where oid = 'rowcast.log'::regclass";
+    let count = "select count(*) from rowcast.log";
+    assert_eq!(database.one(how).await, "p");
+    let fill = "select rowcast.begin_epoch(); alter table rowcast.log alter new set storage external;
+        insert into rowcast.log (op, new) select 'P', to_json(repeat('x', 100000)) from generate_series(1, 100)";
+    database.sql(fill).await;
+    database.relay().await.kill().await;
+    assert_eq!(database.one(how).await, "p");
+    assert_eq!(database.one(count).await, "100");
+    // What a smaller one holds comes along.
+    database.sql("delete from rowcast.log where id > 3").await;
+    eventually("nobody needs what was deleted", async || {
+        database.sql("vacuum full rowcast.log").await;
+        let size = "select pg_total_relation_size('rowcast.log') < 1000000";
+        (database.one(size).await == "t").then_some(())
+    })
+    .await;
+    database
+        .sql("update rowcast.state set functions = ''")
+        .await;
+    let _relay = database.relay().await;
+    assert_eq!(database.one(how).await, "u");
+    assert_ne!(database.one(count).await, "0");
+}
+
 async fn more_is_written(database: &Database) {
     let rows = async || -> usize {
         let count = database.one("select count(*) from tasks").await;
