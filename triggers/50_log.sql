@@ -79,14 +79,15 @@ begin
   -- Not for each chunk of one round; and the clock may have been set back.
   if since is null or clock_timestamp() - latest.at not between interval '0' and interval '1 s' then
     -- What a poll since the last tick would read, counted in the snapshot that is noted. What lies
-    -- out of line is measured without being fetched.
+    -- out of line is measured without being fetched, and rows of who is still open are not looked at.
     insert into rowcast.tick (snapshot, rows, bytes)
     select pg_current_snapshot(), count(*),
            coalesce(sum(coalesce(pg_column_size(l.old), 0) + coalesce(pg_column_size(l.new), 0) + 120), 0)
     from (
       select old, new from rowcast.log where xid >= coalesce(pg_snapshot_xmax(since), '0')
       union all
-      select old, new from rowcast.log where xid = any (array(select pg_snapshot_xip(since)))
+      select old, new from rowcast.log where xid = any (array(
+        select open from pg_snapshot_xip(since) as open where pg_visible_in_snapshot(open, pg_current_snapshot())))
     ) l
     on conflict do nothing;
   end if;

@@ -365,6 +365,13 @@ impl Gathering {
         pending.is_some_and(|pending| pending.oversize)
     }
 
+    /// Those of which nothing is kept but what they touched.
+    pub fn too_large(&self) -> impl Iterator<Item = Xid> {
+        let all = self.pending.iter();
+        all.filter(|(_, pending)| pending.oversize)
+            .map(|(xid, _)| *xid)
+    }
+
     /// Adds rows of the transaction `xid` that were not read, as it [is too large](Self::is_too_large).
     pub fn sum(&mut self, xid: Xid, sum: Sum) {
         let pending = self.pending.entry(xid).or_default();

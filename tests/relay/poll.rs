@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::harness::database;
+use crate::harness::{database, eventually};
 
 /// The plan of the poll as the relay sends it: parameters typed, values known when it is planned.
 async fn plan(client: &Client, cursor: &str) -> String {
     let (xmax, xip) = cursor.split_once(' ').unwrap();
-    let sql = format!("explain execute poll ('{xmax}', '{{{xip}}}', 40000)");
+    let sql = format!("explain execute poll ('{xmax}', '{{{xip}}}', 24000)");
     explained(client, &sql).await
 }
 
@@ -85,10 +85,71 @@ async fn a_poll_looks_into_the_index_twice_and_nowhere_else() {
             .batch_execute(&format!("set plan_cache_mode = {mode}"))
             .await
             .unwrap();
-        let plan = explained(&client, "explain execute part ('10', 5, '20', 40000)").await;
+        let plan = explained(&client, "explain execute part ('10', 5, '20', 24000)").await;
         let condition = "Index Cond: ((ROW(xid, id) > ROW(";
         assert!(plan.contains(condition), "{mode}: {plan}");
         assert!(!plan.contains("Sort"), "{mode}: {plan}");
     }
     open.batch_execute("commit").await.unwrap();
+}
+
+#[tokio::test]
+async fn rows_of_a_transaction_that_is_still_open_are_not_looked_at() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    let sessions = "select count(*) from pg_stat_activity where application_name like 'rowcast%' \
+                    and datname = current_database()";
+    eventually("the relay's sessions are over", async || {
+        (database.one(sessions).await == "0").then_some(())
+    })
+    .await;
+    let open = database.client().await;
+    open.batch_execute(
+        "begin; insert into rowcast.log (op, new) select 'P', '1' from generate_series(1, 5000)",
+    )
+    .await
+    .unwrap();
+    // Somebody began later, so that it is one of those in progress.
+    database.sql("select pg_current_xact_id()").await;
+    let now = "select pg_snapshot_xmax(s) || ' ' || (select string_agg(x::text, ',') from pg_snapshot_xip(s) x) \
+               from pg_current_snapshot() s";
+    let cursor = database.one(now).await;
+    let (xmax, xip) = cursor.split_once(' ').unwrap();
+    let tick = "delete from rowcast.tick; insert into rowcast.tick (at) values (now() - interval '1 minute')";
+    database.sql(tick).await;
+    let prepare = format!(
+        "prepare poll (xid8, xid8[], int8) as {}",
+        rowcast::log::POLL
+    );
+    let poll = format!("execute poll ('{xmax}', '{{{xip}}}', 24000)");
+    let client = database.client().await;
+    client.batch_execute(&prepare).await.unwrap();
+    // How many entries of the index were looked at.
+    let looked = async |sql: &str| -> i64 {
+        let count = "select pg_stat_get_xact_tuples_returned('rowcast.log_pkey'::regclass)";
+        let count = async || -> i64 { client.query_one(count, &[]).await.unwrap().get(0) };
+        client.batch_execute("begin").await.unwrap();
+        let before = count().await;
+        client.batch_execute(sql).await.unwrap();
+        let after = count().await;
+        client.batch_execute("commit").await.unwrap();
+        after - before
+    };
+    let trim = "select rowcast.trim('1 hour', 100, null)";
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        let settings = format!("set plan_cache_mode = {mode}; set enable_seqscan = off");
+        client.batch_execute(&settings).await.unwrap();
+        assert_eq!(looked(&poll).await, 0, "{mode}");
+    }
+    assert_eq!(looked(trim).await, 0);
+    let kept = "select max(rows)::text from rowcast.tick";
+    assert_eq!(database.one(kept).await, "0");
+    // And once it is over they are.
+    open.batch_execute("commit").await.unwrap();
+    assert_eq!(looked(&poll).await, 5000);
+    database
+        .sql("update rowcast.tick set at = at - interval '1 minute'")
+        .await;
+    assert_eq!(looked(trim).await, 5000);
+    assert_eq!(database.one(kept).await, "5000");
 }
