@@ -207,6 +207,9 @@ impl Running {
                 "127.0.0.1:0",
                 "--database-url",
                 conninfo,
+                // Otherwise a tenth of the connections is kept for those who read and write.
+                "--max-streams",
+                "100000",
             ])
             .args(arguments);
         let (child, said) = spawn(command, "api   http://").await?;
