@@ -14,17 +14,12 @@ use tokio::time::Instant;
 /// runs every second, so three missed ones mean that something is wrong.
 pub const FRESH_FOR: Duration = Duration::from_secs(3);
 
-/// Between two moments at which streams say how things stand, so that those of many come together: one
-/// after the other they cost a fraction of what each costs that has to wake everybody by itself.
-const BEAT: Duration = Duration::from_millis(100);
-
 /// The relay is not ready for so long after a connection could not be accepted.
 const REFUSING_FOR: Duration = Duration::from_secs(1);
 
 /// The state that the parts report.
 #[derive(Debug)]
 pub struct Health {
-    begun: Instant,
     polled: Mutex<Option<Instant>>,
     fresh: watch::Sender<bool>,
     listener: watch::Sender<bool>,
@@ -46,7 +41,6 @@ impl Health {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            begun: Instant::now(),
             polled: Mutex::new(None),
             fresh: watch::Sender::new(false),
             listener: watch::Sender::new(false),
@@ -97,14 +91,6 @@ impl Health {
     #[must_use]
     pub fn watch_fresh(&self) -> watch::Receiver<bool> {
         self.fresh.subscribe()
-    }
-
-    /// When a stream is to say how things stand that has just done so: after `pause`, or a little later.
-    #[must_use]
-    pub fn beat_after(&self, pause: Duration) -> Instant {
-        let since = self.begun.elapsed() + pause;
-        let beats = since.as_millis() / BEAT.as_millis() + 1;
-        self.begun + BEAT * u32::try_from(beats).unwrap_or(u32::MAX)
     }
 
     /// Time since the log was last read to its end; `None` before the first time.

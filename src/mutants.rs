@@ -65,6 +65,8 @@ pub enum Mutant {
     R11,
     /// A stream does not know what was written for it.
     R12,
+    /// A stream is said to have everything though something waits for it.
+    R13,
 }
 
 /// Whether that defect is switched on.

@@ -35,6 +35,7 @@ R9|simulation||a view that asks is as fresh as the feed
 R10|simulation||a screen is compared as it was when it came
 R11|simulation||an event is written to a connection that is writing
 R12|simulation||a stream does not know what was written for it
+R13|simulation||a stream is said to have everything though something waits for it
 TABLE
 }
 

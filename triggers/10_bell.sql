@@ -1,5 +1,5 @@
--- Rings the doorbell: every relay looks at the log once this transaction is committed. Call it after
--- the log row is written: the transaction must have its id before the lock is tried.
+-- Rings the doorbell: every relay looks at the log once this transaction is committed. Call it once
+-- something is written: the transaction must have its id before the lock is tried.
 --
 -- Adaptive (bell = auto): the relay that reads for all others holds the lock exclusively, or waits
 -- for it, while it polls, and then nobody rings. A NOTIFY takes a lock of the whole cluster through

@@ -41,7 +41,7 @@ use crate::schema::catalog::Handle;
 use crate::schema::reload::Word;
 use crate::schema::{migrate, reload, upkeep};
 use crate::shutdown::Shutdown;
-use crate::subscription::{self, Pools};
+use crate::subscription::{self, Pools, beats};
 use crate::view::snapshot;
 
 /// A named database may be started beside us; it is waited for this long.
@@ -369,6 +369,7 @@ impl Relay {
                 health: Arc::clone(&health),
                 metrics: Arc::clone(&metrics),
                 shutdown: shutdown.clone(),
+                beats: Arc::default(),
                 limits: subscription::Limits::default(),
                 explain: problem::explain,
             },
@@ -433,6 +434,7 @@ impl Relay {
             router,
         } = self;
         let observer = bounds::observer(&metrics, &health);
+        let streams = router.api.streams.clone();
         let server = Server::new(
             vec![listener],
             shutdown.clone(),
@@ -455,6 +457,7 @@ impl Relay {
         let stop = shutdown.clone();
         tasks.spawn(async move { asking.ask(stop).await });
         tasks.spawn(doorbell.run(shutdown.clone()));
+        tasks.spawn(beats::run(streams));
         tasks.spawn(reload::run(
             catalog,
             Arc::clone(&definitions),

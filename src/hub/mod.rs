@@ -67,6 +67,14 @@ impl<T> Clone for Topic<T> {
     }
 }
 
+impl<T> Topic<T> {
+    /// The position after the latest item.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.shared.end()
+    }
+}
+
 impl<T: Clone> Topic<T> {
     /// An empty topic.
     #[must_use]
@@ -111,12 +119,6 @@ impl<T: Clone> Topic<T> {
         while calls.go_on() {
             tokio::task::yield_now().await;
         }
-    }
-
-    /// The position after the latest item.
-    #[must_use]
-    pub fn end(&self) -> u64 {
-        self.shared.end()
     }
 
     /// A subscriber of everything that comes from now on.

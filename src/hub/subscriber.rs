@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use super::seats::Seat;
-use super::{Shared, Taker};
+use super::{Shared, Taker, Topic};
 
 /// Reads a topic at its own pace.
 pub struct Subscriber<T> {
@@ -49,8 +49,18 @@ impl<T> Subscriber<T> {
         self
     }
 
-    /// Nobody moves it but itself, and its taker while it waits.
-    fn position(&self) -> u64 {
+    /// What it is a subscriber of.
+    #[must_use]
+    pub fn topic(&self) -> Topic<T> {
+        Topic {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// Everything before it has been taken. Nobody moves it but the subscriber itself, and its taker while
+    /// it waits.
+    #[must_use]
+    pub fn position(&self) -> u64 {
         self.seat.position.load(Ordering::Relaxed)
     }
 

@@ -13,10 +13,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
+use super::beats::Now;
 use super::observe;
-use crate::cursor::Cursor;
-use crate::hub::Taker;
+use crate::cursor::{Cursor, Name};
+use crate::hub::{Taker, Topic};
 use crate::metrics::Metrics;
 use crate::mutants::{Mutant, on};
 use crate::view::Delivery;
@@ -31,6 +33,8 @@ pub trait Outlet: Send + Sync {
 /// What a connection and its stream have in common.
 pub struct Direct {
     metrics: Arc<Metrics>,
+    /// The stream is to say itself how things stand.
+    due: Notify,
     /// A standard mutex: held for one write that does not wait, never across an await.
     state: Mutex<State>,
 }
@@ -40,10 +44,35 @@ struct State {
     outlet: Option<Arc<dyn Outlet>>,
     /// The connection has nothing to write.
     is_idle: bool,
-    /// What the stream was told up to, where frames can be shared with others and it waits.
-    sent: Option<Arc<Cursor>>,
+    /// What it shows.
+    shows: Option<Shows>,
+    /// Where the stream is, if frames can be shared with others and it waits.
+    sent: Option<Sent>,
     /// What is left of a chunk.
     rest: Option<Bytes>,
+}
+
+struct Shows {
+    epoch: Name,
+    view: Name,
+    topic: Topic<Delivery>,
+}
+
+/// What came of saying how things stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beaten {
+    Told,
+    /// There is an event that it is to be told first, or was told a moment ago.
+    Behind,
+    /// It has to do so itself.
+    Busy,
+}
+
+struct Sent {
+    /// What it was told up to.
+    cursor: Arc<Cursor>,
+    /// Up to where it has taken its topic.
+    position: u64,
 }
 
 impl fmt::Debug for Direct {
@@ -57,6 +86,7 @@ impl Direct {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             metrics,
+            due: Notify::new(),
             state: Mutex::default(),
         }
     }
@@ -83,18 +113,92 @@ impl Direct {
         state.rest.take()
     }
 
-    /// The stream waits, and was told everything up to here under the feed's own cursors.
-    pub(super) fn offer(&self, sent: &Arc<Cursor>) {
-        self.lock().sent = Some(Arc::clone(sent));
+    /// The stream begins to show what comes in that topic.
+    pub(super) fn shows(&self, epoch: Name, view: Name, topic: Topic<Delivery>) {
+        self.lock().shows = Some(Shows { epoch, view, topic });
+    }
+
+    /// The stream waits, was told everything up to here under the feed's own cursors, and has taken its topic
+    /// up to that position.
+    pub(super) fn offer(&self, cursor: &Arc<Cursor>, position: u64) {
+        self.lock().sent = Some(Sent {
+            cursor: Arc::clone(cursor),
+            position,
+        });
     }
 
     /// The stream goes on, from here if it has offered.
     pub(super) fn withdraw(&self) -> Option<Arc<Cursor>> {
-        self.lock().sent.take()
+        self.lock().sent.take().map(|sent| sent.cursor)
+    }
+
+    /// Waits until the stream is to say itself how things stand. Cancel safe.
+    pub(super) async fn is_due(&self) {
+        self.due.notified().await;
+    }
+
+    /// Says how things stand, or has the stream say it. Whether that is done: it is not where something is
+    /// just being told to all and that is `worth_waiting` for.
+    pub(super) fn beat(&self, now: &mut Now, worth_waiting: bool) -> bool {
+        let beaten = self.lock().beat(now, &self.metrics);
+        if beaten == Beaten::Behind && worth_waiting {
+            return false;
+        }
+        if beaten != Beaten::Told {
+            self.due.notify_one();
+        }
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while holding it")
+    }
+}
+
+impl State {
+    /// The connection has nothing to write.
+    fn may_write(&self) -> bool {
+        self.outlet.is_some() && (self.is_idle || on(Mutant::R11))
+    }
+
+    /// Whether all of it went. If not, the connection is to be woken.
+    fn write(&mut self, chunk: &Bytes) -> bool {
+        let written = self.outlet.as_ref().map_or(0, |outlet| outlet.write(chunk));
+        if written == chunk.len() {
+            return true;
+        }
+        self.is_idle = false;
+        self.rest = Some(chunk.slice(written..));
+        false
+    }
+
+    /// Says how things stand to a stream that was told all there is.
+    fn beat(&mut self, now: &mut Now, metrics: &Metrics) -> Beaten {
+        if !self.may_write() {
+            return Beaten::Busy;
+        }
+        let (Some(shows), Some(sent)) = (&self.shows, &mut self.sent) else {
+            return Beaten::Busy;
+        };
+        // The feed's place was read first, so that an event up to there which was not taken is still to be
+        // seen; and one that came later may have been written since.
+        let has_all = sent.position == shows.topic.end() || on(Mutant::R13);
+        let Some(until) = now.until(shows.epoch).map(Arc::clone) else {
+            return Beaten::Busy;
+        };
+        if !has_all || !until.covers(&sent.cursor) {
+            return Beaten::Behind;
+        }
+        let Some((chunk, length)) = now.control(shows.view) else {
+            return Beaten::Busy;
+        };
+        sent.cursor = until;
+        metrics.handed.frame(length);
+        if self.write(&chunk) {
+            Beaten::Told
+        } else {
+            Beaten::Busy
+        }
     }
 }
 
@@ -103,29 +207,21 @@ impl Taker<Delivery> for Direct {
         let Delivery::Event(event) = item else {
             return false;
         };
-        let mut state = self.lock();
-        let State {
-            outlet: Some(outlet),
-            is_idle,
-            sent: Some(sent),
-            rest,
-        } = &mut *state
-        else {
+        let state = &mut *self.lock();
+        if !state.may_write() {
+            return false;
+        }
+        let Some(sent) = &mut state.sent else {
             return false;
         };
-        if !(*is_idle || on(Mutant::R11)) || event.mark.is_in(sent) || !claim() {
+        if event.mark.is_in(&sent.cursor) || !claim() {
             return false;
         }
-        *sent = Arc::clone(&event.cursor);
+        sent.cursor = Arc::clone(&event.cursor);
+        sent.position += 1;
         self.metrics.handed.frame(event.frame.len());
         observe(&self.metrics, event.at);
-        let written = outlet.write(&event.chunk);
-        if written == event.chunk.len() {
-            return true;
-        }
-        *is_idle = false;
-        *rest = Some(event.chunk.slice(written..));
-        false
+        state.write(&event.chunk)
     }
 }
 
@@ -178,7 +274,7 @@ mod tests {
     #[test]
     fn an_event_is_written_while_both_wait_and_the_stream_knows_it_afterwards() {
         let direct = direct(10_000);
-        direct.offer(&place(7));
+        direct.offer(&place(7), 0);
         direct.idle();
         assert!(direct.take(&event(7), &|| true));
         assert!(direct.take(&event(8), &|| true));
@@ -193,13 +289,13 @@ mod tests {
         let never = || panic!("nobody may be moved");
         direct.idle();
         assert!(!direct.take(&event(7), &never));
-        direct.offer(&place(7));
+        direct.offer(&place(7), 0);
         direct.busy();
         assert!(!direct.take(&event(7), &never));
         direct.idle();
         direct.withdraw();
         assert!(!direct.take(&event(7), &never));
-        direct.offer(&place(7));
+        direct.offer(&place(7), 0);
         direct.end();
         assert!(!direct.take(&event(7), &never));
     }
@@ -208,7 +304,7 @@ mod tests {
     fn what_is_no_event_of_the_next_position_is_left_to_the_stream() {
         let direct = direct(10_000);
         let never = || panic!("nobody may be moved");
-        direct.offer(&place(7));
+        direct.offer(&place(7), 0);
         direct.idle();
         assert!(!direct.take(&event(6), &never));
         assert!(!direct.take(&Delivery::Reset(None), &never));
@@ -220,7 +316,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_written_by_the_connection_before_anything_else() {
         let direct = direct(5);
-        direct.offer(&place(7));
+        direct.offer(&place(7), 0);
         direct.idle();
         let Delivery::Event(first) = event(7) else {
             unreachable!()

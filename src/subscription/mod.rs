@@ -10,6 +10,7 @@
 //! [`control`] what a stream says of itself. This file waits: for events, for the clock, and for
 //! what [`reads`] reads.
 
+pub mod beats;
 mod catch_up;
 mod control;
 pub mod direct;
@@ -47,6 +48,7 @@ use crate::view::asking::{Asking, Pending};
 use crate::view::image::Images;
 use crate::view::snapshot::{self, SnapshotError};
 use crate::view::{Channel, Delivery, Sight, View};
+use beats::Beats;
 use catch_up::{CaughtUp, Coming, Told};
 use control::CLOSING;
 use direct::Direct;
@@ -121,6 +123,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Ends every stream.
     pub shutdown: Shutdown,
+    /// When its streams say how things stand.
+    pub beats: Arc<Beats>,
     /// How much is taken at once.
     pub limits: Limits,
     /// Formats an error of the relay's own for the `error` member of a control.
@@ -278,7 +282,7 @@ impl Live {
         if self.shown.asking().is_none()
             && let Some(sent) = self.screen.in_step()
         {
-            direct.offer(sent);
+            direct.offer(sent, self.subscriber.position());
         }
     }
 
@@ -376,12 +380,14 @@ impl Subscription {
             at: None,
             _guard: parts.shutdown.guard(),
         };
+        let direct = Arc::new(Direct::new(Arc::clone(&parts.metrics)));
+        parts.beats.add(&direct);
         Self {
             queue: VecDeque::from([Bytes::from_static(sse::COMMENT.as_bytes())]),
             phase: Phase::Opening(token, view.map(Box::new)),
-            signals: Signals::new(&parts, end),
+            signals: Signals::new(&parts, Arc::clone(&direct), end),
             columns: None,
-            direct: Arc::new(Direct::new(Arc::clone(&parts.metrics))),
+            direct,
             present,
             parts,
             source,
@@ -494,24 +500,25 @@ impl Subscription {
         };
         // The position first, then everything that came before it was set: a control never
         // overtakes an event.
-        let told = match live.shown.told() {
-            // Its epoch is its topic's: another one ends it.
-            Some(told) => told.until,
-            None => self
-                .parts
-                .stage
-                .position()
-                .filter(|position| position.epoch == live.screen.epoch())
-                .map(|position| position.cursor),
-        };
+        let asked = live.shown.told();
+        let feed = self.parts.stage.position();
+        let feed = feed.filter(|position| position.epoch == live.screen.epoch());
         let everything = match live.drain(&self.parts, &mut self.queue) {
             Drained::All => true,
             Drained::Enough => false,
             // Whoever has begun again is told how things stand.
             Drained::Again(again) => return Some(again),
         };
-        if let Some(told) = told.filter(|_| everything) {
-            live.screen.move_to(&told);
+        match (asked, feed) {
+            _ if !everything => {}
+            // Its epoch is its topic's: another one ends it.
+            (Some(asked), _) => {
+                if let Some(until) = asked.until {
+                    live.screen.move_to(&until);
+                }
+            }
+            (None, Some(feed)) => live.screen.move_to_feed(&feed.cursor),
+            (None, None) => {}
         }
         let control = live.control(&self.parts, None, everything);
         self.queue.push_back(control);
@@ -736,12 +743,13 @@ impl Subscription {
         }
         // From the earlier of the two places: the shared read may have begun before we joined, and a
         // reset may have come after we joined and before the read. What the state holds is skipped.
-        let mut subscriber = self.with_taker(joined.subscriber);
+        let screen = Screen::fresh(joined.epoch, view.name(), &snapshot);
+        let mut subscriber = self.with_taker(joined.subscriber, &screen);
         if !on(Mutant::R3) {
             subscriber.back_to(snapshot.position);
         }
         let live = Live {
-            screen: Screen::fresh(joined.epoch, view.name(), &snapshot),
+            screen,
             shown: Shown::View(Arc::clone(view)),
             subscriber,
         };
@@ -841,10 +849,11 @@ impl Subscription {
             self.queue.push_back(head.into());
             self.queue.push_back(body);
         }
+        let screen = screen(until);
         let live = Live {
             shown,
-            subscriber: self.with_taker(subscriber),
-            screen: screen(until),
+            subscriber: self.with_taker(subscriber, &screen),
+            screen,
         };
         // It was given everything up to a place that may be as old as finding that out took, however far
         // the feed and its view are by now. The next control comes behind what was published meanwhile.
@@ -854,7 +863,14 @@ impl Subscription {
         live
     }
 
-    fn with_taker(&self, subscriber: Subscriber<Delivery>) -> Subscriber<Delivery> {
+    /// The subscriber of a screen of `view`, which others may tell things for it.
+    fn with_taker(
+        &self,
+        subscriber: Subscriber<Delivery>,
+        screen: &Screen,
+    ) -> Subscriber<Delivery> {
+        let (epoch, view) = (screen.epoch(), screen.view());
+        self.direct.shows(epoch, view, subscriber.topic());
         let direct = Arc::clone(&self.direct);
         subscriber.with(direct)
     }

@@ -89,6 +89,11 @@ impl Screen {
         self.epoch
     }
 
+    /// What it shows.
+    pub(super) fn view(&self) -> Name {
+        self.view
+    }
+
     /// Where it is.
     pub(super) fn token(&self) -> Token {
         Token {
@@ -109,9 +114,15 @@ impl Screen {
         self.digest = None;
     }
 
-    /// There was nothing to tell up to here.
+    /// There was nothing to tell up to here, where what it shows is.
     pub(super) fn move_to(&mut self, told: &Arc<Cursor>) {
         self.sent = merge(&self.sent, told);
+    }
+
+    /// There was nothing to tell up to here, where the feed is.
+    pub(super) fn move_to_feed(&mut self, told: &Arc<Cursor>) {
+        self.move_to(told);
+        self.in_step = self.in_step || Arc::ptr_eq(&self.sent, told);
     }
 
     /// Queues what there is to tell of a delivery.

@@ -7,15 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use futures::stream::{self, Stream};
 use tokio::sync::watch;
-use tokio::time::{Sleep, sleep_until};
 
+use super::direct::Direct;
 use super::{End, Parts};
-use crate::health::Health;
 use crate::shutdown::Shutdown;
 use crate::wake::Seldom;
-
-/// A screen that hears nothing for 12 s calls itself stale, so two of these may get lost.
-const HEARTBEAT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) enum Signal {
@@ -35,22 +31,18 @@ type Boxed = Pin<Box<dyn Stream<Item = Signal> + Send + Sync>>;
 struct Heard {
     shutdown: Shutdown,
     fresh: watch::Receiver<bool>,
-    heartbeat: Pin<Box<Sleep>>,
-    health: Arc<Health>,
+    direct: Arc<Direct>,
     end: Option<End>,
 }
 
 impl Signals {
-    pub(super) fn new(parts: &Parts, end: Option<End>) -> Self {
-        let health = Arc::clone(&parts.health);
-        let heartbeat = Box::pin(sleep_until(health.beat_after(HEARTBEAT)));
+    pub(super) fn new(parts: &Parts, direct: Arc<Direct>, end: Option<End>) -> Self {
         let mut fresh = parts.health.watch_fresh();
         fresh.mark_unchanged();
         let heard = Heard {
             shutdown: parts.shutdown.clone(),
             fresh,
-            heartbeat,
-            health,
+            direct,
             end,
         };
         let signals = stream::unfold(heard, |mut heard| async move {
@@ -72,11 +64,7 @@ impl Heard {
             grace = self.shutdown.begun() => Some(Signal::Closing(grace)),
             () = expired(self.end.as_mut()) => Some(Signal::Expired),
             changed = self.fresh.changed() => changed.ok().map(|()| Signal::Control),
-            () = self.heartbeat.as_mut() => {
-                let next = self.health.beat_after(HEARTBEAT);
-                self.heartbeat.as_mut().reset(next);
-                Some(Signal::Control)
-            }
+            () = self.direct.is_due() => Some(Signal::Control),
         }
     }
 }

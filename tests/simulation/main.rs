@@ -69,6 +69,7 @@ const PLANNED: &[&str] = &[
     "states in pieces",
     "streams ended",
     "streams refused",
+    "told there how things stand",
     "tokens from the future",
     "too much for a beginning",
     "too much for a round",

@@ -4,7 +4,7 @@
 //! that everything else gets in between.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{self, Poll, Waker};
@@ -33,7 +33,7 @@ use rowcast::schema::migrate::Bell;
 use rowcast::shutdown::Shutdown;
 use rowcast::subscription::direct::Direct;
 use rowcast::subscription::{
-    Ask, Limits, Opener, Parts, Reads, Since, Source, Subscription, Trouble, Unavailable,
+    Ask, Limits, Opener, Parts, Reads, Since, Source, Subscription, Trouble, Unavailable, beats,
 };
 use rowcast::view::answering::Answering;
 use rowcast::view::asking::{Answer, AskError, Asking, Pending, Shown};
@@ -630,8 +630,8 @@ pub struct Relay {
     pub metrics: Arc<Metrics>,
     parts: Parts,
     link: Link,
-    /// The feed, and the rounds beside it.
-    tasks: [Pin<Box<dyn Future<Output = Infallible> + Send>>; 2],
+    /// The feed, the rounds beside it, and what says to streams how things stand.
+    tasks: [Pin<Box<dyn Future<Output = ()> + Send>>; 3],
 }
 
 impl Relay {
@@ -652,6 +652,7 @@ impl Relay {
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
             shutdown: shutdown.clone(),
+            beats: Arc::default(),
             limits: Limits {
                 mouthful: 700,
                 catch_up: 1 << 10,
@@ -666,9 +667,13 @@ impl Relay {
             bell,
             shutdown,
             metrics,
-            parts,
             link,
-            tasks: [Box::pin(feed), Box::pin(questions)],
+            tasks: [
+                feed.map(|never| match never {}).boxed(),
+                questions.map(|never| match never {}).boxed(),
+                beats::run(parts.clone()).then(|()| pending()).boxed(),
+            ],
+            parts,
         }
     }
 

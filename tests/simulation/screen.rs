@@ -78,6 +78,8 @@ pub struct Screen {
     must_reset: bool,
     /// Everything that was to be had has been taken, so that what comes next was made just now.
     drained: bool,
+    /// How long ago what is being read was written, in milliseconds.
+    age: u64,
     /// Ids seen, for those who lie.
     seen: Vec<String>,
 }
@@ -102,6 +104,7 @@ impl Screen {
             phase: Phase::Joining,
             must_reset: false,
             drained: true,
+            age: 0,
             seen: Vec::new(),
         }
     }
@@ -232,11 +235,22 @@ impl Screen {
             if !frames.is_empty() {
                 let statistics = &mut lock(world).statistics;
                 statistics.count("written where they were published");
+                if frames
+                    .iter()
+                    .any(|(_, frame)| frame.contains("event: control"))
+                {
+                    statistics.count("told there how things stand");
+                }
                 if in_part {
                     statistics.count("written there in part");
                 }
             }
-            self.text.push_str(&frames);
+            for (at, frame) in frames {
+                self.age = u64::try_from(at.elapsed().as_millis()).unwrap();
+                self.text.push_str(&frame);
+                self.dispatch(world)?;
+            }
+            self.age = 0;
             self.text.push_str(&std::mem::take(&mut self.held));
             self.dispatch(world)?;
         }
@@ -357,7 +371,7 @@ impl Screen {
         if claims && self.drained && self.habit != Habit::Slow {
             shared.statistics.count("honest controls");
             let (epoch, cursor) = self.place.as_ref().unwrap();
-            let at = shared.database.now.saturating_sub(HONEST);
+            let at = shared.database.now.saturating_sub(HONEST + self.age);
             let life = &shared.database.lives[epoch];
             if let Some(xid) = life.unsaid(self.shows, cursor, at) {
                 return Err(format!("says it is up to date and lacks {xid}"));

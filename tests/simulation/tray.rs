@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use fastrand::Rng;
 use rowcast::subscription::direct::{Direct, Outlet};
+use tokio::time::Instant;
 
 /// What one connection has taken, as the bytes of HTTP/1.1.
 pub struct Tray {
@@ -16,7 +17,8 @@ struct Taken(Mutex<Inside>);
 
 struct Inside {
     random: Rng,
-    bytes: Vec<u8>,
+    /// What was taken of each chunk, and when.
+    chunks: Vec<(Instant, Vec<u8>)>,
 }
 
 impl Outlet for Taken {
@@ -28,7 +30,7 @@ impl Outlet for Taken {
             1 => taken.random.usize(..chunk.len()),
             _ => chunk.len(),
         };
-        taken.bytes.extend_from_slice(&chunk[..most]);
+        taken.chunks.push((Instant::now(), chunk[..most].to_vec()));
         most
     }
 }
@@ -37,7 +39,7 @@ impl Tray {
     pub fn new(direct: Arc<Direct>, seed: u64) -> Self {
         let taken = Arc::new(Taken(Mutex::new(Inside {
             random: Rng::with_seed(seed),
-            bytes: Vec::new(),
+            chunks: Vec::new(),
         })));
         let outlet: Arc<Taken> = Arc::clone(&taken);
         direct.lend(outlet);
@@ -49,22 +51,22 @@ impl Tray {
         self.direct.idle();
     }
 
-    /// The stream is about to be asked: frames that were written meanwhile, and whether the last of
+    /// The stream is about to be asked: frames that were written meanwhile, and when, and whether the last of
     /// them was left in part.
-    pub fn clear(&self) -> (String, bool) {
+    pub fn clear(&self) -> (Vec<(Instant, String)>, bool) {
         let rest = self.direct.busy();
-        let mut bytes = std::mem::take(&mut self.taken.0.lock().unwrap().bytes);
-        bytes.extend_from_slice(rest.as_deref().unwrap_or_default());
-        let (mut frames, mut left) = (String::new(), &bytes[..]);
-        while !left.is_empty() {
-            let line = left.windows(2).position(|two| two == b"\r\n").unwrap();
-            let size = std::str::from_utf8(&left[..line]).unwrap();
-            let size = usize::from_str_radix(size, 16).unwrap();
-            let (frame, end) = left[line + 2..].split_at(size);
-            frames.push_str(std::str::from_utf8(frame).unwrap());
-            left = end.strip_prefix(b"\r\n").unwrap();
+        let mut chunks = std::mem::take(&mut self.taken.0.lock().unwrap().chunks);
+        if let (Some(rest), Some((_, last))) = (&rest, chunks.last_mut()) {
+            last.extend_from_slice(rest);
         }
-        (frames, rest.is_some())
+        let frames = chunks.into_iter().map(|(at, chunk)| {
+            let chunk = String::from_utf8(chunk).unwrap();
+            let (size, frame) = chunk.split_once("\r\n").unwrap();
+            let frame = frame.strip_suffix("\r\n").unwrap();
+            assert_eq!(usize::from_str_radix(size, 16), Ok(frame.len()));
+            (at, frame.to_owned())
+        });
+        (frames.collect(), rest.is_some())
     }
 }
 
