@@ -64,10 +64,10 @@ from rowcast.state s left join rowcast.epoch e on true cross join rowcast.gap g"
 
 /// Opens the transaction of a poll. The planner gets nothing to choose: it takes a third of a log
 /// that was never analyzed to lie beyond any cursor, and would read all of it every time
-/// (measured), and sorts a million rows to see which tables they are of. What it then thinks of the cost must
-/// not start the compiler either. A policy that
-/// applies to this login is an error: a row that it hides must not be taken for one that is gone. And
-/// no function of a table's owner may be taken for one of PostgreSQL's: it would run as this login.
+/// (measured), and sorts a million rows to see which tables they are of. What it then thinks of the cost
+/// must not start the compiler either. A policy that applies to this login is an error: a row that it
+/// hides must not be taken for one that is gone. And no function of a table's owner may be taken for one
+/// of PostgreSQL's: it would run as this login.
 /// A relay that was cut off in the middle holds back nothing for longer than five seconds ([`hold`]).
 pub const BEGIN: &str = "begin isolation level repeatable read, read only; \
                          set local idle_in_transaction_session_timeout = '5s'; \

@@ -527,9 +527,8 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
         return Ok(());
     }
     let status = "select kept, bytes, file, round(coalesce(reach, 0)), round(held), coalesce(holder, ''), \
-        coalesce(extract(epoch from clock_timestamp() - trimmed_early), 1e9) from rowcast.log_status()";
-    let ahead = "select relpersistence = 'p' from pg_class where oid = to_regclass('rowcast.log')";
-    let ahead = text(client, ahead).await? == "t";
+        coalesce(extract(epoch from clock_timestamp() - trimmed_early), 1e9), \
+        (select relpersistence from pg_class where oid = 'rowcast.log'::regclass) from rowcast.log_status()";
     for row in rows(client, status).await? {
         let number = |at: usize| cell(&row, at).parse::<f64>().unwrap_or(0.0);
         let found = format!(
@@ -550,7 +549,7 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
         } else {
             findings.ok("log", found);
         }
-        if ahead {
+        if cell(&row, 7) == "p" {
             findings.add(
                 Level::Note,
                 "log",

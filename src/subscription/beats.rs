@@ -27,7 +27,7 @@ const TOGETHER: usize = 16;
 /// Streams in a row before others get theirs, and before it is looked again how things stand.
 const AT_ONCE: usize = 256;
 /// How often it is looked, before the next turn, whether streams that were being told something have it now.
-const PATIENCE: u32 = 6;
+const LOOKS: u32 = 6;
 
 /// The streams of one relay.
 #[derive(Debug)]
@@ -63,16 +63,16 @@ impl Beats {
         inside.lock().expect("nothing panics while holding it")
     }
 
-    /// Those whose turn it is. One that comes meanwhile is not among them: it says so when it begins.
-    fn begin(&self, turn: usize) -> Vec<Weak<Direct>> {
-        std::mem::take(&mut self.lock().turns[turn])
-    }
-
-    fn end(&self, turn: usize, mut streams: Vec<Weak<Direct>>) {
-        streams.retain(|stream| stream.strong_count() > 0);
-        let turn = &mut self.lock().turns[turn];
-        streams.append(turn);
-        *turn = streams;
+    /// Those whose turn it is.
+    fn of(&self, turn: usize) -> Vec<Arc<Direct>> {
+        let mut streams = Vec::new();
+        self.lock().turns[turn].retain(|stream| {
+            let stream = stream.upgrade();
+            let is_there = stream.is_some();
+            streams.extend(stream);
+            is_there
+        });
+        streams
     }
 }
 
@@ -104,39 +104,28 @@ async fn turns(parts: &Parts) {
 
 /// Of those whose turn it is. Where there is no time, nobody is waited for.
 async fn turn(parts: &Parts, turn: usize, is_late: bool) {
-    let streams = parts.beats.begin(turn);
-    let mut left: Vec<Arc<Direct>> = Vec::new();
-    for streams in streams.chunks(AT_ONCE) {
-        let streams = streams.iter().filter_map(Weak::upgrade);
-        left.extend(say(parts, streams, !is_late));
-        tokio::task::yield_now().await;
-    }
-    parts.beats.end(turn, streams);
-    for patience in (0..PATIENCE).rev() {
+    let mut left = parts.beats.of(turn);
+    let looks = if is_late { 0 } else { LOOKS };
+    for looks in (0..=looks).rev() {
+        left = say(parts, &left, looks > 0).await;
         if left.is_empty() {
             return;
         }
         // An event is being told to all of them, one after the other.
-        tokio::time::sleep(BEAT / (PATIENCE + 2)).await;
-        let mut still = Vec::new();
-        for streams in left.chunks(AT_ONCE) {
-            still.extend(say(parts, streams.iter().cloned(), patience > 0));
-            tokio::task::yield_now().await;
-        }
-        left = still;
+        tokio::time::sleep(BEAT / (LOOKS + 2)).await;
     }
 }
 
 /// Says to these how things stand. Returns those that are `worth_waiting` for.
-fn say(
-    parts: &Parts,
-    streams: impl Iterator<Item = Arc<Direct>>,
-    worth_waiting: bool,
-) -> Vec<Arc<Direct>> {
-    let mut now = Now::of(parts);
-    streams
-        .filter(|stream| !stream.beat(&mut now, worth_waiting))
-        .collect()
+async fn say(parts: &Parts, streams: &[Arc<Direct>], worth_waiting: bool) -> Vec<Arc<Direct>> {
+    let mut left = Vec::new();
+    for streams in streams.chunks(AT_ONCE) {
+        let mut now = Now::of(parts);
+        let behind = |stream: &&Arc<Direct>| !stream.beat(&mut now, worth_waiting);
+        left.extend(streams.iter().filter(behind).cloned());
+        tokio::task::yield_now().await;
+    }
+    left
 }
 
 /// How things stand.
@@ -307,13 +296,12 @@ mod tests {
         for stream in &streams {
             beats.add(stream);
         }
-        assert_eq!(beats.begin(1).len(), 1);
-        let first = beats.begin(0);
-        assert_eq!(first.len(), TOGETHER);
+        assert_eq!(beats.of(1).len(), 1);
+        assert_eq!(beats.of(0).len(), TOGETHER);
         drop(streams);
         let late = stream(0).0;
         beats.lock().turns[0].push(Arc::downgrade(&late));
-        beats.end(0, first);
-        assert_eq!(beats.begin(0).len(), 1);
+        assert_eq!(beats.of(0).len(), 1);
+        assert_eq!(beats.lock().turns[0].len(), 1);
     }
 }

@@ -500,25 +500,26 @@ impl Subscription {
         };
         // The position first, then everything that came before it was set: a control never
         // overtakes an event.
-        let asked = live.shown.told();
-        let feed = self.parts.stage.position();
-        let feed = feed.filter(|position| position.epoch == live.screen.epoch());
+        let told = match live.shown.told() {
+            // Its epoch is its topic's: another one ends it.
+            Some(told) => told.until,
+            None => self
+                .parts
+                .stage
+                .position()
+                .filter(|position| position.epoch == live.screen.epoch())
+                .map(|position| position.cursor),
+        };
         let everything = match live.drain(&self.parts, &mut self.queue) {
             Drained::All => true,
             Drained::Enough => false,
             // Whoever has begun again is told how things stand.
             Drained::Again(again) => return Some(again),
         };
-        match (asked, feed) {
-            _ if !everything => {}
-            // Its epoch is its topic's: another one ends it.
-            (Some(asked), _) => {
-                if let Some(until) = asked.until {
-                    live.screen.move_to(&until);
-                }
-            }
-            (None, Some(feed)) => live.screen.move_to_feed(&feed.cursor),
-            (None, None) => {}
+        match told.filter(|_| everything) {
+            Some(told) if live.shown.asking().is_some() => live.screen.move_to(&told),
+            Some(told) => live.screen.move_to_feed(&told),
+            None => {}
         }
         let control = live.control(&self.parts, None, everything);
         self.queue.push_back(control);
@@ -741,9 +742,9 @@ impl Subscription {
         if snapshot.epoch != Some(joined.epoch) {
             return Err(self.explain(&NotYet.into()));
         }
+        let screen = Screen::fresh(joined.epoch, view.name(), &snapshot);
         // From the earlier of the two places: the shared read may have begun before we joined, and a
         // reset may have come after we joined and before the read. What the state holds is skipped.
-        let screen = Screen::fresh(joined.epoch, view.name(), &snapshot);
         let mut subscriber = self.with_taker(joined.subscriber, &screen);
         if !on(Mutant::R3) {
             subscriber.back_to(snapshot.position);
@@ -863,7 +864,7 @@ impl Subscription {
         live
     }
 
-    /// The subscriber of a screen of `view`, which others may tell things for it.
+    /// The subscriber of a screen, to which others may tell things while it waits.
     fn with_taker(
         &self,
         subscriber: Subscriber<Delivery>,
