@@ -39,8 +39,12 @@ pub(super) fn ended(id: &str, retry: u64, why: &Unavailable) -> Bytes {
 
 /// The same for a client that brought `token`, which stays his.
 pub(super) fn unavailable(token: Option<&str>, retry: u64, why: &Unavailable) -> Bytes {
-    let id = token.filter(|token| is_id(token)).unwrap_or(START);
-    ended(id, retry, why)
+    ended(id(token), retry, why)
+}
+
+/// What to write back as the id to a client that brought `token`.
+pub(super) fn id(token: Option<&str>) -> &str {
+    token.filter(|token| is_id(token)).unwrap_or(START)
 }
 
 /// The columns of a view as JSON text.

@@ -472,7 +472,10 @@ impl Subscription {
                 let opened = tokio::select! {
                     biased;
                     opened = self.open(token.as_deref(), view, Coming::Back, Some(RETRY)) => opened,
-                    _grace = shutdown.begun() => return self,
+                    _grace = shutdown.begun() => {
+                        self.say_closing(control::id(token.as_deref()));
+                        return self;
+                    }
                 };
                 match opened {
                     Ok(live) => self.phase = Phase::Live(live),
@@ -572,11 +575,7 @@ impl Subscription {
                 }
             }
         }
-        self.count_drop("shutdown");
-        // Nobody knows what it has missed meanwhile.
-        let retry = Some(self.retry_later());
-        let closing = control::frame(&token, retry, self.parts.state(false), CLOSING);
-        self.queue.push_back(closing);
+        self.say_closing(&token);
         None
     }
 
@@ -922,6 +921,14 @@ impl Subscription {
         let told = self.parts.state(everything && !live.shown.is_behind());
         let retry = Some(self.retry_later());
         let closing = live.screen.control(retry, told, CLOSING);
+        self.queue.push_back(closing);
+    }
+
+    /// Says goodbye to somebody at `id`. Nobody knows what it has missed meanwhile.
+    fn say_closing(&mut self, id: &str) {
+        self.count_drop("shutdown");
+        let retry = Some(self.retry_later());
+        let closing = control::frame(id, retry, self.parts.state(false), CLOSING);
         self.queue.push_back(closing);
     }
 

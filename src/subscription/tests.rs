@@ -120,7 +120,10 @@ fn parts(takes: Duration) -> Parts {
 
 /// The controls of somebody who comes back from 11.
 fn controls(takes: Duration) -> impl Stream<Item = String> {
-    let parts = parts(takes);
+    controls_with(parts(takes))
+}
+
+fn controls_with(parts: Parts) -> impl Stream<Item = String> {
     let made = parts.stage.definitions();
     let opener: Opener = Arc::new(move || Box::pin(async move { Ok(view().made_at(made)) }));
     let token = Token {
@@ -136,6 +139,12 @@ fn controls(takes: Duration) -> impl Stream<Item = String> {
         None,
         None,
     ))
+}
+
+/// The next control. In the time of these tests a minute passes at once when nothing else will happen.
+async fn next(controls: &mut (impl Stream<Item = String> + Unpin)) -> String {
+    let control = timeout(Duration::from_mins(1), controls.next()).await;
+    control.expect("a control within a minute").unwrap()
 }
 
 fn controls_of(stream: Subscription) -> impl Stream<Item = String> {
@@ -156,13 +165,13 @@ async fn nobody_is_told_to_be_up_to_date_by_what_was_found_out_long_ago() {
         );
     };
     let mut quick = pin!(controls(Duration::from_secs(1)));
-    says(&quick.next().await.unwrap(), 12, true);
+    says(&next(&mut quick).await, 12, true);
     // By now the feed and its view are at 20, which is of no use to a screen that is at 12.
     let mut slow = pin!(controls(Duration::from_secs(7)));
-    says(&slow.next().await.unwrap(), 12, false);
+    says(&next(&mut slow).await, 12, false);
     // It does not have to wait for the one that says that it is there.
     let begun = Instant::now();
-    says(&slow.next().await.unwrap(), 20, true);
+    says(&next(&mut slow).await, 20, true);
     assert!(begun.elapsed() < Duration::from_millis(10));
 }
 
@@ -182,7 +191,7 @@ async fn who_has_not_taken_everything_is_not_told_to_be_up_to_date() {
     let mut controls = pin!(controls_of(Subscription::new(
         parts, source, None, None, None
     )));
-    let first = controls.next().await.unwrap();
+    let first = next(&mut controls).await;
     assert!(first.contains(r#""upToDate":true"#), "{first}");
     let messages = (11..31).map(|xid| {
         let message = Message {
@@ -206,9 +215,9 @@ async fn who_has_not_taken_everything_is_not_told_to_be_up_to_date() {
     tokio::time::sleep(Duration::from_secs(6)).await;
     stage.publish(&batch, &at(11), true);
     health.polled();
-    let early = controls.next().await.unwrap();
+    let early = next(&mut controls).await;
     assert!(early.contains(r#""upToDate":false"#), "{early}");
-    let later = controls.next().await.unwrap();
+    let later = next(&mut controls).await;
     assert!(later.contains(&format!(".{}\n", at(31))), "{later}");
 }
 
@@ -221,15 +230,15 @@ async fn streams_that_began_at_different_moments_say_together_how_things_stand()
         Box::pin(controls_of(stream))
     };
     let mut early = open();
-    early.next().await.unwrap();
+    next(&mut early).await;
     tokio::time::advance(Duration::from_millis(30)).await;
     let mut late = open();
-    late.next().await.unwrap();
+    next(&mut late).await;
     let mut before: Option<Instant> = None;
     for _ in 0..4 {
-        early.next().await.unwrap();
+        next(&mut early).await;
         let now = Instant::now();
-        late.next().await.unwrap();
+        next(&mut late).await;
         assert_eq!(Instant::now(), now);
         if let Some(before) = before {
             let pause = (now - before).as_millis();
@@ -237,4 +246,21 @@ async fn streams_that_began_at_different_moments_say_together_how_things_stand()
         }
         before = Some(now);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_still_waiting_for_a_state_is_told_that_the_relay_stops() {
+    let parts = parts(Duration::from_hours(1));
+    let shutdown = parts.shutdown.clone();
+    let mut controls = pin!(controls_with(parts));
+    let stop = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        shutdown.begin(Duration::from_secs(10));
+    };
+    let (goodbye, ()) = futures::join!(next(&mut controls), stop);
+    let id = format!(".{}\n", at(11));
+    assert!(goodbye.contains(&id), "{goodbye}");
+    assert!(goodbye.contains(r#""closing":true"#), "{goodbye}");
+    assert!(goodbye.contains("retry: "), "{goodbye}");
+    assert_eq!(controls.next().await, None);
 }
