@@ -11,14 +11,15 @@
 mod batch;
 mod fold;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, Kind as TypeKind, ToSql, Type};
+use tokio::time::Instant;
 use tokio_postgres::{Client, Row, RowStream, Statement};
 
 use crate::cursor::{Cursor, Name, Xid};
@@ -31,8 +32,8 @@ pub use fold::{Folded, fold};
 /// The two branches of a poll: what had not begun at the cursor, and what was in progress there and is
 /// not any more. Each is a condition on the head of the primary key, so that the cost does not depend on the
 /// size of the log. Rows of a transaction that is still open are not looked at one by one, or each poll would
-/// take longer while somebody changes a million rows (measured: 0.5 s). Where there is more than `$3` rows, a
-/// [`PART`] is read after the other.
+/// take longer while somebody changes a million rows (measured: 0.5 s). Where there is more than `$3` rows,
+/// they are read [in parts](in_parts).
 pub const POLL: &str = "\
 select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where xid >= $1
 union all
@@ -40,23 +41,53 @@ select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where
   select open from unnest($2) as open where pg_visible_in_snapshot(open, pg_current_snapshot())))
 limit $3";
 
-/// Rows that are read at a time, more than are kept of one transaction.
+/// The same where some transaction has been open for long: one with more than `$4` rows is left out. Nobody
+/// waits for the way of rows of which nothing would be kept. They are counted from the last, since the first
+/// may be on the disk by now (measured: 127 ms from the first).
+pub const POLL_PAST: &str = "\
+select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where xid >= $1
+union all
+select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where xid = any (array(
+  select open from unnest($2) as open where pg_visible_in_snapshot(open, pg_current_snapshot())
+    and not exists (select from rowcast.log where xid = open
+                    order by op desc, rel desc, id desc offset $4)))
+limit $3";
+
+/// Rows that are read at a time.
 const MOST: i64 = 24_000;
 
-/// What comes after a row, of transactions below another, in the order of the primary key.
+/// Whose row comes so many rows after the first of a transaction, or of a later one.
+pub const STEP: &str = "select xid from rowcast.log where xid >= $1 order by xid limit 1 offset $2";
+
+/// Transactions from one on and below another.
 pub const PART: &str = "\
-select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log
-where (xid, id) > ($1, $2) and xid < $3 order by xid, id limit $4";
+select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where xid >= $1 and xid < $2";
 
-/// What rows of a transaction touched, without the rows: no more than so many, after an id.
-const SUM: &str = "\
-select rel, channel, max(id), max(at), bool_or(op = 'R'), count(*)
-from (select id, at, rel, op, channel from rowcast.log where xid = $1 and id > $2 order by id limit $3) as part
-group by rel, channel";
+/// Whether a transaction has more rows than that.
+const LARGE: &str = "\
+select exists (select from rowcast.log where xid = $1 order by op desc, rel desc, id desc offset $2)";
 
-/// Rows that are summed up at a time: a fifth of a second (measured), so that each answer is there long
-/// before [`SILENCE`] is over.
-const SUMMED: i64 = 500_000;
+/// What a transaction touched, by operation and table, with the last row of each. The index has them in that
+/// order, so a million rows are passed over in a few steps (measured: 0.3 ms, where to look at each of them
+/// took 0.4 s). Rows without a table come first.
+pub const TOUCHED: &str = "\
+with recursive touched (op, rel, id, at) as (
+  select one.op, l.rel, l.id, l.at
+  from unnest('{I,U,D,T,P,R}'::\"char\"[]) as one (op),
+    lateral (select rel, id, at from rowcast.log where xid = $1 and op = one.op
+             order by rel desc, id desc limit 1) as l
+  union all
+  select t.op, l.rel, l.id, l.at
+  from touched t,
+    lateral (select rel, id, at from rowcast.log where xid = $1 and op = t.op
+               and rel < coalesce(t.rel, '4294967295')
+             order by rel desc, id desc limit 1) as l
+)
+select op, rel, id, at from touched";
+
+/// How long a transaction must have been open to be [looked at](POLL_PAST) before its rows are read. In that
+/// time it cannot have logged very many.
+const LONG: Duration = Duration::from_millis(100);
 
 const HEAD: &str = "\
 select pg_current_snapshot()::text, e.uuid::text, s.horizon::text, g.last_value, g.is_called, s.gap
@@ -132,6 +163,31 @@ impl Place {
 pub struct Prepared {
     head: Statement,
     poll: Statement,
+    poll_past: Statement,
+    /// Held for a comparison.
+    ages: Mutex<Ages>,
+}
+
+/// Tells which transactions have been open for [`LONG`], by ids that were not given out yet then.
+#[derive(Debug)]
+struct Ages {
+    since: Instant,
+    /// At that time.
+    newer: Xid,
+    /// [`LONG`] before it.
+    older: Xid,
+}
+
+impl Ages {
+    /// Those of the transactions that were in progress at `from`. Each of them may be one at first.
+    fn long_open<'a>(&mut self, from: &'a Cursor) -> &'a [Xid] {
+        if self.since.elapsed() >= LONG {
+            (self.older, self.newer) = (self.newer, from.xmax());
+            self.since = Instant::now();
+        }
+        let end = from.xip().partition_point(|xid| *xid < self.older);
+        &from.xip()[..end]
+    }
 }
 
 /// Makes a connection one that polls: with the settings and the statements for it.
@@ -140,10 +196,16 @@ pub struct Prepared {
 /// [`LogError`].
 pub async fn prepare(client: &Client) -> Result<Prepared, LogError> {
     in_time(client.batch_execute(SETTINGS)).await??;
+    let types = [Type::XID8, Type::XID8_ARRAY, Type::INT8, Type::INT8];
     Ok(Prepared {
         head: in_time(client.prepare(HEAD)).await??,
-        poll: in_time(client.prepare_typed(POLL, &[Type::XID8, Type::XID8_ARRAY, Type::INT8]))
-            .await??,
+        poll: in_time(client.prepare_typed(POLL, &types[..3])).await??,
+        poll_past: in_time(client.prepare_typed(POLL_PAST, &types)).await??,
+        ages: Mutex::new(Ages {
+            since: Instant::now(),
+            newer: Xid::MAX,
+            older: Xid::MAX,
+        }),
     })
 }
 
@@ -151,8 +213,8 @@ pub async fn prepare(client: &Client) -> Result<Prepared, LogError> {
 /// decide what is told of each entry; entries of other tables are left out.
 ///
 /// All of it is one message, its COMMIT too, and nobody waits for that one's answer. Only a batch that
-/// has rows to be read again, or very many, which both are seldom, is read once more in a transaction that
-/// stays open.
+/// has rows to be read again, or very many, or the end of a transaction that was open for long, which are all
+/// seldom, is read once more in a transaction that stays open.
 ///
 /// # Errors
 /// [`LogError`]. The connection may be inside a transaction then and must be thrown away, unless it is
@@ -166,11 +228,18 @@ pub async fn read(
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
     let (xmax, xip) = parameters(from);
-    let parameters: [&(dyn ToSql + Sync); 3] = [&xmax, &xip, &MOST];
+    let ages = prepared.ages.lock();
+    let long_open = ages.expect("nothing panics while holding it").long_open(from);
+    let kept = kept(bounds);
+    let parameters: [&(dyn ToSql + Sync); 4] = [&xmax, &xip, &MOST, &kept];
+    let (poll, parameters) = match long_open {
+        [] => (&prepared.poll, &parameters[..3]),
+        _ => (&prepared.poll_past, &parameters[..]),
+    };
     let asked = async {
         let begun = client.batch_execute(AGAIN);
         let head = client.query(&prepared.head, &[]);
-        let rows = client.query_raw(&prepared.poll, parameters);
+        let rows = client.query_raw(poll, parameters.iter().copied());
         let asked = futures::future::join3(begun, head, rows);
         let mut asked = std::pin::pin!(asked);
         let mut ended = std::pin::pin!(client.batch_execute("commit").fuse());
@@ -186,15 +255,22 @@ pub async fn read(
     let (begun, head, rows) = in_time(asked).await?;
     begun?;
     let head = head_of(&head?, place)?;
-    let batch = match gather(rows?, bounds).await? {
-        Polled::All(batch) => {
+    let ended = long_open.iter().filter(|xid| head.end.is_done(**xid));
+    let gathered = gather(rows?, bounds).await?;
+    // Of whom there is no row, there are none, or very many.
+    let left_out: Vec<Xid> = match &gathered {
+        Some(batch) => ended.filter(|xid| !batch.has(**xid)).copied().collect(),
+        None => Vec::new(),
+    };
+    let batch = match gathered {
+        Some(batch) if left_out.is_empty() => {
             let net = batch.finish(head).net(catalog);
             if net.lookups().is_empty() {
                 return Ok(net.finish());
             }
             open(client, place, from, catalog, bounds).await
         }
-        Polled::More { large } => open_in_parts(client, place, from, &large, catalog, bounds).await,
+        _ => open_in_parts(client, place, from, &left_out, catalog, bounds).await,
     };
     let end = match &batch {
         Ok(_) => "commit",
@@ -205,12 +281,12 @@ pub async fn read(
     batch
 }
 
-/// As [`open`], where there are known to be very many rows.
+/// As [`open`], where there may be very many rows, and of each of `large` there are or none at all.
 async fn open_in_parts(
     client: &Client,
     place: &Place,
     from: &Cursor,
-    large: &BTreeSet<Xid>,
+    large: &[Xid],
     catalog: &Catalog,
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
@@ -408,8 +484,8 @@ async fn begin(
     begun?;
     let head = head_of(&head?, place)?;
     let batch = match gather(rows?, bounds).await? {
-        Polled::All(batch) => batch,
-        Polled::More { large } => in_parts(client, from, &head.end, &large, bounds).await?,
+        Some(batch) => batch,
+        None => in_parts(client, from, &head.end, &[], bounds).await?,
     };
     Ok(batch.finish(head))
 }
@@ -420,42 +496,32 @@ fn parameters(from: &Cursor) -> (Xid8, Vec<Xid8>) {
     (Xid8(from.xmax()), xip)
 }
 
-/// What a poll brought.
-enum Polled {
-    /// All there is.
-    All(Gathering),
-    /// As much as is read at a time. These transactions are known to be too large to be kept.
-    More { large: BTreeSet<Xid> },
+/// Log rows that are kept of one transaction.
+fn kept(bounds: Bounds) -> i64 {
+    i64::try_from(bounds.rows).unwrap_or(i64::MAX)
 }
 
-/// Takes the rows of a poll as they come.
-async fn gather(rows: RowStream, bounds: Bounds) -> Result<Polled, LogError> {
+/// Takes the rows of a poll as they come. `None` when that was not all.
+async fn gather(rows: RowStream, bounds: Bounds) -> Result<Option<Gathering>, LogError> {
     let mut batch = Gathering::new(bounds);
-    if add(&mut batch, rows).await?.0 < MOST {
-        return Ok(Polled::All(batch));
-    }
-    let large = batch.too_large().collect();
-    Ok(Polled::More { large })
+    let count = add(&mut batch, rows).await?;
+    Ok((count < MOST).then_some(batch))
 }
 
-/// Adds rows as they come. How many there were, and the last.
-async fn add(
-    batch: &mut Gathering,
-    rows: RowStream,
-) -> Result<(i64, Option<(Xid, i64)>), LogError> {
+/// Adds rows as they come, and says how many there were.
+async fn add(batch: &mut Gathering, rows: RowStream) -> Result<i64, LogError> {
     let mut rows = std::pin::pin!(rows);
-    let (mut count, mut last) = (0, None);
+    let mut count = 0;
     while let Some(row) = in_time(rows.next()).await? {
         let (xid, entry) = entry(&row?)?;
         count += 1;
-        last = Some((xid, entry.id));
         batch.add(xid, entry)?;
         if count % 1000 == 0 {
             // Rows that have arrived are taken without waiting; others must have their turn.
             tokio::task::yield_now().await;
         }
     }
-    Ok((count, last))
+    Ok(count)
 }
 
 /// Reads very many rows, inside the transaction, whose snapshot is `end`. Of a transaction that is too large
@@ -464,25 +530,67 @@ async fn in_parts(
     client: &Client,
     from: &Cursor,
     end: &Cursor,
-    large: &BTreeSet<Xid>,
+    large: &[Xid],
     bounds: Bounds,
 ) -> Result<Gathering, LogError> {
     let mut batch = Gathering::new(bounds);
     for xid in from.xip().iter().filter(|xid| end.is_done(**xid)) {
         if large.contains(xid) {
-            sum_up(client, &mut batch, (*xid, 0)).await?;
+            sum_up(client, &mut batch, *xid).await?;
         } else {
-            between(client, &mut batch, *xid, *xid + 1).await?;
+            one(client, &mut batch, *xid, bounds).await?;
         }
     }
     let mut first = from.xmax();
-    for xid in large.range(first..) {
-        between(client, &mut batch, first, *xid).await?;
-        sum_up(client, &mut batch, (*xid, 0)).await?;
-        first = *xid + 1;
+    loop {
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&Xid8(first), Type::XID8), (&MOST, Type::INT8)];
+        let step = in_time(client.query_typed(STEP, &parameters)).await??;
+        let Some(row) = step.first() else {
+            between(client, &mut batch, first, Xid::MAX).await?;
+            return Ok(batch);
+        };
+        let Xid8(next) = row.try_get(0)?;
+        if next > first {
+            between(client, &mut batch, first, next).await?;
+            first = next;
+        } else {
+            one(client, &mut batch, first, bounds).await?;
+            first += 1;
+        }
     }
-    between(client, &mut batch, first, Xid::MAX).await?;
-    Ok(batch)
+}
+
+/// Reads one transaction, or asks what it touched if it is too large to be kept.
+async fn one(
+    client: &Client,
+    batch: &mut Gathering,
+    xid: Xid,
+    bounds: Bounds,
+) -> Result<(), LogError> {
+    let of = Xid8(xid);
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&of, Type::XID8), (&kept(bounds), Type::INT8)];
+    let large = in_time(client.query_typed(LARGE, &parameters)).await??;
+    match large.first() {
+        Some(row) if row.try_get(0)? => sum_up(client, batch, xid).await,
+        _ => between(client, batch, xid, xid + 1).await,
+    }
+}
+
+/// Asks what a transaction touched.
+async fn sum_up(client: &Client, batch: &mut Gathering, xid: Xid) -> Result<(), LogError> {
+    let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&Xid8(xid), Type::XID8)];
+    for row in in_time(client.query_typed(TOUCHED, &parameters)).await?? {
+        let sum = Sum {
+            operation: operation(row.try_get(0)?)?,
+            rel: row.try_get::<_, Option<u32>>(1)?.unwrap_or(0),
+            last: row.try_get(2)?,
+            at: row.try_get(3)?,
+        };
+        batch.sum(xid, &sum);
+    }
+    Ok(())
 }
 
 /// Reads transactions from `first` on and below `end`.
@@ -492,59 +600,11 @@ async fn between(
     first: Xid,
     end: Xid,
 ) -> Result<(), LogError> {
-    let mut after = (first, 0);
-    loop {
-        let (xid, id, end) = (Xid8(after.0), after.1, Xid8(end));
-        let parameters: [(&(dyn ToSql + Sync), Type); 4] = [
-            (&xid, Type::XID8),
-            (&id, Type::INT8),
-            (&end, Type::XID8),
-            (&MOST, Type::INT8),
-        ];
-        let rows = in_time(client.query_typed_raw(PART, parameters)).await??;
-        let (count, last) = add(batch, rows).await?;
-        let Some(last) = last.filter(|_| count == MOST) else {
-            return Ok(());
-        };
-        after = last;
-        if batch.is_too_large(last.0) {
-            sum_up(client, batch, last).await?;
-            after = (last.0 + 1, 0);
-        }
-    }
-}
-
-/// Asks what a transaction touched after the row with that id.
-async fn sum_up(
-    client: &Client,
-    batch: &mut Gathering,
-    (xid, mut after): (Xid, i64),
-) -> Result<(), LogError> {
-    loop {
-        let of = Xid8(xid);
-        let parameters: [(&(dyn ToSql + Sync), Type); 3] = [
-            (&of, Type::XID8),
-            (&after, Type::INT8),
-            (&SUMMED, Type::INT8),
-        ];
-        let mut count = 0;
-        for row in in_time(client.query_typed(SUM, &parameters)).await?? {
-            let last = row.try_get(2)?;
-            after = after.max(last);
-            count += row.try_get::<_, i64>(5)?;
-            let sum = Sum {
-                rel: row.try_get::<_, Option<u32>>(0)?.unwrap_or(0),
-                channel: row.try_get(1)?,
-                last,
-                at: row.try_get(3)?,
-                resets: row.try_get(4)?,
-            };
-            batch.sum(xid, sum);
-        }
-        if count < SUMMED {
-            return Ok(());
-        }
-    }
+    let (first, end) = (Xid8(first), Xid8(end));
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&first, Type::XID8), (&end, Type::XID8)];
+    let rows = in_time(client.query_typed_raw(PART, parameters)).await??;
+    add(batch, rows).await?;
+    Ok(())
 }
 
 /// What a poll reads besides rows.
@@ -581,7 +641,6 @@ pub async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, LogError> {
 
 fn entry(row: &Row) -> Result<(Xid, Entry), LogError> {
     let Xid8(xid) = row.try_get(1)?;
-    let letter: i8 = row.try_get(4)?;
     let image = |column| -> Result<Option<Arc<str>>, tokio_postgres::Error> {
         let text: Option<Text> = row.try_get(column)?;
         Ok(text.map(|Text(text)| text.into()))
@@ -589,8 +648,7 @@ fn entry(row: &Row) -> Result<(Xid, Entry), LogError> {
     let entry = Entry {
         id: row.try_get(0)?,
         rel: row.try_get::<_, Option<u32>>(3)?.unwrap_or(0),
-        operation: Operation::from_letter(letter.cast_unsigned())
-            .ok_or(LogError::Unexpected("an operation of a later version"))?,
+        operation: operation(row.try_get(4)?)?,
         channel: row.try_get(5)?,
         old: image(6)?,
         new: image(7)?,
@@ -598,6 +656,11 @@ fn entry(row: &Row) -> Result<(Xid, Entry), LogError> {
         at: row.try_get(2)?,
     };
     Ok((xid, entry))
+}
+
+fn operation(letter: i8) -> Result<Operation, LogError> {
+    Operation::from_letter(letter.cast_unsigned())
+        .ok_or(LogError::Unexpected("an operation of a later version"))
 }
 
 /// A cursor to start at that lets the memory of a new relay serve those who were connected to its

@@ -113,11 +113,12 @@ begin
   if not found then
     return;
   end if;
+  -- By place: rows of the log are never updated, and both look in one snapshot.
   delete from rowcast.log l
-  where (l.xid, l.id) in (
-    select d.xid, d.id from rowcast.log d
+  where l.ctid = any (array(
+    select d.ctid from rowcast.log d
     where d.xid < pg_snapshot_xmax(target.snapshot) and pg_visible_in_snapshot(d.xid, target.snapshot)
-    limit chunk);
+    limit chunk));
   get diagnostics gone = row_count;
   update rowcast.state set horizon = target.snapshot
   where gone > 0 and (horizon is null or pg_snapshot_xmax(horizon) <= pg_snapshot_xmax(target.snapshot));

@@ -528,7 +528,8 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
     }
     let status = "select kept, bytes, file, round(coalesce(reach, 0)), round(held), coalesce(holder, ''), \
         coalesce(extract(epoch from clock_timestamp() - trimmed_early), 1e9), \
-        (select relpersistence from pg_class where oid = 'rowcast.log'::regclass) from rowcast.log_status()";
+        (select relpersistence from pg_class where oid = 'rowcast.log'::regclass), \
+        to_regclass('rowcast.log_touched') is null from rowcast.log_status()";
     for row in rows(client, status).await? {
         let number = |at: usize| cell(&row, at).parse::<f64>().unwrap_or(0.0);
         let found = format!(
@@ -557,6 +558,17 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
                 "each change of a watched table goes to the disk, archives and standbys twice; it held too much to be \
                  changed when Rowcast was installed, or is published",
                 "when writers can wait for a moment: alter table rowcast.log set unlogged;",
+            );
+        }
+        if cell(&row, 8) == "t" {
+            findings.add(
+                Level::Note,
+                "log",
+                "rowcast.log has the index of an earlier version",
+                "when a transaction of a million rows commits, the others wait until each of its rows was looked at; it \
+                 held too much to be changed when Rowcast was installed, or is published",
+                "create index concurrently log_touched on rowcast.log (xid, op, rel, id) with (deduplicate_items = off); \
+                 then, unless it is published: alter table rowcast.log drop constraint log_pkey;",
             );
         }
         let limit = f64::from(u32::try_from(config.long_transaction).unwrap_or(u32::MAX));

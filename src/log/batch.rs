@@ -276,19 +276,18 @@ struct Pending {
     oversize: bool,
 }
 
-/// What rows of a transaction came to that is too large to be kept: those of one table, or channel.
+/// Rows that were not read, of a transaction that is too large to be kept: those of one operation on one
+/// table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sum {
+    /// What they are.
+    pub operation: Operation,
     /// As [`Entry::rel`].
     pub rel: u32,
-    /// As [`Entry::channel`].
-    pub channel: Option<String>,
     /// Their highest id.
     pub last: i64,
-    /// When the latest was logged.
+    /// When that one was logged.
     pub at: Timestamp,
-    /// There are resets among them.
-    pub resets: bool,
 }
 
 /// Rows of one snapshot, as they come in, in any order.
@@ -358,29 +357,21 @@ impl Gathering {
         Ok(())
     }
 
-    /// Whether nothing is kept of the transaction but what it touched.
+    /// Whether there are rows of the transaction.
     #[must_use]
-    pub fn is_too_large(&self, xid: Xid) -> bool {
-        let pending = self.pending.get(&xid);
-        pending.is_some_and(|pending| pending.oversize)
+    pub fn has(&self, xid: Xid) -> bool {
+        self.pending.contains_key(&xid)
     }
 
-    /// Those of which nothing is kept but what they touched.
-    pub fn too_large(&self) -> impl Iterator<Item = Xid> {
-        let all = self.pending.iter();
-        all.filter(|(_, pending)| pending.oversize)
-            .map(|(xid, _)| *xid)
-    }
-
-    /// Adds rows of the transaction `xid` that were not read, as it [is too large](Self::is_too_large).
-    pub fn sum(&mut self, xid: Xid, sum: Sum) {
+    /// Adds rows of the transaction `xid`, of which nothing is kept but what it touched.
+    pub fn sum(&mut self, xid: Xid, sum: &Sum) {
         let pending = self.pending.entry(xid).or_default();
         pending.xid = xid;
         if sum.last > pending.last {
             (pending.last, pending.at) = (sum.last, sum.at);
         }
-        pending.resets |= sum.resets;
-        pending.touched.insert((sum.rel, sum.channel));
+        pending.resets |= sum.operation == Operation::Reset;
+        pending.touched.insert((sum.rel, None));
         self.bytes -= pending.collapse();
     }
 
@@ -558,7 +549,7 @@ mod tests {
             batch.add(10, entry(id, 1, Operation::Insert)).unwrap();
         }
         batch.add(11, entry(5, 1, Operation::Insert)).unwrap();
-        assert!(batch.is_too_large(10) && !batch.is_too_large(11));
+        assert!(batch.has(10) && batch.has(11) && !batch.has(12));
         let batch = batch.finish(head()).net(&catalog()).finish();
         assert_eq!(batch.definitions, [10]);
     }
@@ -571,13 +562,12 @@ mod tests {
         }
         batch.add(11, entry(6, 1, Operation::Insert)).unwrap();
         let sum = Sum {
+            operation: Operation::Reset,
             rel: 2,
-            channel: None,
             last: 9,
             at: Timestamp::UNIX_EPOCH,
-            resets: true,
         };
-        batch.sum(10, sum);
+        batch.sum(10, &sum);
         assert_eq!(batch.rows(), 4);
         let batch = batch.finish(head()).net(&catalog()).finish();
         let xids: Vec<Xid> = batch.transactions.iter().map(|t| t.xid).collect();

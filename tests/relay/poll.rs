@@ -28,7 +28,7 @@ async fn explained(client: &Client, sql: &str) -> String {
 fn assert_by_index(plan: &str, when: &str) {
     let conditions = plan.matches("Index Cond: ").count();
     assert_eq!(conditions, 2, "{when}: {plan}");
-    assert_eq!(plan.matches(" log_pkey ").count(), 2, "{when}: {plan}");
+    assert_eq!(plan.matches(" log_touched ").count(), 2, "{when}: {plan}");
     assert!(!plan.contains("Seq Scan"), "{when}: {plan}");
 }
 
@@ -74,21 +74,37 @@ async fn a_poll_looks_into_the_index_twice_and_nowhere_else() {
         client.batch_execute("reset plan_cache_mode").await.unwrap();
         database.sql("analyze rowcast.log").await;
     }
-    // The parts of a huge one likewise.
-    let part = format!(
-        "prepare part (xid8, int8, xid8, int8) as {}",
-        rowcast::log::PART
+    // What reads very many rows likewise, and what passes over them.
+    let (part, step) = (rowcast::log::PART, rowcast::log::STEP);
+    let touched = rowcast::log::TOUCHED;
+    let prepare = format!(
+        "prepare part (xid8, xid8) as {part}; prepare step (xid8, int8) as {step}; prepare touched (xid8) as {touched}"
     );
-    client.batch_execute(&part).await.unwrap();
+    client.batch_execute(&prepare).await.unwrap();
     for mode in ["force_custom_plan", "force_generic_plan"] {
         client
             .batch_execute(&format!("set plan_cache_mode = {mode}"))
             .await
             .unwrap();
-        let plan = explained(&client, "explain execute part ('10', 5, '20', 24000)").await;
-        let condition = "Index Cond: ((ROW(xid, id) > ROW(";
-        assert!(plan.contains(condition), "{mode}: {plan}");
-        assert!(!plan.contains("Sort"), "{mode}: {plan}");
+        for (call, condition) in [
+            ("part ('10', '20')", "Index Cond: ((xid >= '10'"),
+            ("step ('10', 24000)", "Index Cond: (xid >= '10'"),
+            (
+                "touched ('10')",
+                "Index Cond: ((xid = '10'::xid8) AND (op = t.op) AND (rel <",
+            ),
+        ] {
+            let plan = explained(&client, &format!("explain execute {call}")).await;
+            let condition = match mode {
+                "force_generic_plan" => condition
+                    .replace("'10'::xid8", "$1")
+                    .replace("'10'", "$1"),
+                _ => condition.to_owned(),
+            };
+            assert!(plan.contains(&condition), "{mode}: {plan}");
+            assert!(!plan.contains("Sort"), "{mode}: {plan}");
+            assert!(!plan.contains("Seq Scan"), "{mode}: {plan}");
+        }
     }
     open.batch_execute("commit").await.unwrap();
 }
@@ -126,7 +142,7 @@ async fn rows_of_a_transaction_that_is_still_open_are_not_looked_at() {
     client.batch_execute(&prepare).await.unwrap();
     // How many entries of the index were looked at.
     let looked = async |sql: &str| -> i64 {
-        let count = "select pg_stat_get_xact_tuples_returned('rowcast.log_pkey'::regclass)";
+        let count = "select pg_stat_get_xact_tuples_returned('rowcast.log_touched'::regclass)";
         let count = async || -> i64 { client.query_one(count, &[]).await.unwrap().get(0) };
         client.batch_execute("begin").await.unwrap();
         let before = count().await;
@@ -135,11 +151,18 @@ async fn rows_of_a_transaction_that_is_still_open_are_not_looked_at() {
         client.batch_execute("commit").await.unwrap();
         after - before
     };
+    let past = format!(
+        "prepare past (xid8, xid8[], int8, int8) as {}",
+        rowcast::log::POLL_PAST
+    );
+    client.batch_execute(&past).await.unwrap();
+    let past = |kept: i64| format!("execute past ('{xmax}', '{{{xip}}}', 24000, {kept})");
     let trim = "select rowcast.trim('1 hour', 100, null)";
     for mode in ["force_custom_plan", "force_generic_plan"] {
         let settings = format!("set plan_cache_mode = {mode}; set enable_seqscan = off");
         client.batch_execute(&settings).await.unwrap();
         assert_eq!(looked(&poll).await, 0, "{mode}");
+        assert_eq!(looked(&past(100)).await, 0, "{mode}");
     }
     assert_eq!(looked(trim).await, 0);
     let kept = "select max(rows)::text from rowcast.tick";
@@ -147,6 +170,8 @@ async fn rows_of_a_transaction_that_is_still_open_are_not_looked_at() {
     // And once it is over they are.
     open.batch_execute("commit").await.unwrap();
     assert_eq!(looked(&poll).await, 5000);
+    // No more of them than it takes to see that they will not be kept.
+    assert_eq!(looked(&past(100)).await, 101);
     database
         .sql("update rowcast.tick set at = at - interval '1 minute'")
         .await;
