@@ -11,7 +11,8 @@
 -- and type in the body says its schema.
 --
 -- A row is measured before it is converted. pg_column_size fetches what lies out of line but does
--- not decompress it, so the text is measured again afterwards. Who is too large is logged by key.
+-- not decompress it, so the text of all but small rows is measured again afterwards. Who is too large is
+-- logged by key.
 --
 -- The argument 'guarded' is set by rowcast.watch on tables with types whose conversion runs code
 -- that is not PostgreSQL's own, or may fail; the exception block costs each row a subtransaction.
@@ -51,44 +52,43 @@ comment on function rowcast.log_key(oid, "char", anyelement, anyelement) is 'Log
 
 do $install$
 declare
-  -- As few expressions as can be on the way of nearly every row: PostgreSQL makes each of them ready anew in
-  -- each transaction (measured: 2 us, where 32 write at once). So the bell is rung by the last condition. It
-  -- may ring before the log row is there, because the row that was changed has given the transaction its id.
+  -- One expression and one insert on the way of nearly every row: PostgreSQL makes each expression ready
+  -- anew in each transaction (measured: 2 us, where 32 write at once). So the first condition rings the bell
+  -- too. It may ring before the log row is there, because the row that was changed has given the transaction
+  -- its id. A row of a thousand bytes may hold values that are compressed, to a 255th at best: it needs no
+  -- second measure.
   body constant text := $body$
 declare
   old_image pg_catalog.json;
   new_image pg_catalog.json;
   by_key boolean;%1$s
 begin
-  if tg_op operator(pg_catalog.=) 'UPDATE' and tg_nargs operator(pg_catalog.=) 0%2$s
-      and pg_catalog.pg_column_size(old) operator(pg_catalog.<=) 262144
-      and pg_catalog.pg_column_size(new) operator(pg_catalog.<=) 262144 then
+  -- OLD is null where a row comes, NEW where one goes.
+  if tg_nargs operator(pg_catalog.=) 0
+      and coalesce(pg_catalog.pg_column_size(old), 0) operator(pg_catalog.<=) 1000
+      and coalesce(pg_catalog.pg_column_size(new), 0) operator(pg_catalog.<=) 1000%2$s
+      and rowcast.rang() is not null then
+    insert into rowcast.log (rel, op, old, new)
+    values (tg_relid, tg_op::pg_catalog."char", pg_catalog.row_to_json(old), pg_catalog.row_to_json(new));
+    return null;
+  end if;
+%3$s
+  by_key := coalesce(pg_catalog.pg_column_size(old), 0) operator(pg_catalog.>) 262144
+    or coalesce(pg_catalog.pg_column_size(new), 0) operator(pg_catalog.>) 262144;
+  if by_key then
+    null;
+  elsif tg_nargs operator(pg_catalog.=) 0 then
     old_image := pg_catalog.row_to_json(old);
     new_image := pg_catalog.row_to_json(new);
-  elsif tg_op operator(pg_catalog.=) 'INSERT' and tg_nargs operator(pg_catalog.=) 0%2$s
-      and pg_catalog.pg_column_size(new) operator(pg_catalog.<=) 262144 then
-    new_image := pg_catalog.row_to_json(new);
-  elsif tg_op operator(pg_catalog.=) 'DELETE' and tg_nargs operator(pg_catalog.=) 0%2$s
-      and pg_catalog.pg_column_size(old) operator(pg_catalog.<=) 262144 then
-    old_image := pg_catalog.row_to_json(old);
-  else%3$s
-    -- OLD is null where a row comes, NEW where one goes.
-    by_key := coalesce(pg_catalog.pg_column_size(old), 0) operator(pg_catalog.>) 262144
-      or coalesce(pg_catalog.pg_column_size(new), 0) operator(pg_catalog.>) 262144;
-    if by_key then
-      null;
-    elsif tg_nargs operator(pg_catalog.=) 0 then
+  else
+    begin
       old_image := pg_catalog.row_to_json(old);
       new_image := pg_catalog.row_to_json(new);
-    else
-      begin
-        old_image := pg_catalog.row_to_json(old);
-        new_image := pg_catalog.row_to_json(new);
-      exception when others then
-        by_key := true;
-      end;
-    end if;%4$s
+    exception when others then
+      by_key := true;
+    end;
   end if;
+%4$s
   if by_key is not true
       and coalesce(pg_catalog.pg_column_size(old_image), 0) operator(pg_catalog.<=) 262144
       and coalesce(pg_catalog.pg_column_size(new_image), 0) operator(pg_catalog.<=) 262144
@@ -114,10 +114,10 @@ $body$;
   zone_is_ours constant text := $zone$
       and pg_catalog.current_setting('TimeZone') operator(pg_catalog.=) any ('{UTC,Etc/UTC}')$zone$;
   zone_aside constant text := $zone$
-    zone := pg_catalog.current_setting('TimeZone');
-    zone_now := pg_catalog.set_config('TimeZone', 'UTC', true);$zone$;
+  zone := pg_catalog.current_setting('TimeZone');
+  zone_now := pg_catalog.set_config('TimeZone', 'UTC', true);$zone$;
   zone_back constant text := $zone$
-    zone_now := pg_catalog.set_config('TimeZone', zone, true);$zone$;
+  zone_now := pg_catalog.set_config('TimeZone', zone, true);$zone$;
   wanted record;
 begin
   for wanted in

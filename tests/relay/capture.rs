@@ -132,7 +132,8 @@ async fn no_name_of_the_writer_is_taken_for_one_of_ours() {
     let database = database().await;
     database.relay().await.kill().await;
     database.sql(TRAPS).await;
-    // A plain table, a zoned one, one that needs every pin, a guarded one; each with a row that is too large.
+    // A plain table, a zoned one, one that needs every pin, a guarded one; each with a row that is too large,
+    // and one that is not small.
     for (table, of) in [
         ("plain", "int"),
         ("zoned", "timestamptz"),
@@ -143,7 +144,8 @@ async fn no_name_of_the_writer_is_taken_for_one_of_ours() {
             "create table {table} (id int primary key, body text, v {of});
              select rowcast.watch('{table}');
              set search_path = trap, pg_catalog, public; set timezone = 'Asia/Kolkata';
-             insert into public.{table} (id, body) values (1, 'x'), (2, repeat('y', 300000));
+             insert into public.{table} (id, body) values (1, 'x'), (2, repeat('y', 300000)),
+               (3, (select string_agg(md5(i::pg_catalog.text), '') from generate_series(1, 150) i));
              update public.{table} set v = null;
              delete from public.{table}"
         );
@@ -152,7 +154,7 @@ async fn no_name_of_the_writer_is_taken_for_one_of_ours() {
             "select string_agg(op::text || ' ' || truncated, ', ' order by id) from rowcast.log \
              where rel = '{table}'::regclass and op <> 'R'"
         );
-        let wanted = "I false, I true, U false, U true, D false, D true";
+        let wanted = "I false, I true, I false, U false, U true, U false, D false, D true, D false";
         assert_eq!(database.one(&logged).await, wanted, "{table}");
     }
     let caught = "select coalesce(string_agg(distinct who, ', '), '') from trap.caught";
