@@ -250,6 +250,55 @@ pub fn key_parts(key: &str, columns: usize) -> Option<Vec<String>> {
     }
 }
 
+/// As [`Image::key`] of that text, of which no more is read than it takes.
+#[must_use]
+pub fn key_of(text: &str, columns: &[String]) -> Option<String> {
+    struct Members<'de, 'a> {
+        columns: &'a [String],
+        parts: &'a mut [Option<&'de str>],
+    }
+    impl<'de> Visitor<'de> for Members<'de, '_> {
+        type Value = ();
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+            let mut missing = self.columns.len();
+            while missing > 0
+                && let Some((name, value)) = map.next_entry::<Name<'de>, &'de RawValue>()?
+            {
+                if let Some(at) = self.columns.iter().position(|column| *column == name.0) {
+                    missing -= usize::from(self.parts[at].is_none());
+                    self.parts[at] = Some(value.get());
+                }
+            }
+            Ok(())
+        }
+    }
+    let (mut one, mut several);
+    let parts: &mut [Option<&str>] = if columns.len() == 1 {
+        one = [None];
+        &mut one
+    } else {
+        several = vec![None; columns.len()];
+        &mut several
+    };
+    let members = Members { columns, parts };
+    // An error when not all was read, and nobody asks for the rest.
+    let _rest = serde_json::Deserializer::from_str(text).deserialize_map(members);
+    key_of_parts(parts.iter().copied())
+}
+
+/// The key that has these values, as JSON text.
+fn key_of_parts<'a>(mut parts: impl ExactSizeIterator<Item = Option<&'a str>>) -> Option<String> {
+    if parts.len() <= 1 {
+        return parts.next()?.map(|part| plain(part).into_owned());
+    }
+    let quoted = |part: Option<&str>| Some(serde_json::Value::from(plain(part?)).to_string());
+    let parts: Option<Vec<String>> = parts.map(quoted).collect();
+    Some(parts?.join("/"))
+}
+
 /// A row image taken apart: its members in order, their values as PostgreSQL wrote them.
 #[derive(Debug)]
 pub struct Image<'a> {
@@ -301,16 +350,7 @@ impl<'a> Image<'a> {
     /// column is missing.
     #[must_use]
     pub fn key(&self, columns: &[String]) -> Option<String> {
-        let part = |column: &String| self.get(column).map(plain);
-        match columns {
-            [] => None,
-            [column] => part(column).map(Cow::into_owned),
-            columns => {
-                let quoted = |column| Some(serde_json::Value::from(part(column)?).to_string());
-                let parts: Option<Vec<String>> = columns.iter().map(quoted).collect();
-                Some(parts?.join("/"))
-            }
-        }
+        key_of_parts(columns.iter().map(|column| self.get(column)))
     }
 
     /// A JSON object of these columns; of `columns`, each is a name here and its name there.
@@ -376,5 +416,26 @@ mod tests {
         assert_eq!(key(&["name"]).unwrap(), "a/\"b");
         assert_eq!(key(&["id", "name"]).unwrap(), r#""7"/"a/\"b""#);
         assert_eq!(key(&["gone"]), None);
+    }
+
+    #[test]
+    fn a_key_is_read_out_of_an_image_that_is_not_taken_apart() {
+        let text = r#"{"a":{"id":1},"i\"d":"x/y","id":7,"z":null}"#;
+        let image = Image::parse(text).unwrap();
+        for columns in [
+            &["id"][..],
+            &["i\"d"],
+            &["id", "i\"d"],
+            &["z", "id"],
+            &["gone"],
+            &["id", "gone"],
+            &[],
+        ] {
+            let columns: Vec<String> = columns.iter().map(|c| (*c).to_owned()).collect();
+            assert_eq!(key_of(text, &columns), image.key(&columns), "{columns:?}");
+        }
+        for text in ["", "7", "[7]", "{\"id\":", "{\"id\""] {
+            assert_eq!(key_of(text, &["id".to_owned()]), None, "{text}");
+        }
     }
 }

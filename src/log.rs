@@ -17,13 +17,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
+use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, Kind as TypeKind, ToSql, Type};
-use tokio::time::Instant;
 use tokio_postgres::{Client, Row, RowStream, Statement};
 
 use crate::cursor::{Cursor, Name, Xid};
-use crate::event::{Entry, Image, Operation, State, TOO_LARGE};
+use crate::event::{Entry, Operation, State, TOO_LARGE, key_of};
 use crate::postgres::quote;
 use crate::schema::catalog::{Catalog, Table};
 pub use batch::{Batch, Bounds, Gathered, Gathering, Head, Net, Place, Sum, TooMuch};
@@ -229,7 +229,9 @@ pub async fn read(
 ) -> Result<Batch, LogError> {
     let (xmax, xip) = parameters(from);
     let ages = prepared.ages.lock();
-    let long_open = ages.expect("nothing panics while holding it").long_open(from);
+    let long_open = ages
+        .expect("nothing panics while holding it")
+        .long_open(from);
     let kept = kept(bounds);
     let parameters: [&(dyn ToSql + Sync); 4] = [&xmax, &xip, &MOST, &kept];
     let (poll, parameters) = match long_open {
@@ -382,8 +384,7 @@ async fn rows_told(
             Attempt::Rows(row) => found.extend(row),
             Attempt::Locked => return Ok(None),
             Attempt::Refused => {
-                let image = Image::parse(lookup).ok();
-                let key = image.and_then(|image| image.key(&table.key));
+                let key = key_of(lookup, &table.key);
                 let key = key.ok_or(LogError::Unexpected("a row without its primary key"))?;
                 found.insert(key, State::TooLarge);
             }
@@ -442,17 +443,15 @@ async fn rows_by_key(
             .join(", "),
         on = same.join(" and "),
     );
-    let json = Text(format!("[{}]", lookups.join(",")));
+    let json = Text(format!("[{}]", lookups.join(",")).into());
     let rows = in_time(client.query_typed(&sql, &[(&json, Type::JSON)])).await??;
     let mut found = HashMap::with_capacity(rows.len());
     for row in rows {
         let (Text(key), image): (Text, Option<Text>) = (row.try_get(0)?, row.try_get(1)?);
-        let key = Image::parse(&key)
-            .ok()
-            .and_then(|image| image.key(&table.key));
+        let key = key_of(&key, &table.key);
         let key = key.ok_or(LogError::Unexpected("a row without its primary key"))?;
         let state = match image {
-            Some(Text(text)) if text.len() <= TOO_LARGE => State::Row(text.into()),
+            Some(Text(text)) if text.len() <= TOO_LARGE => State::Row(text),
             _ => State::TooLarge,
         };
         found.insert(key, state);
@@ -643,7 +642,7 @@ fn entry(row: &Row) -> Result<(Xid, Entry), LogError> {
     let Xid8(xid) = row.try_get(1)?;
     let image = |column| -> Result<Option<Arc<str>>, tokio_postgres::Error> {
         let text: Option<Text> = row.try_get(column)?;
-        Ok(text.map(|Text(text)| text.into()))
+        Ok(text.map(|Text(text)| text))
     };
     let entry = Entry {
         id: row.try_get(0)?,
@@ -782,11 +781,14 @@ impl ToSql for Xid8 {
 /// `json` as its text. In a database without an encoding it may hold any bytes; what is not UTF-8
 /// is replaced, since an event stream is UTF-8 and one odd value must not stop the others.
 #[derive(Debug, Clone)]
-struct Text(String);
+struct Text(Arc<str>);
 
 impl<'a> FromSql<'a> for Text {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Self(String::from_utf8_lossy(raw).into_owned()))
+        Ok(Self(match str::from_utf8(raw) {
+            Ok(text) => text.into(),
+            Err(_) => String::from_utf8_lossy(raw).into(),
+        }))
     }
 
     fn accepts(ty: &Type) -> bool {

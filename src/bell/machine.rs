@@ -28,8 +28,9 @@ const WHILE_OPEN: Duration = Duration::from_millis(100);
 const PART: u32 = 3;
 /// But no shorter than this,
 const SHORTEST: Duration = Duration::from_millis(2);
-/// and no longer, while much is committed.
-const LONGEST: Duration = Duration::from_millis(10);
+/// and no longer, while much is committed. Each read costs those who write (measured: with 10 ms, and the
+/// machine full, a twentieth of what 32 of them do).
+const LONGEST: Duration = Duration::from_millis(20);
 
 /// So many transactions
 const MANY: usize = 40;

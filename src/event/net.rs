@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Change, Entry, Image, State};
+use super::{Change, Entry, Image, State, key_of};
 
 /// An image lacks a column of the key: the table's definition changed, the images are worthless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -32,19 +32,16 @@ struct Touch<'a> {
 pub fn net(entries: &[&Entry], key: &[String]) -> Result<Vec<Change>, Keyless> {
     let key_of = |image: &Option<Arc<str>>| match image {
         None => Ok(None),
-        Some(text) => match Image::parse(text).ok().and_then(|image| image.key(key)) {
-            None => Err(Keyless),
-            some => Ok(some),
-        },
+        Some(text) => key_of(text, key).map(Some).ok_or(Keyless),
     };
-    let mut touches: HashMap<String, Vec<Touch<'_>>> = HashMap::new();
+    let mut touches: Vec<(String, Touch<'_>)> = Vec::with_capacity(entries.len());
     for entry in entries {
         let (old_key, new_key) = (key_of(&entry.old)?, key_of(&entry.new)?);
         let moved = old_key.is_some() && new_key.is_some() && old_key != new_key;
         let (old, new) = (entry.old.as_ref(), entry.new.as_ref());
         let mut touch = |key: String, old, new| {
             let touch = Touch { entry, old, new };
-            touches.entry(key).or_default().push(touch);
+            touches.push((key, touch));
         };
         match (old_key, new_key) {
             (Some(old_key), Some(new_key)) if moved => {
@@ -55,8 +52,26 @@ pub fn net(entries: &[&Entry], key: &[String]) -> Result<Vec<Change>, Keyless> {
             (None, None) => return Err(Keyless),
         }
     }
-    let mut changes = Vec::with_capacity(touches.len());
-    for (text, touches) in touches {
+    // Most transactions touch one row.
+    if let [entry] = entries {
+        let change = |(text, touch): (String, Touch<'_>)| {
+            let (before, after) = ends(&[touch], key).ok_or(Keyless)?;
+            let (key, at) = (text.into(), entry.at);
+            Ok(Change {
+                key,
+                before,
+                after,
+                at,
+            })
+        };
+        return touches.into_iter().map(change).collect();
+    }
+    let mut keys: HashMap<String, Vec<Touch<'_>>> = HashMap::new();
+    for (key, touch) in touches {
+        keys.entry(key).or_default().push(touch);
+    }
+    let mut changes = Vec::with_capacity(keys.len());
+    for (text, touches) in keys {
         if came_back(&touches) {
             continue;
         }

@@ -333,11 +333,8 @@ impl Gathering {
             pending.at = entry.at;
         }
         pending.resets |= entry.operation == Operation::Reset;
-        let touched = (entry.rel, entry.channel.clone());
-        if !pending.touched.contains(&touched) {
-            pending.touched.insert(touched);
-        }
         if pending.oversize {
+            pending.touched.insert((entry.rel, entry.channel));
             return Ok(());
         }
         let bytes =
@@ -399,16 +396,20 @@ impl Pending {
     /// Forgets the entries and returns the bytes they took.
     fn collapse(&mut self) -> usize {
         self.oversize = true;
-        self.entries = Vec::new();
+        let entries = std::mem::take(&mut self.entries);
+        let touched = entries.into_iter().map(|entry| (entry.rel, entry.channel));
+        self.touched.extend(touched);
         std::mem::take(&mut self.bytes)
     }
 
     fn definitions_changed(&self, catalog: &Catalog) -> bool {
-        let mut tables = self
-            .touched
-            .iter()
-            .filter(|(rel, channel)| *rel != 0 && channel.is_none());
-        self.resets || tables.any(|(rel, _)| catalog.table_by_oid(*rel).is_none())
+        let entries = self.entries.iter().map(|e| (e.rel, e.channel.is_some()));
+        let touched = self.touched.iter();
+        let touched = touched.map(|(rel, channel)| (*rel, channel.is_some()));
+        let mut tables = entries
+            .chain(touched)
+            .filter(|(rel, is_of_channel)| *rel != 0 && !is_of_channel);
+        self.resets || tables.any(|(rel, _)| catalog.table_by_oid(rel).is_none())
     }
 
     fn net(self, catalog: &Catalog) -> Transaction {

@@ -96,9 +96,7 @@ async fn a_poll_looks_into_the_index_twice_and_nowhere_else() {
         ] {
             let plan = explained(&client, &format!("explain execute {call}")).await;
             let condition = match mode {
-                "force_generic_plan" => condition
-                    .replace("'10'::xid8", "$1")
-                    .replace("'10'", "$1"),
+                "force_generic_plan" => condition.replace("'10'::xid8", "$1").replace("'10'", "$1"),
                 _ => condition.to_owned(),
             };
             assert!(plan.contains(&condition), "{mode}: {plan}");
