@@ -153,7 +153,8 @@ pub fn one_row(count: u64) -> String {
 /// Single-row updates by 1, 8 and 32 clients.
 pub async fn rates(options: &Options, table: &mut Table) -> anyhow::Result<()> {
     let count = options.scaled(100_000) * if options.smoke { 10 } else { 1 };
-    let lasts = Duration::from_secs(if options.smoke { 1 } else { 3 });
+    // Connections that have just been opened know no plan yet, of triggers least of all.
+    let lasts = Duration::from_secs(if options.smoke { 1 } else { options.seconds });
     let every = [1, 8, 32];
     let clients = if options.smoke {
         &every[1..2]
