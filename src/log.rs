@@ -64,8 +64,11 @@ pub const PART: &str = "\
 select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where xid >= $1 and xid < $2";
 
 /// Whether a transaction has more rows than that.
-const LARGE: &str = "\
-select exists (select from rowcast.log where xid = $1 order by op desc, rel desc, id desc offset $2)";
+const LARGE: &str = "select exists (select from rowcast.log where xid = $1 offset $2)";
+
+/// Whether the log has the index that leads to what a transaction touched. One of an earlier release has not,
+/// if it was too large to be changed (`triggers/90_log_table.sql`).
+const LEADS: &str = "select to_regclass('rowcast.log_touched') is not null";
 
 /// What a transaction touched, by operation and table, with the last row of each. The index has them in that
 /// order, so a million rows are passed over in a few steps (measured: 0.3 ms, where to look at each of them
@@ -84,6 +87,16 @@ with recursive touched (op, rel, id, at) as (
              order by rel desc, id desc limit 1) as l
 )
 select op, rel, id, at from touched";
+
+/// The same without that index: each row is looked at, no more than so many after an id.
+const SUM: &str = "\
+select op, rel, max(id), max(at), count(*)
+from (select id, at, rel, op from rowcast.log where xid = $1 and id > $2 order by id limit $3) as part
+group by op, rel";
+
+/// Rows that are looked at at a time: a fifth of a second (measured), so that each answer is there long
+/// before [`SILENCE`] is over.
+const SUMMED: i64 = 500_000;
 
 /// How long a transaction must have been open to be [looked at](POLL_PAST) before its rows are read. In that
 /// time it cannot have logged very many.
@@ -163,7 +176,8 @@ impl Place {
 pub struct Prepared {
     head: Statement,
     poll: Statement,
-    poll_past: Statement,
+    /// If there is the index for it.
+    poll_past: Option<Statement>,
     /// Held for a comparison.
     ages: Mutex<Ages>,
 }
@@ -197,10 +211,15 @@ impl Ages {
 pub async fn prepare(client: &Client) -> Result<Prepared, LogError> {
     in_time(client.batch_execute(SETTINGS)).await??;
     let types = [Type::XID8, Type::XID8_ARRAY, Type::INT8, Type::INT8];
+    let poll_past = if leads(client).await? {
+        Some(in_time(client.prepare_typed(POLL_PAST, &types)).await??)
+    } else {
+        None
+    };
     Ok(Prepared {
         head: in_time(client.prepare(HEAD)).await??,
         poll: in_time(client.prepare_typed(POLL, &types[..3])).await??,
-        poll_past: in_time(client.prepare_typed(POLL_PAST, &types)).await??,
+        poll_past,
         ages: Mutex::new(Ages {
             since: Instant::now(),
             newer: Xid::MAX,
@@ -234,9 +253,9 @@ pub async fn read(
         .long_open(from);
     let kept = kept(bounds);
     let parameters: [&(dyn ToSql + Sync); 4] = [&xmax, &xip, &MOST, &kept];
-    let (poll, parameters) = match long_open {
-        [] => (&prepared.poll, &parameters[..3]),
-        _ => (&prepared.poll_past, &parameters[..]),
+    let (poll, parameters, long_open) = match &prepared.poll_past {
+        Some(past) if !long_open.is_empty() => (past, &parameters[..], long_open),
+        _ => (&prepared.poll, &parameters[..3], &[][..]),
     };
     let asked = async {
         let begun = client.batch_execute(AGAIN);
@@ -579,17 +598,51 @@ async fn one(
 
 /// Asks what a transaction touched.
 async fn sum_up(client: &Client, batch: &mut Gathering, xid: Xid) -> Result<(), LogError> {
-    let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&Xid8(xid), Type::XID8)];
-    for row in in_time(client.query_typed(TOUCHED, &parameters)).await?? {
-        let sum = Sum {
-            operation: operation(row.try_get(0)?)?,
-            rel: row.try_get::<_, Option<u32>>(1)?.unwrap_or(0),
-            last: row.try_get(2)?,
-            at: row.try_get(3)?,
-        };
-        batch.sum(xid, &sum);
+    let of = Xid8(xid);
+    if leads(client).await? {
+        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&of, Type::XID8)];
+        for row in in_time(client.query_typed(TOUCHED, &parameters)).await?? {
+            batch.sum(xid, &sum(&row)?);
+        }
+        return Ok(());
     }
-    Ok(())
+    let mut after = 0;
+    loop {
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] = [
+            (&of, Type::XID8),
+            (&after, Type::INT8),
+            (&SUMMED, Type::INT8),
+        ];
+        let mut count = 0;
+        for row in in_time(client.query_typed(SUM, &parameters)).await?? {
+            let sum = sum(&row)?;
+            after = after.max(sum.last);
+            count += row.try_get::<_, i64>(4)?;
+            batch.sum(xid, &sum);
+        }
+        if count < SUMMED {
+            return Ok(());
+        }
+    }
+}
+
+fn sum(row: &Row) -> Result<Sum, LogError> {
+    Ok(Sum {
+        operation: operation(row.try_get(0)?)?,
+        rel: row.try_get::<_, Option<u32>>(1)?.unwrap_or(0),
+        last: row.try_get(2)?,
+        at: row.try_get(3)?,
+    })
+}
+
+/// Whether the log has the index for [`TOUCHED`].
+async fn leads(client: &Client) -> Result<bool, LogError> {
+    let rows = in_time(client.query_typed(LEADS, &[])).await??;
+    Ok(rows
+        .first()
+        .map(|row| row.try_get(0))
+        .transpose()?
+        .unwrap_or(false))
 }
 
 /// Reads transactions from `first` on and below `end`.

@@ -131,8 +131,9 @@ async fn a_huge_one_is_told_out_of_a_log_that_has_the_index_of_an_earlier_versio
 
 async fn around_a_huge_one(prepared: &str) {
     let database = database().await;
-    let relay = database.relay().await;
+    database.relay().await.kill().await;
     database.sql(prepared).await;
+    let relay = database.relay().await;
     database
         .sql(
             "create table early (id int primary key, grp int);
