@@ -6,10 +6,12 @@
 //! tells only by key are read in the same snapshot, so that a batch never mixes two states.
 //!
 //! [`batch`](Gathering) makes transactions of rows and [`fold`](fold()) one change a key of
-//! transactions; both are pure. This file is the queries. It knows neither views nor subscribers.
+//! transactions; both are pure. [`parts`] reads very many rows, and this file all others. It knows neither views
+//! nor subscribers.
 
 mod batch;
 mod fold;
+mod parts;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -28,6 +30,8 @@ use crate::postgres::quote;
 use crate::schema::catalog::{Catalog, Table};
 pub use batch::{Batch, Bounds, Gathered, Gathering, Head, Net, Place, Sum, TooMuch};
 pub use fold::{Folded, fold};
+pub use parts::{PART, STEP, TOUCHED};
+use parts::{in_parts, leads};
 
 /// The two branches of a poll: what had not begun at the cursor, and what was in progress there and is
 /// not any more. Each is a condition on the head of the primary key, so that the cost does not depend on the
@@ -55,48 +59,6 @@ limit $3";
 
 /// Rows that are read at a time.
 const MOST: i64 = 24_000;
-
-/// Whose row comes so many rows after the first of a transaction, or of a later one.
-pub const STEP: &str = "select xid from rowcast.log where xid >= $1 order by xid limit 1 offset $2";
-
-/// Transactions from one on and below another.
-pub const PART: &str = "\
-select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where xid >= $1 and xid < $2";
-
-/// Whether a transaction has more rows than that.
-const LARGE: &str = "select exists (select from rowcast.log where xid = $1 offset $2)";
-
-/// Whether the log has the index that leads to what a transaction touched. One of an earlier release has not,
-/// if it was too large to be changed (`triggers/90_log_table.sql`).
-const LEADS: &str = "select to_regclass('rowcast.log_touched') is not null";
-
-/// What a transaction touched, by operation and table, with the last row of each. The index has them in that
-/// order, so a million rows are passed over in a few steps (measured: 0.3 ms, where to look at each of them
-/// took 0.4 s). Rows without a table come first.
-pub const TOUCHED: &str = "\
-with recursive touched (op, rel, id, at) as (
-  select one.op, l.rel, l.id, l.at
-  from unnest('{I,U,D,T,P,R}'::\"char\"[]) as one (op),
-    lateral (select rel, id, at from rowcast.log where xid = $1 and op = one.op
-             order by rel desc, id desc limit 1) as l
-  union all
-  select t.op, l.rel, l.id, l.at
-  from touched t,
-    lateral (select rel, id, at from rowcast.log where xid = $1 and op = t.op
-               and rel < coalesce(t.rel, '4294967295')
-             order by rel desc, id desc limit 1) as l
-)
-select op, rel, id, at from touched";
-
-/// The same without that index: each row is looked at, no more than so many after an id.
-const SUM: &str = "\
-select op, rel, max(id), max(at), count(*)
-from (select id, at, rel, op from rowcast.log where xid = $1 and id > $2 order by id limit $3) as part
-group by op, rel";
-
-/// Rows that are looked at at a time: a fifth of a second (measured), so that each answer is there long
-/// before [`SILENCE`] is over.
-const SUMMED: i64 = 500_000;
 
 /// How long a transaction must have been open to be [looked at](POLL_PAST) before its rows are read. In that
 /// time it cannot have logged very many.
@@ -540,123 +502,6 @@ async fn add(batch: &mut Gathering, rows: RowStream) -> Result<i64, LogError> {
         }
     }
     Ok(count)
-}
-
-/// Reads very many rows, inside the transaction, whose snapshot is `end`. Of a transaction that is too large
-/// to be kept, what it touched is asked for, and its rows stay where they are: nobody else waits for their way.
-async fn in_parts(
-    client: &Client,
-    from: &Cursor,
-    end: &Cursor,
-    large: &[Xid],
-    bounds: Bounds,
-) -> Result<Gathering, LogError> {
-    let mut batch = Gathering::new(bounds);
-    for xid in from.xip().iter().filter(|xid| end.is_done(**xid)) {
-        if large.contains(xid) {
-            sum_up(client, &mut batch, *xid).await?;
-        } else {
-            one(client, &mut batch, *xid, bounds).await?;
-        }
-    }
-    let mut first = from.xmax();
-    loop {
-        let parameters: [(&(dyn ToSql + Sync), Type); 2] =
-            [(&Xid8(first), Type::XID8), (&MOST, Type::INT8)];
-        let step = in_time(client.query_typed(STEP, &parameters)).await??;
-        let Some(row) = step.first() else {
-            between(client, &mut batch, first, Xid::MAX).await?;
-            return Ok(batch);
-        };
-        let Xid8(next) = row.try_get(0)?;
-        if next > first {
-            between(client, &mut batch, first, next).await?;
-            first = next;
-        } else {
-            one(client, &mut batch, first, bounds).await?;
-            first += 1;
-        }
-    }
-}
-
-/// Reads one transaction, or asks what it touched if it is too large to be kept.
-async fn one(
-    client: &Client,
-    batch: &mut Gathering,
-    xid: Xid,
-    bounds: Bounds,
-) -> Result<(), LogError> {
-    let of = Xid8(xid);
-    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
-        [(&of, Type::XID8), (&kept(bounds), Type::INT8)];
-    let large = in_time(client.query_typed(LARGE, &parameters)).await??;
-    match large.first() {
-        Some(row) if row.try_get(0)? => sum_up(client, batch, xid).await,
-        _ => between(client, batch, xid, xid + 1).await,
-    }
-}
-
-/// Asks what a transaction touched.
-async fn sum_up(client: &Client, batch: &mut Gathering, xid: Xid) -> Result<(), LogError> {
-    let of = Xid8(xid);
-    if leads(client).await? {
-        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&of, Type::XID8)];
-        for row in in_time(client.query_typed(TOUCHED, &parameters)).await?? {
-            batch.sum(xid, &sum(&row)?);
-        }
-        return Ok(());
-    }
-    let mut after = 0;
-    loop {
-        let parameters: [(&(dyn ToSql + Sync), Type); 3] = [
-            (&of, Type::XID8),
-            (&after, Type::INT8),
-            (&SUMMED, Type::INT8),
-        ];
-        let mut count = 0;
-        for row in in_time(client.query_typed(SUM, &parameters)).await?? {
-            let sum = sum(&row)?;
-            after = after.max(sum.last);
-            count += row.try_get::<_, i64>(4)?;
-            batch.sum(xid, &sum);
-        }
-        if count < SUMMED {
-            return Ok(());
-        }
-    }
-}
-
-fn sum(row: &Row) -> Result<Sum, LogError> {
-    Ok(Sum {
-        operation: operation(row.try_get(0)?)?,
-        rel: row.try_get::<_, Option<u32>>(1)?.unwrap_or(0),
-        last: row.try_get(2)?,
-        at: row.try_get(3)?,
-    })
-}
-
-/// Whether the log has the index for [`TOUCHED`].
-async fn leads(client: &Client) -> Result<bool, LogError> {
-    let rows = in_time(client.query_typed(LEADS, &[])).await??;
-    Ok(rows
-        .first()
-        .map(|row| row.try_get(0))
-        .transpose()?
-        .unwrap_or(false))
-}
-
-/// Reads transactions from `first` on and below `end`.
-async fn between(
-    client: &Client,
-    batch: &mut Gathering,
-    first: Xid,
-    end: Xid,
-) -> Result<(), LogError> {
-    let (first, end) = (Xid8(first), Xid8(end));
-    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&first, Type::XID8), (&end, Type::XID8)];
-    let rows = in_time(client.query_typed_raw(PART, parameters)).await??;
-    add(batch, rows).await?;
-    Ok(())
 }
 
 /// What a poll reads besides rows.
