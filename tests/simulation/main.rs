@@ -32,6 +32,7 @@ const PLANNED: &[&str] = &[
     "changes logged by key",
     "changes of what policies read",
     "closings",
+    "closings while opening",
     "closings while reopening",
     "commits",
     "comparisons",

@@ -344,7 +344,9 @@ impl Screen {
     fn control(&mut self, shared: &mut Shared, id: &str, control: &Value) -> Checked {
         if control.get("closing").is_some() {
             shared.statistics.count("closings");
-            if self.phase == Phase::Reading || id == START {
+            if self.phase == Phase::Joining && id == self.id.as_deref().unwrap_or(START) {
+                shared.statistics.count("closings while opening");
+            } else if self.phase == Phase::Reading || id == START {
                 shared.statistics.count("closings while reopening");
             }
         }
@@ -361,6 +363,10 @@ impl Screen {
             return Ok(());
         }
         if self.must_reset {
+            // Nobody has looked at it yet, and it stays the client's own.
+            if control["closing"] == true && self.id.as_deref() == Some(id) {
+                return Ok(());
+            }
             return Err("goes on from an id that means nothing here".to_owned());
         }
         let strict = self.phase == Phase::Live;
