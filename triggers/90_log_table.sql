@@ -10,7 +10,7 @@
 --
 -- An index that leads from a transaction to the operations and tables that it touched, in place of the primary
 -- key: what it costs is the same, and of a million rows the few that tell all of them are found in a moment
--- (src/log.rs). One whose changes somebody may want to receive needs its key.
+-- (src/log/parts.rs). One whose changes somebody may want to receive needs its key.
 --
 -- No checks: PostgreSQL reads the expression of a check anew for every statement that inserts, and the
 -- trigger's insert is one a row: they were a third of what it cost (measured: 11 of 33 us). Nobody but our own
@@ -29,7 +29,7 @@ begin
     select unnest(
       case when c.relpersistence = 'p' then '{alter table rowcast.log set unlogged}'::text[] end
       || case when to_regclass('rowcast.log_touched') is null then '{
-           "alter table rowcast.log drop constraint log_pkey",
+           "alter table rowcast.log drop constraint if exists log_pkey",
            "create index log_touched on rowcast.log (xid, op, rel, id) with (deduplicate_items = off)"}'::text[] end)
     from pg_class c
     where c.oid = 'rowcast.log'::regclass

@@ -529,7 +529,8 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
     let status = "select kept, bytes, file, round(coalesce(reach, 0)), round(held), coalesce(holder, ''), \
         coalesce(extract(epoch from clock_timestamp() - trimmed_early), 1e9), \
         (select relpersistence from pg_class where oid = 'rowcast.log'::regclass), \
-        to_regclass('rowcast.log_touched') is null from rowcast.log_status()";
+        not exists (select from pg_index where indexrelid = to_regclass('rowcast.log_touched') and indisvalid) \
+        from rowcast.log_status()";
     for row in rows(client, status).await? {
         let number = |at: usize| cell(&row, at).parse::<f64>().unwrap_or(0.0);
         let found = format!(

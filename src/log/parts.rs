@@ -22,8 +22,9 @@ select id, xid, at, rel, op, channel, old, new, truncated from rowcast.log where
 const LARGE: &str = "select exists (select from rowcast.log where xid = $1 offset $2)";
 
 /// Whether the log has the index that leads to what a transaction touched. One of an earlier release has not,
-/// if it was too large to be changed (`triggers/90_log_table.sql`).
-const LEADS: &str = "select to_regclass('rowcast.log_touched') is not null";
+/// if it was too large to be changed (`triggers/90_log_table.sql`), and one that is being made is of no use yet.
+const LEADS: &str = "\
+select exists (select from pg_index where indexrelid = to_regclass('rowcast.log_touched') and indisvalid)";
 
 /// What a transaction touched, by operation and table, with the last row of each. The index has them in that
 /// order, so a million rows are passed over in a few steps (measured: 0.3 ms, where to look at each of them

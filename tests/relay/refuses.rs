@@ -93,7 +93,8 @@ fn as_nobody_special(program: &Path) -> Command {
     } else {
         command = Command::new(program);
     }
-    command.current_dir("/");
+    // A server listens on the port that its starter's environment names.
+    command.env_remove("PGPORT").current_dir("/");
     command
 }
 
