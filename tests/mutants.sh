@@ -47,7 +47,7 @@ program() {
 }
 
 # Some defects show in one of some thousand seeds only.
-export ROWCAST_SIMULATION_SEEDS=${ROWCAST_SIMULATION_SEEDS:-10000}
+export ROWCAST_SIMULATION_SEEDS=${ROWCAST_SIMULATION_SEEDS:-20000}
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
