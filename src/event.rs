@@ -275,18 +275,14 @@ pub fn key_of(text: &str, columns: &[String]) -> Option<String> {
             Ok(())
         }
     }
-    let (mut one, mut several);
-    let parts: &mut [Option<&str>] = if columns.len() == 1 {
-        one = [None];
-        &mut one
-    } else {
-        several = vec![None; columns.len()];
-        &mut several
+    let mut parts = vec![None; columns.len()];
+    let members = Members {
+        columns,
+        parts: &mut parts,
     };
-    let members = Members { columns, parts };
     // An error when not all was read, and nobody asks for the rest.
     let _rest = serde_json::Deserializer::from_str(text).deserialize_map(members);
-    key_of_parts(parts.iter().copied())
+    key_of_parts(parts.into_iter())
 }
 
 /// The key that has these values, as JSON text.

@@ -34,7 +34,7 @@ pub use parts::{PART, STEP, TOUCHED};
 use parts::{in_parts, leads};
 
 /// The two branches of a poll: what had not begun at the cursor, and what was in progress there and is
-/// not any more. Each is a condition on the head of the primary key, so that the cost does not depend on the
+/// not any more. Each is a condition on the head of the log's index, so that the cost does not depend on the
 /// size of the log. Rows of a transaction that is still open are not looked at one by one, or each poll would
 /// take longer while somebody changes a million rows (measured: 0.5 s). Where there is more than `$3` rows,
 /// they are read [in parts](in_parts).

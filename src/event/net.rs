@@ -52,30 +52,8 @@ pub fn net(entries: &[&Entry], key: &[String]) -> Result<Vec<Change>, Keyless> {
             (None, None) => return Err(Keyless),
         }
     }
-    // Most transactions touch one row.
-    if let [entry] = entries {
-        let change = |(text, touch): (String, Touch<'_>)| {
-            let (before, after) = ends(&[touch], key).ok_or(Keyless)?;
-            let (key, at) = (text.into(), entry.at);
-            Ok(Change {
-                key,
-                before,
-                after,
-                at,
-            })
-        };
-        return touches.into_iter().map(change).collect();
-    }
-    let mut keys: HashMap<String, Vec<Touch<'_>>> = HashMap::new();
-    for (key, touch) in touches {
-        keys.entry(key).or_default().push(touch);
-    }
-    let mut changes = Vec::with_capacity(keys.len());
-    for (text, touches) in keys {
-        if came_back(&touches) {
-            continue;
-        }
-        let (before, after) = ends(&touches, key).ok_or(Keyless)?;
+    let change = |text: String, touches: &[Touch<'_>]| {
+        let (before, after) = ends(touches, key).ok_or(Keyless)?;
         let last = touches.last().map(|touch| touch.entry).ok_or(Keyless)?;
         let change = Change {
             key: text.into(),
@@ -83,7 +61,24 @@ pub fn net(entries: &[&Entry], key: &[String]) -> Result<Vec<Change>, Keyless> {
             after,
             at: last.at,
         };
-        changes.push((last.id, change));
+        Ok((last.id, change))
+    };
+    // Most transactions touch one row.
+    if entries.len() == 1 {
+        let changes = touches.into_iter();
+        return changes
+            .map(|(text, touch)| Ok(change(text, &[touch])?.1))
+            .collect();
+    }
+    let mut keys: HashMap<String, Vec<Touch<'_>>> = HashMap::new();
+    for (text, touch) in touches {
+        keys.entry(text).or_default().push(touch);
+    }
+    let mut changes = Vec::with_capacity(keys.len());
+    for (text, touches) in keys {
+        if !came_back(&touches) {
+            changes.push(change(text, &touches)?);
+        }
     }
     changes.sort_by_key(|(id, _)| *id);
     Ok(changes.into_iter().map(|(_, change)| change).collect())

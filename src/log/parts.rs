@@ -101,10 +101,10 @@ async fn one(
     let of = Xid8(xid);
     let parameters: [(&(dyn ToSql + Sync), Type); 2] =
         [(&of, Type::XID8), (&kept(bounds), Type::INT8)];
-    let large = in_time(client.query_typed(LARGE, &parameters)).await??;
-    match large.first() {
-        Some(row) if row.try_get(0)? => sum_up(client, batch, xid).await,
-        _ => between(client, batch, xid, xid + 1).await,
+    if says_yes(&in_time(client.query_typed(LARGE, &parameters)).await??)? {
+        sum_up(client, batch, xid).await
+    } else {
+        between(client, batch, xid, xid + 1).await
     }
 }
 
@@ -149,12 +149,12 @@ fn sum(row: &Row) -> Result<Sum, LogError> {
 
 /// Whether the log has the index for [`TOUCHED`].
 pub(super) async fn leads(client: &Client) -> Result<bool, LogError> {
-    let rows = in_time(client.query_typed(LEADS, &[])).await??;
-    Ok(rows
-        .first()
-        .map(|row| row.try_get(0))
-        .transpose()?
-        .unwrap_or(false))
+    says_yes(&in_time(client.query_typed(LEADS, &[])).await??)
+}
+
+fn says_yes(rows: &[Row]) -> Result<bool, LogError> {
+    let answer = rows.first().map(|row| row.try_get(0)).transpose()?;
+    Ok(answer.unwrap_or(false))
 }
 
 /// Reads transactions from `first` on and below `end`.

@@ -289,7 +289,7 @@ impl Live {
     /// `everything` that it knows of comes before.
     fn control(&self, parts: &Parts, retry: Option<u64>, everything: bool) -> Bytes {
         let told = parts.state(everything && !self.shown.is_behind());
-        self.screen.control(retry, told, "")
+        self.screen.control(retry, told)
     }
 }
 
@@ -473,7 +473,7 @@ impl Subscription {
                     biased;
                     opened = self.open(token.as_deref(), view, Coming::Back, Some(RETRY)) => opened,
                     _grace = shutdown.begun() => {
-                        self.say_closing(control::id(token.as_deref()));
+                        self.say_closing(control::id(token.as_deref()), false);
                         return self;
                     }
                 };
@@ -575,7 +575,8 @@ impl Subscription {
                 }
             }
         }
-        self.say_closing(&token);
+        // Nobody knows what it has missed meanwhile.
+        self.say_closing(&token, false);
         None
     }
 
@@ -917,18 +918,15 @@ impl Subscription {
                 false
             }
         };
-        self.count_drop("shutdown");
-        let told = self.parts.state(everything && !live.shown.is_behind());
-        let retry = Some(self.retry_later());
-        let closing = live.screen.control(retry, told, CLOSING);
-        self.queue.push_back(closing);
+        let id = live.screen.token().to_string();
+        self.say_closing(&id, everything && !live.shown.is_behind());
     }
 
-    /// Says goodbye to somebody at `id`. Nobody knows what it has missed meanwhile.
-    fn say_closing(&mut self, id: &str) {
+    /// Says goodbye to somebody at `id`, who has been told `everything` or not.
+    fn say_closing(&mut self, id: &str, everything: bool) {
         self.count_drop("shutdown");
         let retry = Some(self.retry_later());
-        let closing = control::frame(id, retry, self.parts.state(false), CLOSING);
+        let closing = control::frame(id, retry, self.parts.state(everything), CLOSING);
         self.queue.push_back(closing);
     }
 

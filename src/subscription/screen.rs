@@ -212,8 +212,8 @@ impl Screen {
     }
 
     /// A control with the token of everything queued so far.
-    pub(super) fn control(&self, retry: Option<u64>, state: control::State, more: &str) -> Bytes {
-        control::frame(&self.token().to_string(), retry, state, more)
+    pub(super) fn control(&self, retry: Option<u64>, state: control::State) -> Bytes {
+        control::frame(&self.token().to_string(), retry, state, "")
     }
 }
 
