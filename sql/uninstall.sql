@@ -12,7 +12,7 @@ begin
   end if;
   for trigger in
     select t.tgname, t.tgrelid::regclass as rel from pg_trigger t
-    where t.tgname in ('!rowcast', '!rowcast_truncate') and t.tgparentid = 0
+    where t.tgname like '!rowcast%' and t.tgparentid = 0
   loop
     execute format('drop trigger if exists %I on %s', trigger.tgname, trigger.rel);
   end loop;

@@ -96,44 +96,93 @@ alter function rowcast.capturer(oid) owner to rowcast_owner;
 revoke all on function rowcast.capturer(oid) from public;
 comment on function rowcast.capturer(oid) is 'Which of the capture functions suits a table';
 
--- Whether the row trigger of a table is the one that suits it. If it is rowcast.capture() instead,
--- nothing is wrong but the cost: it pins everything.
+-- Why a table cannot be captured by statement; null when it can. Transition tables hold nothing of what
+-- reaches a table through another one, and PostgreSQL fails a statement whose trigger looks at a virtual
+-- column there.
+create or replace function rowcast.obstacle(rel oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when c.relkind <> 'r' or c.relispartition then 'it is partitioned'
+    when exists (select from pg_inherits i where rel in (i.inhrelid, i.inhparent)) then 'it inherits, or is inherited from'
+    when exists (select from pg_attribute a where a.attrelid = rel and a.attgenerated = 'v' and not a.attisdropped)
+      then 'it has virtual generated columns'
+  end
+  from pg_class c where c.oid = rel
+$$;
+alter function rowcast.obstacle(oid) owner to rowcast_owner;
+revoke all on function rowcast.obstacle(oid) from public;
+comment on function rowcast.obstacle(oid) is 'Why a table cannot be captured by statement';
+
+-- The triggers that a table needs on itself and on its partitions, to which PostgreSQL copies the one on rows.
+-- By statement, nothing is seen of what logical replication applies. So the trigger on rows is there too, and
+-- fires where session_replication_role is replica, and only there; those on statements, everywhere else.
+create or replace function rowcast.triggers(rel oid)
+  returns table (relid oid, name text, function regprocedure, argument text, fires "char", definition text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with way as materialized (
+    select to_regprocedure(rowcast.capturer(rel)) as capturer, rowcast.guard(rel) as guard,
+           rowcast.obstacle(rel) is null
+           and exists (select from rowcast.watched w where w.rel = triggers.rel and w.by_statement) as by_statement
+  )
+  select r.relid, v.name, v.function, v.argument, v.fires, v.definition
+  from way
+  cross join rowcast.tree(rel) as r (relid)
+  cross join lateral (values
+    ('!rowcast', capturer, guard, case when by_statement then 'R' else 'A' end::"char",
+     'after insert or update or delete on %s for each row'),
+    ('!rowcast_truncate', 'rowcast.capture_truncate()', null, 'A',
+     'after truncate on %s for each statement')
+  ) as v (name, function, argument, fires, definition)
+  union all
+  select rel, v.name, 'rowcast.capture_statement()', null, 'O', v.definition
+  from way
+  cross join (values
+    ('!rowcast_insert', 'after insert on %s referencing new table as "!rowcast_new" for each statement'),
+    ('!rowcast_update', 'after update on %s referencing old table as "!rowcast_old" new table as "!rowcast_new" for each statement'),
+    ('!rowcast_delete', 'after delete on %s referencing old table as "!rowcast_old" for each statement')
+  ) as v (name, definition)
+  where by_statement
+$$;
+alter function rowcast.triggers(oid) owner to rowcast_owner;
+revoke all on function rowcast.triggers(oid) from public;
+comment on function rowcast.triggers(oid) is 'The triggers that a table needs';
+
+-- Whether the triggers of a table are the ones that suit it. If one fires more often than it must, or pins more,
+-- nothing is wrong but the cost.
 create or replace function rowcast.suited(rel oid) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select exists (
-    select from pg_trigger t
-    where t.tgrelid = rel and t.tgname = '!rowcast' and t.tgfoid = to_regprocedure(rowcast.capturer(rel))
-      and t.tgnargs = (case when rowcast.guard(rel) is null then 0 else 1 end)
+  select not exists (
+    select
+    from (select * from rowcast.triggers(rel) where relid = rel) wanted
+    full join (select * from pg_trigger where tgrelid = rel and tgname like '!rowcast%') t on t.tgname = wanted.name
+    where (t.tgfoid, t.tgnargs, t.tgenabled)
+          is distinct from (wanted.function::oid, num_nonnulls(wanted.argument)::smallint, wanted.fires)
   )
 $$;
 alter function rowcast.suited(oid) owner to rowcast_owner;
 revoke all on function rowcast.suited(oid) from public;
-comment on function rowcast.suited(oid) is 'Whether the capture trigger of a table does no more than it must';
+comment on function rowcast.suited(oid) is 'Whether the triggers of a table do no more than they must';
 
--- Whether the triggers of a watched table are as they must be: the row trigger on the root with the
--- right argument and on every partition, with a function that pins enough, the truncate trigger on all
--- of them, everything ALWAYS.
+-- Whether the triggers of a watched table are as they must be: all there, the one on rows of the root with the
+-- right argument and with a function that pins enough, none that fires less often than it must.
 create or replace function rowcast.captured(rel oid) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  with wanted (name, function) as (
-    values ('!rowcast', to_regprocedure('rowcast.capture()')),
-           ('!rowcast', to_regprocedure(rowcast.capturer(rel))),
-           ('!rowcast_truncate', to_regprocedure('rowcast.capture_truncate()'))
-  )
   select not exists (
     select
-    from rowcast.tree(rel) as r (relid)
-    cross join (values ('!rowcast'), ('!rowcast_truncate')) as needed (name)
+    from rowcast.triggers(rel) wanted
     where not exists (
       select from pg_trigger t
-      join wanted w on w.name = t.tgname and w.function = t.tgfoid
-      where t.tgrelid = r.relid and t.tgname = needed.name and t.tgenabled = 'A'
-        and (needed.name <> '!rowcast' or r.relid <> rel
-             or t.tgnargs = (case when rowcast.guard(rel) is null then 0 else 1 end)))
+      where t.tgrelid = wanted.relid and t.tgname = wanted.name and t.tgenabled in (wanted.fires, 'A')
+        and (t.tgfoid = wanted.function or wanted.name = '!rowcast' and t.tgfoid = to_regprocedure('rowcast.capture()'))
+        and (wanted.relid <> rel or t.tgnargs = num_nonnulls(wanted.argument)))
   )
 $$;
 alter function rowcast.captured(oid) owner to rowcast_owner;
@@ -199,35 +248,35 @@ set client_min_messages = warning
 as $$
 declare
   tried integer := 0;
-  leaf regclass;
   wanted record;
+  found_trigger pg_trigger;
+  unwanted name;
   before text := current_setting('lock_timeout');
 begin
   perform set_config('lock_timeout', '50ms', true);
   loop
     begin
-      if not rowcast.suited(rel) then
-        execute format('drop trigger if exists "!rowcast" on %s', rel::regclass);
-        execute format(
-          'create trigger "!rowcast" after insert or update or delete on %s for each row execute function %s(%s)',
-          rel::regclass, to_regprocedure(rowcast.capturer(rel))::regproc, rowcast.guard(rel));
-      end if;
-      for leaf in select relid from rowcast.tree(rel) as r (relid) loop
-        if not exists (
-          select from pg_trigger t
-          where t.tgrelid = leaf and t.tgname = '!rowcast_truncate'
-            and t.tgfoid = 'rowcast.capture_truncate()'::regprocedure
-        ) then
-          execute format('drop trigger if exists "!rowcast_truncate" on %s', leaf);
-          execute format(
-            'create trigger "!rowcast_truncate" after truncate on %s for each statement execute function rowcast.capture_truncate()', leaf);
+      for wanted in select * from rowcast.triggers(rel) loop
+        select t.* into found_trigger from pg_trigger t where t.tgrelid = wanted.relid and t.tgname = wanted.name;
+        if (found_trigger.tgfoid, found_trigger.tgnargs)
+           is distinct from (wanted.function::oid, num_nonnulls(wanted.argument)::smallint)
+           and (wanted.relid = rel or wanted.name <> '!rowcast') then
+          execute format('drop trigger if exists %I on %s', wanted.name, wanted.relid::regclass);
+          execute format('create trigger %I ' || wanted.definition || ' execute function %s(%s)',
+                         wanted.name, wanted.relid::regclass, wanted.function::regproc, wanted.argument);
+          found_trigger.tgenabled := 'O';
         end if;
-        for wanted in
-          select t.tgname from pg_trigger t
-          where t.tgrelid = leaf and t.tgname in ('!rowcast', '!rowcast_truncate') and t.tgenabled <> 'A'
-        loop
-          execute format('alter table %s enable always trigger %I', leaf, wanted.tgname);
-        end loop;
+        if found_trigger.tgenabled <> wanted.fires then
+          execute format('alter table %s enable %s trigger %I', wanted.relid::regclass,
+                         case wanted.fires when 'A' then 'always' when 'R' then 'replica' end, wanted.name);
+        end if;
+      end loop;
+      for unwanted in
+        select t.tgname from pg_trigger t
+        where t.tgrelid = rel and t.tgname like '!rowcast%'
+          and t.tgname not in (select w.name from rowcast.triggers(rel) w)
+      loop
+        execute format('drop trigger %I on %s', unwanted, rel::regclass);
       end loop;
       exit;
     exception when lock_not_available then
@@ -294,6 +343,37 @@ alter function rowcast.watch(regclass) owner to rowcast_owner;
 revoke all on function rowcast.watch(regclass) from public;
 comment on function rowcast.watch(regclass) is 'Makes a table live: its changes reach every screen. Doing it twice changes nothing';
 
+-- The same, and how its changes are captured: 'row' by row, 'statement' all rows of a statement together.
+create or replace function rowcast.watch(rel regclass, capture text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  obstacle text := rowcast.obstacle(rel);
+begin
+  if coalesce(capture not in ('row', 'statement'), true) then
+    raise exception 'there is no capture %', coalesce(quote_literal(capture), 'null')
+      using errcode = 'invalid_parameter_value',
+            hint = format('select rowcast.watch(%L, ''row''); or ''statement''.', rel::text);
+  end if;
+  -- What cannot be watched at all is told first.
+  perform rowcast.watch(rel);
+  if capture = 'statement' and obstacle is not null then
+    raise exception '% cannot be captured by statement: %', rel, obstacle
+      using errcode = 'wrong_object_type',
+            hint = format('select rowcast.watch(%L);', rel::text);
+  end if;
+  update rowcast.watched w set by_statement = (capture = 'statement') where w.rel = watch.rel;
+  -- Nobody writes between the old triggers and the new ones, so nothing has to be read anew.
+  if not rowcast.suited(rel) then
+    perform rowcast.install(rel, 100);
+  end if;
+end
+$$;
+alter function rowcast.watch(regclass, text) owner to rowcast_owner;
+revoke all on function rowcast.watch(regclass, text) from public;
+comment on function rowcast.watch(regclass, text) is 'Makes a table live, and says whether its changes are captured by row or by statement';
+
 create or replace function rowcast.unwatch(rel regclass) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -301,17 +381,20 @@ set client_min_messages = warning
 as $$
 declare
   tried integer := 0;
-  leaf regclass;
+  trigger record;
   before text := current_setting('lock_timeout');
 begin
   -- Dropping a trigger waits for readers too, and everybody would queue behind it.
   perform set_config('lock_timeout', '50ms', true);
   loop
     begin
-      for leaf in select relid from rowcast.tree(rel) as r (relid) loop
-        execute format('drop trigger if exists "!rowcast_truncate" on %s', leaf);
+      for trigger in
+        select t.tgrelid::regclass as leaf, t.tgname from rowcast.tree(rel) as r (relid)
+        join pg_trigger t on t.tgrelid = r.relid
+        where t.tgname like '!rowcast%' and t.tgparentid = 0
+      loop
+        execute format('drop trigger if exists %I on %s', trigger.tgname, trigger.leaf);
       end loop;
-      execute format('drop trigger if exists "!rowcast" on %s', rel);
       exit;
     exception when lock_not_available then
       tried := tried + 1;

@@ -22,6 +22,8 @@ pub enum Bell {
     Always,
     /// A relay with `--bell auto`.
     Auto,
+    /// The same, of a table that is captured by statement.
+    Statement,
 }
 
 const BELLS: [Bell; 4] = [Bell::None, Bell::Payload, Bell::Always, Bell::Auto];
@@ -33,6 +35,7 @@ impl Bell {
             Self::Payload => "row in payload",
             Self::Always => "bell always",
             Self::Auto => "bell auto",
+            Self::Statement => "bell auto, by statement",
         }
     }
 }
@@ -96,12 +99,19 @@ async fn start(bell: Bell, database: &Database, count: u64) -> anyhow::Result<(C
                 let _ended = reading.await;
             }))
         }
-        Bell::Always | Bell::Auto => {
-            let bell = if bell == Bell::Auto { "auto" } else { "always" };
-            let relay = Running::rowcast(&conninfo, 0, &["--bell", bell]).await?;
-            client
-                .batch_execute("select rowcast.watch('accounts')")
-                .await?;
+        Bell::Always | Bell::Auto | Bell::Statement => {
+            let rings = if bell == Bell::Always {
+                "always"
+            } else {
+                "auto"
+            };
+            let relay = Running::rowcast(&conninfo, 0, &["--bell", rings]).await?;
+            let watch = if bell == Bell::Statement {
+                "select rowcast.watch('accounts', 'statement')"
+            } else {
+                "select rowcast.watch('accounts')"
+            };
+            client.batch_execute(watch).await?;
             Listener::Relay(Box::new(relay))
         }
     };
@@ -206,7 +216,7 @@ pub async fn rates(options: &Options, table: &mut Table) -> anyhow::Result<()> {
 /// All rows by one statement.
 pub async fn bulk(options: &Options, table: &mut Table) -> anyhow::Result<()> {
     let count = options.scaled(100_000) * if options.smoke { 10 } else { 1 };
-    let bells = [Bell::None, Bell::Payload, Bell::Auto];
+    let bells = [Bell::None, Bell::Payload, Bell::Auto, Bell::Statement];
     let mut samples = bells.map(|_| Sample::default());
     let database = Database::start(true).await?;
     for _ in 0..rounds(options) {
@@ -229,9 +239,11 @@ pub async fn bulk(options: &Options, table: &mut Table) -> anyhow::Result<()> {
         }
     }
     database.stop().await;
-    let [none, payload, auto] = samples;
+    let [none, payload, auto, statement] = samples;
     let beside = || Some((Bell::None.name(), none.clone()));
     table.add("bulk", "s, bell auto", auto, beside(), Goal::Times(3.5));
+    let goal = Goal::Times(3.5);
+    table.add("bulk", "s, by statement", statement, beside(), goal);
     table.add("bulk", "s, row in payload", payload, beside(), Goal::None);
     Ok(())
 }

@@ -25,6 +25,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{self, Config};
 use crate::schema::migrate;
+use crate::schema::watch::Capture;
 
 /// Keeps open screens in step with a PostgreSQL database
 #[derive(Debug, Parser)]
@@ -64,6 +65,10 @@ enum Command {
         /// Tables, e.g. tasks or sales.orders
         #[arg(required = true)]
         tables: Vec<String>,
+        /// Capture each changed row by itself, or all rows of a statement together: that is cheaper for tables
+        /// that are written in bulk. As it is, and by row at first, when not given
+        #[arg(long)]
+        capture: Option<Capture>,
     },
     /// Take back what watch did
     Unwatch {
@@ -224,7 +229,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Bench(options) => return bench::run(config, options).await,
             Command::Doctor { json } => return doctor::run(&config, json).await,
             Command::Serve => serve::run(config).await,
-            Command::Watch { tables } => tables::watch(&config, &tables).await,
+            Command::Watch { tables, capture } => tables::watch(&config, &tables, capture).await,
             Command::Unwatch { tables } => tables::unwatch(&config, &tables).await,
             Command::Watched => tables::watched(&config).await,
             Command::Tail { stream, url } => tail::run(&config, &stream, url).await,

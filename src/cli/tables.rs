@@ -7,12 +7,16 @@ use crate::causes::Causes;
 use crate::config::{Bell, Config};
 use crate::postgres::connect::Target;
 use crate::schema::migrate::{self, MigrateError};
-use crate::schema::watch;
+use crate::schema::watch::{self, Capture};
 
-pub(super) async fn watch(config: &Config, tables: &[String]) -> anyhow::Result<()> {
+pub(super) async fn watch(
+    config: &Config,
+    tables: &[String],
+    capture: Option<Capture>,
+) -> anyhow::Result<()> {
     let client = installed(config).await?;
     for table in tables {
-        watch::watch(&client, table)
+        watch::watch(&client, table, capture)
             .await
             .map_err(|error| refused("watched", table, &error))?;
         println!("watching {table}");
@@ -37,13 +41,17 @@ pub(super) async fn watched(config: &Config) -> anyhow::Result<()> {
     if tables.is_empty() {
         println!("no table is watched; try: rowcast watch TABLE");
     }
-    for (table, captured) in tables {
-        let state = if captured {
+    for watched in tables {
+        let how = match watched.capture {
+            Capture::Row => "",
+            Capture::Statement => "  (by statement)",
+        };
+        let state = if watched.captured {
             ""
         } else {
             "  (triggers missing or disabled)"
         };
-        println!("{table}{state}");
+        println!("{}{how}{state}", watched.table);
     }
     Ok(())
 }

@@ -20,19 +20,21 @@ use crate::backoff::Backoff;
 use crate::cursor::Name;
 
 /// History; a file's place in the list plus one is its version.
-const HISTORY: [&str; 5] = [
+const HISTORY: [&str; 6] = [
     include_str!("../../sql/0001_schema.sql"),
     include_str!("../../sql/0002_access.sql"),
     include_str!("../../sql/0003_views.sql"),
     include_str!("../../sql/0004_idempotency.sql"),
     include_str!("../../sql/0005_upkeep.sql"),
+    include_str!("../../sql/0006_capture.sql"),
 ];
 
 const BELL: &str = include_str!("../../triggers/10_bell.sql");
 const BELL_OFF: &str = include_str!("../../triggers/11_bell_off.sql");
 const BELL_ALWAYS: &str = include_str!("../../triggers/12_bell_always.sql");
-const FUNCTIONS: [&str; 8] = [
+const FUNCTIONS: [&str; 9] = [
     include_str!("../../triggers/20_capture.sql"),
+    include_str!("../../triggers/25_capture_statement.sql"),
     include_str!("../../triggers/30_message.sql"),
     include_str!("../../triggers/40_watch.sql"),
     include_str!("../../triggers/45_expose.sql"),

@@ -130,8 +130,11 @@ grant select, insert, update, delete on all tables in schema public to hc_writer
 grant select on all tables in schema public to hc_visitor, hc_member;
 ",
     );
-    for table in TABLES {
-        let _infallible = write!(sql, "select rowcast.watch('{}');", table.name());
+    for (number, table) in TABLES.iter().enumerate() {
+        // Both ways of capturing, side by side.
+        let capture = ["row", "statement"][number % 2];
+        let name = table.name();
+        let _infallible = write!(sql, "select rowcast.watch('{name}', '{capture}');");
     }
     for function in [
         "hc_bump(int,bigint)",

@@ -78,29 +78,31 @@ async fn an_image_does_not_depend_on_the_settings_of_the_writer() {
                  create type pair as (f float8, d date)";
     database.sql(types).await;
     for (number, (of, needs, values)) in TYPES.iter().enumerate() {
-        let table = format!("t{number}");
-        let sql = format!(
-            "create table {table} (id int generated always as identity primary key, v {of}); select rowcast.watch('{table}')"
-        );
-        database.sql(&sql).await;
-        let wanted = match *needs {
-            "all" => "rowcast.capture".to_owned(),
-            some => format!("rowcast.capture_{some}"),
-        };
-        assert_eq!(function(&database, &table).await, wanted, "{of}");
-        database
-            .sql(&format!("{ODD}; insert into public.{table} (v) values {values}; update public.{table} set id = default"))
-            .await;
-        let different = format!(
-            "{PINS}; select string_agg(l.new::text, ' ') from rowcast.log l \
-             where l.rel = '{table}'::regclass and l.op = 'U' \
-               and l.new::text not in (select row_to_json(t)::text from {table} t)"
-        );
-        assert_eq!(database.one(&different).await, "", "{of}");
-        let seen = format!(
-            "select count(*) from rowcast.log where rel = '{table}'::regclass and op = 'U'"
-        );
-        assert_ne!(database.one(&seen).await, "0", "{of}");
+        for capture in ["row", "statement"] {
+            let table = format!("{capture}{number}");
+            let sql = format!(
+                "create table {table} (id int generated always as identity primary key, v {of}); select rowcast.watch('{table}', '{capture}')"
+            );
+            database.sql(&sql).await;
+            let wanted = match *needs {
+                "all" => "rowcast.capture".to_owned(),
+                some => format!("rowcast.capture_{some}"),
+            };
+            assert_eq!(function(&database, &table).await, wanted, "{of}");
+            database
+                .sql(&format!("{ODD}; insert into public.{table} (v) values {values}; update public.{table} set id = default"))
+                .await;
+            let different = format!(
+                "{PINS}; select string_agg(l.new::text, ' ') from rowcast.log l \
+                 where l.rel = '{table}'::regclass and l.op = 'U' \
+                   and l.new::text not in (select row_to_json(t)::text from {table} t)"
+            );
+            assert_eq!(database.one(&different).await, "", "{of}");
+            let seen = format!(
+                "select count(*) from rowcast.log where rel = '{table}'::regclass and op = 'U'"
+            );
+            assert_ne!(database.one(&seen).await, "0", "{of}");
+        }
     }
 }
 
@@ -134,15 +136,16 @@ async fn no_name_of_the_writer_is_taken_for_one_of_ours() {
     database.sql(TRAPS).await;
     // A plain table, a zoned one, one that needs every pin, a guarded one; each with a row that is too large,
     // and one that is not small.
-    for (table, of) in [
-        ("plain", "int"),
-        ("zoned", "timestamptz"),
-        ("pinned", "float8"),
-        ("guarded", "jsonb"),
+    for (table, of, capture) in [
+        ("plain", "int", "row"),
+        ("zoned", "timestamptz", "row"),
+        ("pinned", "float8", "row"),
+        ("guarded", "jsonb", "row"),
+        ("together", "timestamptz", "statement"),
     ] {
         let sql = format!(
             "create table {table} (id int primary key, body text, v {of});
-             select rowcast.watch('{table}');
+             select rowcast.watch('{table}', '{capture}');
              set search_path = trap, pg_catalog, public; set timezone = 'Asia/Kolkata';
              insert into public.{table} (id, body) values (1, 'x'), (2, repeat('y', 300000)),
                (3, (select string_agg(md5(i::pg_catalog.text), '') from generate_series(1, 150) i));
@@ -151,8 +154,8 @@ async fn no_name_of_the_writer_is_taken_for_one_of_ours() {
         );
         database.sql(&sql).await;
         let logged = format!(
-            "select string_agg(op::text || ' ' || truncated, ', ' order by id) from rowcast.log \
-             where rel = '{table}'::regclass and op <> 'R'"
+            "select string_agg(op::text || ' ' || truncated, ', ' order by strpos('IUD', op::text), new ->> 'id', old ->> 'id') \
+             from rowcast.log where rel = '{table}'::regclass and op <> 'R'"
         );
         let wanted = "I false, I true, I false, U false, U true, U false, D false, D true, D false";
         assert_eq!(database.one(&logged).await, wanted, "{table}");

@@ -60,6 +60,16 @@ async fn tables_are_watched_listed_unwatched_and_everything_is_removed() {
             "{error}"
         );
     }
+    let by_statement = ["watch", "--capture", "statement", "sales.\"Odd Name\""];
+    let (done, _, error) = on(&database, &by_statement).await;
+    assert!(done, "{error}");
+    // Watching it once more leaves it what it is.
+    assert!(on(&database, &["watch", "sales.\"Odd Name\""]).await.0);
+    let (_, told, _) = on(&database, &["watched"]).await;
+    assert!(told.contains("sales.Odd Name  (by statement)\n"), "{told}");
+    let by_row = ["watch", "--capture", "row", "sales.\"Odd Name\""];
+    assert!(on(&database, &by_row).await.0);
+
     let (done, told, _) = on(&database, &["unwatch", "tasks"]).await;
     assert!(done && told == "not watching tasks\n", "{told}");
     assert_eq!(on(&database, &["watched"]).await.1, "sales.Odd Name\n");

@@ -57,6 +57,7 @@ mod shapes;
 mod shutdown;
 mod sights;
 mod stalled;
+mod statement;
 mod tokens;
 mod trim;
 mod upgrade;

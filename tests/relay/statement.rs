@@ -1,0 +1,307 @@
+//! A table whose changes are captured by statement shows what one that is captured by row shows.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Database, Event, Relay, Screen, Stream, database, eventually};
+
+/// Tables that are made twice, and captured in two ways; `%` stands for which.
+const TABLES: &str = "create table % (id int primary key, title text);
+    create table %_keys (id int primary key deferrable, title text);
+    create table %_up (id int primary key, title text);
+    create table %_down (id int primary key, title text, up int references %_up on delete cascade on update cascade);
+    insert into % select n, 'row ' || n from generate_series(1, 9) n; insert into %_keys select * from %;
+    create function %_nested() returns trigger language plpgsql as $$
+    begin
+      if new.title = 'again' then
+        update % set title = 'settled' where id = new.id;
+      elsif new.title = 'both' then
+        update % set title = 'first' where title = 'both';
+      end if;
+      return null;
+    end $$;
+    create trigger a_nested after insert or update on % for each row execute function %_nested();
+    select rowcast.watch(t, '%') from unnest('{%,%_keys,%_up,%_down}'::regclass[]) t";
+
+/// What somebody may do in one transaction.
+const DONE: [(&str, &str); 20] = [
+    ("one row comes", "insert into % values (20, 'x')"),
+    ("some come", "insert into % select n, 'x' from generate_series(21, 29) n"),
+    ("one changes", "update % set title = 'y' where id = 1"),
+    ("some change", "update % set title = title || '!' where id < 5"),
+    ("nothing changes", "update % set title = 'y' where id = 0; delete from % where id = 0; insert into % values (1) on conflict do nothing; delete from % where id = 9"),
+    ("the same as before", "update % set title = title"),
+    ("every key moves onto one that is there", "set constraints all deferred; update %_keys set id = id + 1"),
+    ("two change places", "set constraints all deferred; update %_keys set id = 9 - id where id in (4, 5)"),
+    ("an upsert that does both", "insert into % values (3, 'up'), (40, 'in'), (4, 'up') on conflict (id) do update set title = excluded.title"),
+    ("a merge that does all", "merge into % t using (values (3, 'm'), (41, 'm'), (6, 'd'), (42, 'm'), (7, 'm')) s (id, title) on t.id = s.id
+        when matched and s.title = 'd' then delete when matched then update set title = s.title
+        when not matched then insert values (s.id, s.title)"),
+    ("three statements in one", "with gone as (delete from % where id = 41 returning *), came as (insert into % select 43, title from gone)
+        update % set title = 'cte' where id in (8, 9)"),
+    ("a trigger that writes the same row", "insert into % values (50, 'again'); update % set title = 'again' where id in (2, 3)"),
+    ("a trigger that writes the other rows", "update % set title = 'both' where id in (2, 3, 8)"),
+    ("children follow", "insert into %_up values (1, 'a'), (2, 'b'), (3, 'c'); insert into %_down select n, 'child', 1 + mod(n, 3) from generate_series(1, 9) n;
+        update %_up set id = id + 10 where id < 3"),
+    ("children go", "delete from %_up where id > 10; delete from %_down where id = 1000"),
+    ("some is taken back", "insert into % values (80, 'stays'); savepoint s; update % set title = 'lost'; delete from % where id < 5; rollback to s;
+        update % set title = 'kept' where id = 80"),
+    ("rows that do not stay", "insert into % values (81, 'x'); update % set title = 'y' where id = 81; delete from % where id = 81; delete from % where id = 80; insert into % values (80, 'born again')"),
+    ("large ones beside small ones", "insert into % values (90, repeat('x', 300000)), (91, (select string_agg(md5(n::text), '') from generate_series(1, 200) n)), (92, 'z'); update % set id = id + 10 where id in (90, 91)"),
+    ("as a replica", "set local session_replication_role = replica; update % set title = 'replayed' where id in (92, 100); set local session_replication_role = origin; delete from % where id = 101"),
+    ("all goes", "update % set title = 'lost'; truncate %; insert into % values (1, 'first')"),
+];
+
+async fn shown(relay: &Relay, path: &str) -> (Stream, Screen) {
+    let mut stream = relay.stream(path).await;
+    let mut screen = Screen::default();
+    screen.follow(&mut stream, |_| true).await;
+    (stream, screen)
+}
+
+/// Key, operation and value of each change, in the order of the keys.
+fn changes(events: &[Event], txid: &str) -> Vec<(String, String, Value)> {
+    let mut changes: Vec<_> = events
+        .iter()
+        .filter(|event| event.has_txid(txid))
+        .flat_map(Event::elements)
+        .map(|element| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let headers = &element["headers"];
+            let what = text(&headers["operation"]) + &text(&headers["control"]);
+            (text(&element["key"]), what, element["value"].clone())
+        })
+        .collect();
+    changes.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+    changes
+}
+
+/// What is in a table, by its key.
+async fn table(database: &Database, name: &str) -> Value {
+    let rows = format!("select coalesce(json_object_agg(id, t), '{{}}') from {name} t");
+    serde_json::from_str(&database.one(&rows).await).unwrap()
+}
+
+#[tokio::test]
+async fn whatever_is_written_it_shows_what_a_table_captured_by_row_shows() {
+    let database = database().await;
+    let relay = database.relay().await;
+    let both = |sql: &str| sql.replace('%', "row") + "; " + &sql.replace('%', "statement");
+    database.sql(&both(TABLES)).await;
+    let mut shown_twice = Vec::new();
+    for name in ["%", "%_keys", "%_up", "%_down"] {
+        let [by_row, by_statement] = ["row", "statement"].map(|way| name.replace('%', way));
+        let path = |table: &str| format!("/rest/v1/{table}");
+        let row = shown(&relay, &path(&by_row)).await;
+        let statement = shown(&relay, &path(&by_statement)).await;
+        shown_twice.push((name, row, statement, by_statement));
+    }
+    for (what, sql) in DONE {
+        let txid = database.commit(&both(sql)).await;
+        for (name, (by_row, rows), (by_statement, same), table_name) in &mut shown_twice {
+            // A stream of a table that nothing was done to says so seconds later.
+            if !sql.contains(&format!("{name} ")) {
+                continue;
+            }
+            let told = rows.reach(by_row, &txid).await;
+            let told_too = same.reach(by_statement, &txid).await;
+            assert_eq!(changes(&told, &txid), changes(&told_too, &txid), "{what}");
+            assert_eq!(rows.rows, same.rows, "{what}");
+            assert_eq!(
+                table(&database, table_name).await,
+                json!(same.rows),
+                "{what}"
+            );
+        }
+    }
+    let by_key = "select string_agg(n::text, ' ') from (select count(*) n from rowcast.log where truncated group by rel) c";
+    assert_eq!(database.one(by_key).await, "3 3");
+    assert_eq!(database.one("select is_called from rowcast.gap").await, "f");
+}
+
+#[tokio::test]
+async fn a_table_whose_writes_would_be_missed_is_not_captured_by_statement() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create table days (id int, day date, primary key (id, day)) partition by range (day);
+             create table november partition of days for values from ('2026-11-01') to ('2026-12-01');
+             create table parent (id int primary key, note text);
+             create table child (primary key (id)) inherits (parent);
+             create table december (id int not null, day date not null, primary key (id, day));
+             create table orphan (id int primary key, note text)",
+        )
+        .await;
+    let client = database.client().await;
+    let mut refused = vec![
+        ("days", "statement", "it is partitioned"),
+        ("child", "statement", "it inherits"),
+        ("orphan", "rows", "there is no capture 'rows'"),
+    ];
+    let version = database
+        .one("select current_setting('server_version_num')::int / 10000")
+        .await;
+    if version.parse::<u32>().unwrap() >= 18 {
+        database
+            .sql("create table doubled (id int primary key, twice int generated always as (id * 2) virtual)")
+            .await;
+        refused.push(("doubled", "statement", "it has virtual generated columns"));
+    }
+    for (table, capture, why) in refused {
+        let sql = format!("select rowcast.watch('{table}', '{capture}')");
+        let error = client.batch_execute(&sql).await.unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert!(error.message().contains(why), "{}", error.message());
+        assert!(
+            error
+                .hint()
+                .is_some_and(|hint| hint.starts_with("select rowcast.watch(")),
+            "{error:?}"
+        );
+    }
+    assert_eq!(
+        database.one("select count(*) from rowcast.watched").await,
+        "0"
+    );
+
+    // One that becomes a part of another later.
+    for (table, sql, through, changed) in [
+        (
+            "orphan",
+            "alter table orphan inherit parent",
+            "update parent set note = 'through'",
+            "through",
+        ),
+        (
+            "december",
+            "alter table days attach partition december for values from ('2026-12-01') to ('2027-01-01')",
+            "update days set id = 5",
+            "5",
+        ),
+    ] {
+        let values = if table == "orphan" {
+            "(1, 'a')"
+        } else {
+            "(1, '2026-12-03')"
+        };
+        database
+            .sql(&format!(
+                "insert into {table} values {values}; select rowcast.watch('{table}', 'statement')"
+            ))
+            .await;
+        let path = format!("/rest/v1/{table}");
+        let (mut stream, mut screen) = shown(&relay, &path).await;
+        // In one transaction, so that nothing comes between: the write is not seen, and the repair tells of it.
+        database
+            .sql(&format!("begin; {sql}; {through}; commit"))
+            .await;
+        screen
+            .follow(&mut stream, |screen| {
+                screen
+                    .rows
+                    .values()
+                    .any(|row| row.to_string().contains(changed))
+            })
+            .await;
+        let by_row = format!(
+            "select string_agg(tgname || ' ' || tgenabled::text, ', ' order by tgname) from pg_trigger \
+             where tgrelid = '{table}'::regclass and tgname like '!rowcast%'"
+        );
+        eventually("it is captured by row", async || {
+            (database.one(&by_row).await == "!rowcast A, !rowcast_truncate A").then_some(())
+        })
+        .await;
+        let txid = database
+            .commit(&format!("{through}; delete from {table}"))
+            .await;
+        screen.reach(&mut stream, &txid).await;
+        assert!(screen.rows.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn triggers_that_fire_where_they_must_not_are_put_right() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create table tasks (id int primary key, title text); insert into tasks values (1, 'a');
+             select rowcast.watch('tasks', 'statement')",
+        )
+        .await;
+    let (mut stream, mut screen) = shown(&relay, "/rest/v1/tasks").await;
+    let fires = "select string_agg(tgenabled::text, '' order by tgname collate \"C\") from pg_trigger where tgname like '!rowcast%'";
+    assert_eq!(database.one(fires).await, "ROOAO");
+    for (sql, title) in [
+        (
+            "alter table tasks disable trigger all; update tasks set title = 'unseen'",
+            "unseen",
+        ),
+        // Both kinds fire here, and none as a replica.
+        (
+            "alter table tasks enable trigger all; update tasks set title = 'twice'",
+            "twice",
+        ),
+        (
+            "drop trigger \"!rowcast_update\" on tasks; update tasks set title = 'dropped'",
+            "dropped",
+        ),
+        (
+            "alter table tasks enable always trigger \"!rowcast\"; update tasks set title = 'both'",
+            "both",
+        ),
+    ] {
+        database.sql(&format!("begin; {sql}; commit")).await;
+        screen
+            .follow(&mut stream, |screen| screen.rows["1"]["title"] == title)
+            .await;
+        eventually(title, async || {
+            (database.one(fires).await == "ROOAO").then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_missed_while_the_way_of_capturing_changes() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create table counters (id int primary key, n int not null);
+             insert into counters select n, 0 from generate_series(1, 20) n; select rowcast.watch('counters')",
+        )
+        .await;
+    let (mut stream, mut screen) = shown(&relay, "/rest/v1/counters").await;
+    // The reset of watching comes first, wherever the stream began.
+    let txid = database.commit("update counters set n = 1").await;
+    screen.reach(&mut stream, &txid).await;
+    let writing = database.client().await;
+    let writer = tokio::spawn(async move {
+        let mut written = 0;
+        while written < 300 {
+            for sql in [
+                "update counters set n = n + 1",
+                "update counters set n = n + 1 where id = 7",
+            ] {
+                writing.batch_execute(sql).await.unwrap();
+                written += 1;
+            }
+        }
+    });
+    let client = database.client().await;
+    let mut switched = 0;
+    while !writer.is_finished() || switched < 4 {
+        let capture = ["statement", "row"][switched % 2];
+        let sql = format!("select rowcast.watch('counters', '{capture}')");
+        client.batch_execute(&sql).await.unwrap();
+        switched += 1;
+    }
+    writer.await.unwrap();
+    let txid = database
+        .commit("update counters set n = n + 1 where id = 1")
+        .await;
+    let events = screen.reach(&mut stream, &txid).await;
+    assert!(events.iter().all(|event| !event.has_control("reset")));
+    assert_eq!(table(&database, "counters").await, json!(screen.rows));
+}
