@@ -3,18 +3,38 @@
 -- The uuid of this life of the transaction counter, made if there is none. A crash gives used
 -- transaction ids out again, so everything that was logged under the old ones goes: in the same
 -- transaction, and with DELETE, because TRUNCATE would wait for open writers.
+--
+-- A dump brings the ids of another server along, and the numbers that tables had there. So what it says
+-- goes too, and which tables are watched is what their triggers say.
 create or replace function rowcast.begin_epoch() returns uuid
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   found_uuid uuid;
+  there text;
+  here text := concat_ws(':', (select system_identifier from pg_control_system()),
+                         (select oid from pg_database where datname = current_database()), 'rowcast.log'::regclass::oid);
 begin
-  select uuid into found_uuid from rowcast.epoch;
+  select e.uuid into found_uuid from rowcast.epoch e join rowcast.state s on s.place = here;
   if found then
     return found_uuid;
   end if;
   lock table rowcast.epoch in exclusive mode;
+  select s.place into there from rowcast.state s;
+  if there is distinct from here then
+    -- An earlier release did not say where it was; what is logged under an id that nobody had yet is from elsewhere.
+    if there is not null or exists (select from rowcast.log where xid >= pg_snapshot_xmax(pg_current_snapshot())) then
+      delete from rowcast.epoch;
+      delete from rowcast.watched;
+      insert into rowcast.watched (rel, shape, files, by_statement)
+      select t.tgrelid, rowcast.shape(t.tgrelid), rowcast.files(t.tgrelid),
+             exists (select from pg_trigger s where s.tgrelid = t.tgrelid and s.tgname = '!rowcast_update')
+      from pg_trigger t
+      where t.tgname = '!rowcast' and t.tgparentid = 0;
+    end if;
+    update rowcast.state set place = here;
+  end if;
   select uuid into found_uuid from rowcast.epoch;
   if not found then
     delete from rowcast.log;

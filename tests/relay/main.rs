@@ -25,6 +25,7 @@ mod demo;
 mod dialect;
 mod disk;
 mod docs;
+mod dump;
 mod fuzz;
 mod guard;
 mod harness;
