@@ -12,7 +12,7 @@ begin
   end if;
   for trigger in
     select t.tgname, t.tgrelid::regclass as rel from pg_trigger t
-    where t.tgname like '!rowcast%' and t.tgparentid = 0
+    where t.tgfoid in (select p.oid from pg_proc p where p.pronamespace = 'rowcast'::regnamespace) and t.tgparentid = 0
   loop
     execute format('drop trigger if exists %I on %s', trigger.tgname, trigger.rel);
   end loop;

@@ -1,9 +1,8 @@
 -- Runs once after each statement on a table that is captured by statement, instead of once after each row.
 -- Its promises are those of 20_capture.sql, and what stands in the log is the same. A row of a bulk
--- statement costs its writer two thirds; a statement of one row costs more (docs/performance.md).
+-- statement costs its writer three quarters; a statement of one row costs more (docs/performance.md).
 --
--- The names of the transition tables are such as nobody's column has: in row_to_json(x.*) x means the
--- row only as long as there is no column x.
+-- x.* is the row of x, whatever its columns are called; x alone could be one of them.
 
 -- Whether an image of this row is small enough for the log, by the measure of 20_capture.sql. In SQL, so
 -- that PostgreSQL makes it a part of the statement.
@@ -21,23 +20,29 @@ revoke all on function rowcast.fits(anyelement) from public;
 grant execute on function rowcast.fits(anyelement) to rowcast_trigger;
 comment on function rowcast.fits(anyelement) is 'Whether a row is logged with its values';
 
-create or replace function rowcast.capture_statement() returns trigger
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'iso_8601'
-set extra_float_digits = 1 set bytea_output = 'hex' set lc_monetary = 'C' set jit = off
-as $$
+do $install$
+declare
+  -- The ways that need neither a plan nor room of their own.
+  simple constant text := $simple$
+if tg_op = 'INSERT' then
+  insert into rowcast.log (rel, op, new)
+  select tg_relid, 'I', row_to_json("!rowcast_new".*) from "!rowcast_new" where rowcast.fits("!rowcast_new".*);
+elsif tg_op = 'DELETE' then
+  insert into rowcast.log (rel, op, old)
+  select tg_relid, 'D', row_to_json("!rowcast_old".*) from "!rowcast_old" where rowcast.fits("!rowcast_old".*);
+else
+  insert into rowcast.log (rel, op, old, new)
+  select tg_relid, 'U', row_to_json("!rowcast_old".*), row_to_json("!rowcast_new".*) from "!rowcast_old", "!rowcast_new"
+  where rowcast.fits("!rowcast_old".*) and rowcast.fits("!rowcast_new".*);
+end if;
+$simple$;
+  body constant text := $body$
 declare
   changed bigint;
-  logged bigint := 0;
-  failed boolean := false;
-  old_key text;
-  new_key text;
-  -- Rows before and after by their place: PostgreSQL writes both down at once. Should it ever not, nothing
-  -- is lost, because the images of a transaction are chained by content (src/event/net.rs). Planned anew each
-  -- time: a plan that was made for few rows would compare each with each. PostgreSQL takes every place for
-  -- the same as many others and would compile what it thinks a long join (measured: 0.14 s), hence jit.
-  pairs constant text := '(select %s, row_number() over () as place from "!rowcast_old") o '
-    'full join (select %s, row_number() over () as place from "!rowcast_new") n using (place)';
+  logged bigint;
+  side record;
+  told_by_key text;
+  keys text;
 begin
   if tg_op = 'DELETE' then
     select count(*) into changed from "!rowcast_old";
@@ -47,61 +52,84 @@ begin
   if changed = 0 then
     return null;
   end if;
-  begin
-    if tg_op = 'INSERT' then
-      insert into rowcast.log (rel, op, new)
-      select tg_relid, 'I', row_to_json("!rowcast_new".*) from "!rowcast_new" where rowcast.fits("!rowcast_new".*);
-    elsif tg_op = 'DELETE' then
-      insert into rowcast.log (rel, op, old)
-      select tg_relid, 'D', row_to_json("!rowcast_old".*) from "!rowcast_old" where rowcast.fits("!rowcast_old".*);
-    elsif changed = 1 then
-      insert into rowcast.log (rel, op, old, new)
-      select tg_relid, 'U', row_to_json("!rowcast_old".*), row_to_json("!rowcast_new".*)
-      from "!rowcast_old", "!rowcast_new"
-      where rowcast.fits("!rowcast_old".*) and rowcast.fits("!rowcast_new".*);
-    else
-      execute 'insert into rowcast.log (rel, op, old, new) '
-        'select $1, ''U'', row_to_json(o.image), row_to_json(n.image) from '
-        || format(pairs, '"!rowcast_old" as image', '"!rowcast_new" as image')
-        || ' where rowcast.fits(o.image) and rowcast.fits(n.image)'
-        using tg_relid;
-    end if;
+  if tg_nargs = 0 and (tg_op <> 'UPDATE' or changed = 1) then
+    %1$s
     get diagnostics logged = row_count;
-  exception when others then
-    -- A row that cannot be converted; PostgreSQL does not say which. All of the statement by key.
-    failed := true;
-  end;
-  if logged < changed then
+  else
+    -- Only where something may fail: a block takes a transaction id, and where one transaction has more than 64 of
+    -- these, all others look them up.
     begin
-      select string_agg(format('%L, "!rowcast_old".%I', a.attname, a.attname), ', '),
-             string_agg(format('%L, "!rowcast_new".%I', a.attname, a.attname), ', ')
-      into strict old_key, new_key
-      from pg_index i
-      join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
-      where i.indrelid = tg_relid and i.indisprimary;
-      old_key := 'json_build_object(' || old_key || ') as key, $2 or not rowcast.fits("!rowcast_old".*) as by_key';
-      new_key := 'json_build_object(' || new_key || ') as key, $2 or not rowcast.fits("!rowcast_new".*) as by_key';
-      execute
-        case tg_op
-          when 'INSERT' then
-            'insert into rowcast.log (rel, op, new, truncated) select $1, ''I'', n.key, true from '
-            '(select ' || new_key || ' from "!rowcast_new") n where n.by_key'
-          when 'DELETE' then
-            'insert into rowcast.log (rel, op, old, truncated) select $1, ''D'', o.key, true from '
-            '(select ' || old_key || ' from "!rowcast_old") o where o.by_key'
-          else
-            'insert into rowcast.log (rel, op, old, new, truncated) select $1, ''U'', o.key, n.key, true from '
-            || format(pairs, old_key, new_key) || ' where (o.by_key or n.by_key) is not false'
-        end
-        using tg_relid, failed;
+      if tg_op = 'UPDATE' and changed > 1 then
+        -- Rows before and after by their place: PostgreSQL writes both down at once. Should it ever not, nothing
+        -- is lost, because the images of a transaction are chained by content (src/event/net.rs). Planned anew
+        -- each time: a plan that was made for few rows would compare each with each.
+        execute
+          'insert into rowcast.log (rel, op, old, new) '
+          'select $1, ''U'', o.image, n.image '
+          'from (select case when rowcast.fits("!rowcast_old".*) then row_to_json("!rowcast_old".*) end as image, '
+                       'row_number() over () as place from "!rowcast_old") o '
+          'join (select case when rowcast.fits("!rowcast_new".*) then row_to_json("!rowcast_new".*) end as image, '
+                       'row_number() over () as place from "!rowcast_new") n using (place) '
+          'where o.image is not null and n.image is not null'
+          using tg_relid;
+      else
+        %1$s
+      end if;
+      get diagnostics logged = row_count;
+      if logged < changed then
+        raise data_exception;
+      end if;
     exception when others then
-      perform nextval('rowcast.gap');
+      -- A row that does not fit or cannot be converted, or no room to put them side by side.
+      logged := 0;
     end;
+  end if;
+  if logged < changed then
+    -- What went and what came, each for itself. The images, unless they stand in the log; by key, what has none.
+    for side in
+      select v.* from (values ('D', 'old', tg_op <> 'INSERT'), ('I', 'new', tg_op <> 'DELETE')) as v (op, image, told)
+      where v.told
+    loop
+      begin
+        told_by_key := 'not rowcast.fits("!rowcast_' || side.image || '".*)';
+        if logged = 0 then
+          begin
+            execute 'insert into rowcast.log (rel, op, ' || side.image || ') '
+              'select $1, $2, row_to_json("!rowcast_' || side.image || '".*) from "!rowcast_' || side.image || '" '
+              'where rowcast.fits("!rowcast_' || side.image || '".*)'
+              using tg_relid, side.op::"char";
+          exception when others then
+            told_by_key := 'true';
+          end;
+        end if;
+        select string_agg(quote_literal(a.attname) || ', ' || quote_ident(a.attname), ', ') into strict keys
+        from pg_index i
+        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+        where i.indrelid = tg_relid and i.indisprimary;
+        execute 'insert into rowcast.log (rel, op, ' || side.image || ', truncated) '
+          'select $1, $2, json_build_object(' || keys || '), true from "!rowcast_' || side.image || '" '
+          'where ' || told_by_key
+          using tg_relid, side.op::"char";
+      exception when others then
+        perform nextval('rowcast.gap');
+      end;
+    end loop;
   end if;
   perform rowcast.rang();
   return null;
 end
-$$;
+$body$;
+begin
+  -- jit: PostgreSQL takes every place for the same as many others, and would compile what it thinks a long join
+  -- (measured: 0.14 s).
+  execute format(
+    'create or replace function rowcast.capture_statement() returns trigger language plpgsql security definer '
+    'set search_path = pg_catalog, pg_temp set timezone = ''UTC'' set datestyle = ''ISO'' '
+    'set intervalstyle = ''iso_8601'' set extra_float_digits = 1 set bytea_output = ''hex'' '
+    'set lc_monetary = ''C'' set jit = off as %L',
+    format(body, simple));
+end
+$install$;
 alter function rowcast.capture_statement() owner to rowcast_trigger;
 revoke all on function rowcast.capture_statement() from public;
 grant execute on function rowcast.capture_statement() to rowcast_owner;

@@ -138,7 +138,7 @@ as $$
      'after truncate on %s for each statement')
   ) as v (name, function, argument, fires, definition)
   union all
-  select rel, v.name, 'rowcast.capture_statement()', null, 'O', v.definition
+  select rel, v.name, 'rowcast.capture_statement()', guard, 'O', v.definition
   from way
   cross join (values
     ('!rowcast_insert', 'after insert on %s referencing new table as "!rowcast_new" for each statement'),
@@ -151,6 +151,18 @@ alter function rowcast.triggers(oid) owner to rowcast_owner;
 revoke all on function rowcast.triggers(oid) from public;
 comment on function rowcast.triggers(oid) is 'The triggers that a table needs';
 
+-- The triggers on a table that are ours: nobody else may make one with a function of this schema, whatever its name.
+create or replace function rowcast.ours(rel oid) returns setof pg_trigger
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select t.* from pg_trigger t
+  where t.tgrelid = rel and t.tgfoid in (select p.oid from pg_proc p where p.pronamespace = 'rowcast'::regnamespace)
+$$;
+alter function rowcast.ours(oid) owner to rowcast_owner;
+revoke all on function rowcast.ours(oid) from public;
+comment on function rowcast.ours(oid) is 'The triggers of Rowcast on a table';
+
 -- Whether the triggers of a table are the ones that suit it. If one fires more often than it must, or pins more,
 -- nothing is wrong but the cost.
 create or replace function rowcast.suited(rel oid) returns boolean
@@ -160,7 +172,7 @@ as $$
   select not exists (
     select
     from (select * from rowcast.triggers(rel) where relid = rel) wanted
-    full join (select * from pg_trigger where tgrelid = rel and tgname like '!rowcast%') t on t.tgname = wanted.name
+    full join rowcast.ours(rel) t on t.tgname = wanted.name
     where (t.tgfoid, t.tgnargs, t.tgenabled)
           is distinct from (wanted.function::oid, num_nonnulls(wanted.argument)::smallint, wanted.fires)
   )
@@ -241,6 +253,7 @@ comment on function rowcast.files(oid) is 'relfilenode of a table and its partit
 -- Puts the triggers on a table where they are not as they must be, and leaves those alone that are.
 -- Runs as its caller, because ENABLE ALWAYS needs the table's owner. CREATE TRIGGER waits for writers,
 -- and writers would queue behind it: so it waits 50 ms at a time, and gives its locks back between.
+-- What is needed is read under the lock, and nobody says something else of the table until the end.
 create or replace function rowcast.install(rel oid, tries integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -249,34 +262,27 @@ as $$
 declare
   tried integer := 0;
   wanted record;
-  found_trigger pg_trigger;
+  there pg_trigger;
   unwanted name;
   before text := current_setting('lock_timeout');
 begin
   perform set_config('lock_timeout', '50ms', true);
   loop
     begin
+      perform from rowcast.watched w where w.rel = install.rel for update;
+      execute format('lock table only %s in share row exclusive mode', rel::regclass);
       for wanted in select * from rowcast.triggers(rel) loop
-        select t.* into found_trigger from pg_trigger t where t.tgrelid = wanted.relid and t.tgname = wanted.name;
-        if (found_trigger.tgfoid, found_trigger.tgnargs)
-           is distinct from (wanted.function::oid, num_nonnulls(wanted.argument)::smallint)
+        select t.* into there from pg_trigger t where t.tgrelid = wanted.relid and t.tgname = wanted.name;
+        if (there.tgfoid, there.tgnargs) is distinct from (wanted.function::oid, num_nonnulls(wanted.argument)::smallint)
            and (wanted.relid = rel or wanted.name <> '!rowcast') then
-          execute format('drop trigger if exists %I on %s', wanted.name, wanted.relid::regclass);
-          execute format('create trigger %I ' || wanted.definition || ' execute function %s(%s)',
+          execute format('create or replace trigger %I ' || wanted.definition || ' execute function %s(%s)',
                          wanted.name, wanted.relid::regclass, wanted.function::regproc, wanted.argument);
-          found_trigger.tgenabled := 'O';
+          there.tgenabled := 'O';
         end if;
-        if found_trigger.tgenabled <> wanted.fires then
+        if there.tgenabled <> wanted.fires then
           execute format('alter table %s enable %s trigger %I', wanted.relid::regclass,
                          case wanted.fires when 'A' then 'always' when 'R' then 'replica' end, wanted.name);
         end if;
-      end loop;
-      for unwanted in
-        select t.tgname from pg_trigger t
-        where t.tgrelid = rel and t.tgname like '!rowcast%'
-          and t.tgname not in (select w.name from rowcast.triggers(rel) w)
-      loop
-        execute format('drop trigger %I on %s', unwanted, rel::regclass);
       end loop;
       exit;
     exception when lock_not_available then
@@ -290,6 +296,17 @@ begin
       perform pg_sleep(0.02 + random() * 0.03);
     end;
   end loop;
+  -- What is there besides does no harm, but it costs. To drop it waits for readers too; next time, if they stay.
+  begin
+    for unwanted in
+      select t.tgname from rowcast.ours(rel) t
+      where t.tgname not in (select w.name from rowcast.triggers(rel) w)
+    loop
+      execute format('drop trigger %I on %s', unwanted, rel::regclass);
+    end loop;
+  exception when lock_not_available then
+    null;
+  end;
   perform set_config('lock_timeout', before, true);
 end
 $$;
@@ -297,13 +314,22 @@ alter function rowcast.install(oid, integer) owner to rowcast_owner;
 revoke all on function rowcast.install(oid, integer) from public;
 comment on function rowcast.install(oid, integer) is 'Puts the capture triggers on a table';
 
-create or replace function rowcast.watch(rel regclass) returns void
+-- capture tells how changes are captured: 'row', each row by itself; 'statement', all rows of a statement
+-- together; null leaves it as it is, and 'row' at first.
+create or replace function rowcast.watch(rel regclass, capture text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   class pg_class;
+  known rowcast.watched;
+  was_captured boolean;
 begin
+  if capture not in ('row', 'statement') then
+    raise exception 'there is no capture %', quote_literal(capture)
+      using errcode = 'invalid_parameter_value',
+            hint = format('select rowcast.watch(%L, ''row''); or ''statement''.', rel::text);
+  end if;
   select * into strict class from pg_class where oid = rel;
   if class.relkind not in ('r', 'p') or class.relpersistence = 't' then
     raise exception '% cannot be watched: only tables can', rel
@@ -329,50 +355,40 @@ begin
       using errcode = 'object_not_in_prerequisite_state',
             hint = format('alter table %s add primary key (...);', rel);
   end if;
-  if rowcast.captured(rel) and rowcast.suited(rel) and exists (select from rowcast.watched w where w.rel = watch.rel) then
-    return;
-  end if;
-  perform rowcast.install(rel, 100);
-  insert into rowcast.watched (rel, shape, files)
-  values (rel, rowcast.shape(rel), rowcast.files(rel))
-  on conflict on constraint watched_pkey do update set shape = excluded.shape, files = excluded.files;
-  perform rowcast.reset(rel);
-end
-$$;
-alter function rowcast.watch(regclass) owner to rowcast_owner;
-revoke all on function rowcast.watch(regclass) from public;
-comment on function rowcast.watch(regclass) is 'Makes a table live: its changes reach every screen. Doing it twice changes nothing';
-
--- The same, and how its changes are captured: 'row' by row, 'statement' all rows of a statement together.
-create or replace function rowcast.watch(rel regclass, capture text) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  obstacle text := rowcast.obstacle(rel);
-begin
-  if coalesce(capture not in ('row', 'statement'), true) then
-    raise exception 'there is no capture %', coalesce(quote_literal(capture), 'null')
-      using errcode = 'invalid_parameter_value',
-            hint = format('select rowcast.watch(%L, ''row''); or ''statement''.', rel::text);
-  end if;
-  -- What cannot be watched at all is told first.
-  perform rowcast.watch(rel);
-  if capture = 'statement' and obstacle is not null then
-    raise exception '% cannot be captured by statement: %', rel, obstacle
+  if capture = 'statement' and rowcast.obstacle(rel) is not null then
+    raise exception '% cannot be captured by statement: %', rel, rowcast.obstacle(rel)
       using errcode = 'wrong_object_type',
             hint = format('select rowcast.watch(%L);', rel::text);
   end if;
-  update rowcast.watched w set by_statement = (capture = 'statement') where w.rel = watch.rel;
-  -- Nobody writes between the old triggers and the new ones, so nothing has to be read anew.
-  if not rowcast.suited(rel) then
+  insert into rowcast.watched (rel, shape, files) values (rel, '', '{}') on conflict do nothing;
+  select w.* into strict known from rowcast.watched w where w.rel = watch.rel for update;
+  was_captured := known.shape <> '' and rowcast.captured(rel);
+  if known.by_statement <> (capture = 'statement') then
+    update rowcast.watched w set by_statement = (capture = 'statement') where w.rel = watch.rel;
+  end if;
+  if not rowcast.captured(rel) or not rowcast.suited(rel) then
     perform rowcast.install(rel, 100);
+  end if;
+  -- Nobody writes between one way of capturing and the other, so nothing has to be read anew.
+  if not was_captured then
+    update rowcast.watched w set shape = rowcast.shape(w.rel), files = rowcast.files(w.rel) where w.rel = watch.rel;
+    perform rowcast.reset(rel);
   end if;
 end
 $$;
 alter function rowcast.watch(regclass, text) owner to rowcast_owner;
 revoke all on function rowcast.watch(regclass, text) from public;
 comment on function rowcast.watch(regclass, text) is 'Makes a table live, and says whether its changes are captured by row or by statement';
+
+create or replace function rowcast.watch(rel regclass) returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select rowcast.watch(rel, null)
+$$;
+alter function rowcast.watch(regclass) owner to rowcast_owner;
+revoke all on function rowcast.watch(regclass) from public;
+comment on function rowcast.watch(regclass) is 'Makes a table live: its changes reach every screen. Doing it twice changes nothing';
 
 create or replace function rowcast.unwatch(rel regclass) returns void
 language plpgsql
@@ -390,8 +406,8 @@ begin
     begin
       for trigger in
         select t.tgrelid::regclass as leaf, t.tgname from rowcast.tree(rel) as r (relid)
-        join pg_trigger t on t.tgrelid = r.relid
-        where t.tgname like '!rowcast%' and t.tgparentid = 0
+        cross join rowcast.ours(r.relid) t
+        where t.tgparentid = 0
       loop
         execute format('drop trigger if exists %I on %s', trigger.tgname, trigger.leaf);
       end loop;
@@ -431,10 +447,27 @@ declare
   rewritten boolean;
   repaired boolean := false;
 begin
-  if not pg_try_advisory_xact_lock(7094114, 1) then
+  -- What a dump brought from elsewhere is none of ours: begin_epoch() clears it away.
+  if not pg_try_advisory_xact_lock(7094114, 1)
+     or not exists (select from rowcast.state s where s.place = rowcast.place()) then
     return;
   end if;
-  for known in select w.* from rowcast.watched w order by w.rel loop
+  -- Tables that have our triggers and are not known: they came with a dump.
+  for known in
+    insert into rowcast.watched (rel, shape, files, by_statement)
+    select c.oid, '', '{}', exists (select from pg_trigger s where s.tgrelid = c.oid and s.tgname = '!rowcast_update')
+    from pg_trigger t join pg_class c on c.oid = t.tgrelid
+    where t.tgname = '!rowcast' and t.tgparentid = 0
+      and t.tgfoid in (select p.oid from pg_proc p where p.pronamespace = 'rowcast'::regnamespace)
+      and not exists (select from rowcast.watched w where w.rel = c.oid)
+      and c.relkind in ('r', 'p') and not c.relispartition
+      and exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)
+    returning *
+  loop
+    return next format('%s has triggers and was not known: it is watched', known.rel::regclass);
+  end loop;
+  -- Who is being watched at this moment is looked at next time.
+  for known in select w.* from rowcast.watched w order by w.rel for update skip locked loop
     if not exists (select from pg_class where oid = known.rel) then
       delete from rowcast.watched w where w.rel = known.rel;
       perform rowcast.reset(known.rel);
@@ -472,9 +505,12 @@ begin
       -- Its images are the same as before, so nothing has to be read anew.
       begin
         perform rowcast.install(known.rel, 1);
+        if not rowcast.suited(known.rel) then
+          raise lock_not_available;
+        end if;
         repaired := true;
       exception when others then
-        -- Somebody has the table: next time.
+        -- Somebody has the table: next time, and its locks are given back.
         continue;
       end;
     else

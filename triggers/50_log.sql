@@ -1,45 +1,54 @@
 -- Keeping the log: its life, its horizon, its gaps.
 
+-- Where this is: the server, the database in it, the log in that.
+create or replace function rowcast.place() returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select concat_ws(':', (select system_identifier from pg_control_system()),
+                   (select oid from pg_database where datname = current_database()), 'rowcast.log'::regclass::oid)
+$$;
+alter function rowcast.place() owner to rowcast_owner;
+revoke all on function rowcast.place() from public;
+comment on function rowcast.place() is 'Server, database and log';
+
 -- The uuid of this life of the transaction counter, made if there is none. A crash gives used
 -- transaction ids out again, so everything that was logged under the old ones goes: in the same
 -- transaction, and with DELETE, because TRUNCATE would wait for open writers.
 --
--- A dump brings the ids of another server along, and the numbers that tables had there. So what it says
--- goes too, and which tables are watched is what their triggers say.
+-- A dump brings the ids of another server along, and the numbers that tables had there. So what was logged
+-- there goes too, and what tables are watched is left to check_drift(), which knows them by their triggers.
 create or replace function rowcast.begin_epoch() returns uuid
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   found_uuid uuid;
-  there text;
-  here text := concat_ws(':', (select system_identifier from pg_control_system()),
-                         (select oid from pg_database where datname = current_database()), 'rowcast.log'::regclass::oid);
+  here text := rowcast.place();
+  declared rowcast.dependency[];
 begin
   select e.uuid into found_uuid from rowcast.epoch e join rowcast.state s on s.place = here;
   if found then
     return found_uuid;
   end if;
   lock table rowcast.epoch in exclusive mode;
-  select s.place into there from rowcast.state s;
-  if there is distinct from here then
-    -- An earlier release did not say where it was; what is logged under an id that nobody had yet is from elsewhere.
-    if there is not null or exists (select from rowcast.log where xid >= pg_snapshot_xmax(pg_current_snapshot())) then
-      delete from rowcast.epoch;
-      delete from rowcast.watched;
-      insert into rowcast.watched (rel, shape, files, by_statement)
-      select t.tgrelid, rowcast.shape(t.tgrelid), rowcast.files(t.tgrelid),
-             exists (select from pg_trigger s where s.tgrelid = t.tgrelid and s.tgname = '!rowcast_update')
-      from pg_trigger t
-      where t.tgname = '!rowcast' and t.tgparentid = 0;
-    end if;
-    update rowcast.state set place = here;
+  if not exists (select from rowcast.state s where s.place = here) then
+    -- check_drift() and trim() do nothing in another place than theirs; one that began in this one is let finish.
+    perform pg_advisory_xact_lock(7094114, 1), pg_advisory_xact_lock(7094114, 2);
+    delete from rowcast.epoch;
+    delete from rowcast.watched;
+    select array_agg(d) into declared from rowcast.dependency d;
+    delete from rowcast.dependency;
+    insert into rowcast.dependency (rel, on_rel, names)
+    select d.names[1], d.names[2], d.names from unnest(declared) d
+    where exists (select from pg_class c where c.oid = d.names[1])
+    on conflict do nothing;
   end if;
   select uuid into found_uuid from rowcast.epoch;
   if not found then
     delete from rowcast.log;
     delete from rowcast.tick;
-    update rowcast.state set horizon = null;
+    update rowcast.state set horizon = null, place = here;
     insert into rowcast.epoch default values returning uuid into found_uuid;
   end if;
   return found_uuid;
@@ -91,7 +100,8 @@ declare
 begin
   gone := 0;
   early := false;
-  if not pg_try_advisory_xact_lock(7094114, 2) then
+  if not pg_try_advisory_xact_lock(7094114, 2)
+     or not exists (select from rowcast.state s where s.place = rowcast.place()) then
     return;
   end if;
   select t.* into latest from rowcast.tick t order by t.n desc limit 1;

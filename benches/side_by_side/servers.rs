@@ -187,10 +187,7 @@ impl Running {
             Kind::Nchan => Self::nchan(load).await?,
             Kind::Naive => {
                 client.batch_execute(PAYLOAD).await?;
-                let mut command = Command::new(naive());
-                command.arg(database.conninfo(name)?);
-                let (child, said) = spawn(command, "").await?;
-                Self::plain(child, said.parse()?, "/", None)
+                Self::naive(&database.conninfo(name)?).await?
             }
         };
         Ok((running, client))
@@ -225,6 +222,14 @@ impl Running {
             publisher: None,
             files: None,
         })
+    }
+
+    /// The server that somebody writes first.
+    pub async fn naive(conninfo: &str) -> anyhow::Result<Self> {
+        let mut command = Command::new(naive());
+        command.arg(conninfo);
+        let (child, said) = spawn(command, "").await?;
+        Ok(Self::plain(child, said.parse()?, "/", None))
     }
 
     fn plain(

@@ -26,6 +26,7 @@ pub async fn patch(options: &Options, table: &mut Table) -> anyhow::Result<()> {
     client
         .batch_execute("select rowcast.watch('accounts')")
         .await?;
+    let naive = Running::naive(&database.conninfo("written")?).await?;
     // What a request has to do besides: who it is, and how long it may take.
     let transaction = format!(
         "\\set id random(1, {COUNT})\nbegin;\nset local statement_timeout = 8000;\n\
@@ -33,19 +34,23 @@ pub async fn patch(options: &Options, table: &mut Table) -> anyhow::Result<()> {
          update accounts set cnt = cnt + 1, updated = now() where id = :id;\ncommit;\n"
     );
     for clients in [1, 8] {
-        let mut samples = [const { Sample::new() }; 4];
+        let mut samples = [const { Sample::new() }; 5];
         for _ in 0..rounds(options) {
             let undisturbed = quiet(options).await;
-            let address = relay.address;
+            let patch = async |address| {
+                spawn_blocking(move || patches(address, clients, lasts, COUNT)).await?
+            };
             let before = Cpu::of_all(&relay.processes);
-            let patched = spawn_blocking(move || patches(address, clients, lasts, COUNT)).await??;
+            let patched = patch(relay.address).await?;
             let cpu = Cpu::of_all(&relay.processes).since(&before);
+            let bare = patch(naive.address).await?;
             let plain = pgbench(&database, &one_row(COUNT), clients, lasts).await?;
             let whole = pgbench(&database, &transaction, clients, lasts).await?;
             let figures = [
                 1e6 / patched,
                 1e6 / plain,
                 1e6 / whole,
+                1e6 / bare,
                 cpu.as_secs_f64() * 1e6 / (patched * lasts.as_secs_f64()),
             ];
             for (sample, figure) in samples.iter_mut().zip(figures) {
@@ -56,20 +61,26 @@ pub async fn patch(options: &Options, table: &mut Table) -> anyhow::Result<()> {
                 }
             }
         }
-        let [ours, plain, whole, cpu] = samples;
+        let [ours, plain, whole, bare, cpu] = samples;
         let what = format!("µs/PATCH, {clients} at once");
         let goal = if clients == 1 {
             Goal::Times(1.3)
         } else {
             Goal::None
         };
-        let beside = Some(("pgbench", plain));
+        let beside = Some(("pgbench", plain.clone()));
         table.add("patch", &what, ours.clone(), beside, goal);
         let beside = Some(("pgbench, with BEGIN, SET and COMMIT", whole));
+        table.add("patch", &what, ours.clone(), beside, Goal::None);
+        let beside = Some(("naive axum, one statement", bare.clone()));
         table.add("patch", &what, ours, beside, Goal::None);
+        let what = format!("µs/PATCH of naive axum, {clients} at once");
+        let beside = Some(("pgbench", plain));
+        table.add("patch", &what, bare, beside, Goal::None);
         let what = format!("CPU of the relay, µs/PATCH, {clients} at once");
         table.add("patch", &what, cpu, None, Goal::None);
     }
+    naive.stop().await;
     relay.stop().await;
     database.stop().await;
     Ok(())

@@ -569,15 +569,20 @@ fn result(row: &Row, schema: &str, name: &str) -> Option<Arc<Table>> {
 }
 
 /// One row a column, tables together. A table is listed when it carries our trigger as a root, or
-/// when it is exposed and lives in the served schema.
+/// when it is exposed and lives in the served schema. Ours is one that calls a function of ours, which nobody
+/// else may, whatever they call theirs.
 const COLUMNS: &str = r"
-with recursive listed as (
+with recursive ours as (
+  select p.oid from pg_proc p where p.pronamespace = to_regnamespace('rowcast')
+), listed as (
   select c.oid, c.relname::text, n.nspname::text, c.relkind,
-         exists (select from pg_trigger t where t.tgrelid = c.oid and t.tgname = '!rowcast') as watched
+         exists (select from pg_trigger t
+                 where t.tgrelid = c.oid and t.tgname = '!rowcast' and t.tgfoid in (select oid from ours)) as watched
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where c.relkind in ('r', 'p', 'v', 'm', 'f')
     and (exists (select from pg_trigger t
-                 where t.tgrelid = c.oid and t.tgname = '!rowcast' and t.tgparentid = 0)
+                 where t.tgrelid = c.oid and t.tgname = '!rowcast' and t.tgfoid in (select oid from ours)
+                   and t.tgparentid = 0)
          or n.nspname = any($1) and c.oid in (select rel from rowcast.exposed))
 ), bare (oid, base) as (
   -- every type a listed column has, with the domains around it taken off
@@ -624,6 +629,7 @@ const LEAVES: &str = r"
 with recursive tree (relid, root) as (
   select t.tgrelid, t.tgrelid from pg_trigger t
   where t.tgname = '!rowcast' and t.tgparentid = 0
+    and t.tgfoid in (select p.oid from pg_proc p where p.pronamespace = to_regnamespace('rowcast'))
   union
   -- not pg_partition_tree, which waits for locks
   select i.inhrelid, t.root from tree t

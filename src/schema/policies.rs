@@ -59,7 +59,8 @@ const DEPENDENCIES: &str = r"
 with recursive secured as (
   select c.oid from pg_class c
   where c.relrowsecurity
-    and exists (select from pg_trigger t where t.tgrelid = c.oid and t.tgname = '!rowcast' and t.tgparentid = 0)
+    and exists (select from pg_trigger t where t.tgrelid = c.oid and t.tgname = '!rowcast' and t.tgparentid = 0
+                  and t.tgfoid in (select p.oid from pg_proc p where p.pronamespace = to_regnamespace('rowcast')))
 ), edge (from_class, from_id, to_class, to_id) as (
   -- a table to its policies for reading
   select 'pg_class'::regclass::oid, p.polrelid, 'pg_policy'::regclass::oid, p.oid

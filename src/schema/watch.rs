@@ -61,7 +61,7 @@ pub async fn unwatch(client: &Client, table: &str) -> Result<(), tokio_postgres:
 pub struct Watched {
     /// Schema and name.
     pub table: String,
-    /// How, where the table allows it.
+    /// How.
     pub capture: Capture,
     /// Whether every change is.
     pub captured: bool,
@@ -72,7 +72,7 @@ pub struct Watched {
 /// # Errors
 /// `PostgreSQL`'s answer.
 pub async fn watched(client: &Client) -> Result<Vec<Watched>, tokio_postgres::Error> {
-    let sql = "select n.nspname || '.' || c.relname, w.by_statement, rowcast.captured(c.oid) \
+    let sql = "select n.nspname || '.' || c.relname, w.by_statement and rowcast.obstacle(c.oid) is null, rowcast.captured(c.oid) \
                from rowcast.watched w join pg_class c on c.oid = w.rel \
                join pg_namespace n on n.oid = c.relnamespace order by 1";
     let rows = client.query(sql, &[]).await?;

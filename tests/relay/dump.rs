@@ -8,8 +8,9 @@ use crate::harness::{Database, Screen, Server, database, eventually};
 
 /// Copies a database as operators do. Roles are the cluster's own and come first.
 async fn dumped(from: &Database, into: &Database) {
-    let copy = "set -e; pg_dumpall -d \"$0\" --roles-only | grep -v 'ROLE postgres' | psql -q -d \"$1\"; \
-                pg_dump -d \"$0\" | psql -q -v ON_ERROR_STOP=1 -d \"$1\"";
+    let copy = "set -e; dump=$(mktemp); trap 'rm $dump' EXIT; \
+                pg_dumpall -d \"$0\" --roles-only >\"$dump\"; grep -v 'ROLE postgres' \"$dump\" | psql -q -d \"$1\"; \
+                pg_dump -d \"$0\" >\"$dump\"; psql -q -v ON_ERROR_STOP=1 -f \"$dump\" -d \"$1\"";
     let done = Command::new("sh")
         .args(["-c", copy, &from.url, &into.url])
         .stdout(Stdio::null())
@@ -34,7 +35,7 @@ async fn what_a_dump_brings_from_another_server_is_neither_told_nor_taken_for_an
             "create table others (id int primary key); drop table others;
              create table tasks (id int primary key, title text); create table notes (id int primary key, title text);
              create table aside (id int primary key);
-             select rowcast.watch('tasks', 'statement'), rowcast.watch('notes')",
+             select rowcast.watch('tasks', 'statement'), rowcast.watch('notes'), rowcast.depends('notes', 'tasks')",
         )
         .await;
     until_xid(&database, 5000).await;
@@ -48,13 +49,29 @@ async fn what_a_dump_brings_from_another_server_is_neither_told_nor_taken_for_an
         .await;
 
     let server = Server::start(&[]).await;
+    // Servers of tests are copies of one; a second database has another number.
+    server.database().await;
     let copy = server.database().await;
     dumped(&database, &copy).await;
     let logged = format!("select count(*) from rowcast.log where xid::text = '{old}'");
     assert_eq!(copy.one(&logged).await, "2");
-    let watched = "select string_agg(rel::regclass::text || ' ' || by_statement, ', ' order by 1) from rowcast.watched";
+    // Another table has the number now that one of them had there.
+    copy.sql(
+        "update rowcast.watched set rel = 'aside'::regclass where by_statement;
+         update rowcast.dependency set rel = 'aside'::regclass, on_rel = 'aside'::regclass where on_rel is not null",
+    )
+    .await;
+    // Before a relay has seen where it is, nobody acts on any of it.
+    copy.sql("select rowcast.check_drift(); select rowcast.trim('1 hour', 1000)")
+        .await;
     let relay = copy.relay().await;
-    assert_eq!(copy.one(watched).await, "notes false, tasks true");
+    eventually("its tables are known again", async || {
+        let watched = "select string_agg(rel::regclass::text || ' ' || by_statement, ', ' order by rel::regclass::text) from rowcast.watched";
+        (copy.one(watched).await == "notes false, tasks true").then_some(())
+    })
+    .await;
+    let depends = "select string_agg(rel::regclass || ' ' || coalesce(on_rel::regclass::text, '-'), ', ' order by on_rel) from rowcast.dependency";
+    assert_eq!(copy.one(depends).await, "notes tasks, notes -");
     assert_eq!(copy.one(&logged).await, "0");
     let mut stream = relay.stream("/rest/v1/tasks").await;
     let mut screen = Screen::default();
@@ -66,7 +83,7 @@ async fn what_a_dump_brings_from_another_server_is_neither_told_nor_taken_for_an
         "{txid}"
     );
     // Past the ids of the dump.
-    until_xid(&copy, 5100).await;
+    until_xid(&copy, old.parse::<u64>().unwrap() + 100).await;
     let txid = copy.commit("insert into tasks values (2, 'later')").await;
     let events = screen.reach(&mut stream, &txid).await;
     assert!(events.iter().all(|event| !event.data.contains("kept")));
