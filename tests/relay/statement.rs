@@ -118,20 +118,20 @@ async fn whatever_is_written_it_shows_what_a_table_captured_by_row_shows() {
     assert_eq!(database.one("select is_called from rowcast.gap").await, "f");
 }
 
+/// A partitioned table, one that is inherited from, and two that may become a part of these.
+const PARTS: &str =
+    "create table days (id int, day date, primary key (id, day)) partition by range (day);
+    create table november partition of days for values from ('2026-11-01') to ('2026-12-01');
+    create table december (id int not null, day date not null, primary key (id, day));
+    create table parent (id int primary key, note text);
+    create table child (primary key (id)) inherits (parent);
+    create table orphan (id int primary key, note text)";
+
 #[tokio::test]
 async fn a_table_whose_writes_would_be_missed_is_not_captured_by_statement() {
     let database = database().await;
-    let relay = database.relay().await;
-    database
-        .sql(
-            "create table days (id int, day date, primary key (id, day)) partition by range (day);
-             create table november partition of days for values from ('2026-11-01') to ('2026-12-01');
-             create table parent (id int primary key, note text);
-             create table child (primary key (id)) inherits (parent);
-             create table december (id int not null, day date not null, primary key (id, day));
-             create table orphan (id int primary key, note text)",
-        )
-        .await;
+    database.relay().await.kill().await;
+    database.sql(PARTS).await;
     let client = database.client().await;
     let mut refused = vec![
         ("days", "statement", "it is partitioned"),
@@ -163,8 +163,13 @@ async fn a_table_whose_writes_would_be_missed_is_not_captured_by_statement() {
         database.one("select count(*) from rowcast.watched").await,
         "0"
     );
+}
 
-    // One that becomes a part of another later.
+#[tokio::test]
+async fn a_table_that_becomes_a_part_of_another_is_captured_by_row() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(PARTS).await;
     for (table, sql, through, changed) in [
         (
             "orphan",
