@@ -1,5 +1,5 @@
 -- Runs once after each statement on a table that is captured by statement, instead of once after each row.
--- Its promises are those of 20_capture.sql, and what stands in the log is the same. A row of a bulk
+-- Its promises are those of 20_capture.sql, and what screens are told is the same. A row of a bulk
 -- statement costs its writer three quarters; a statement of one row costs more (docs/performance.md).
 --
 -- x.* is the row of x, whatever its columns are called; x alone could be one of them.

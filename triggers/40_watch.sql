@@ -181,20 +181,35 @@ alter function rowcast.suited(oid) owner to rowcast_owner;
 revoke all on function rowcast.suited(oid) from public;
 comment on function rowcast.suited(oid) is 'Whether the triggers of a table do no more than they must';
 
--- Whether the triggers of a watched table are as they must be: all there, the one on rows of the root with the
--- right argument and with a function that pins enough, none that fires less often than it must.
+-- Whether the triggers of a table are as they must be, in whichever way it is captured: the one on truncations
+-- on all of its parts, ALWAYS; the one on rows likewise, with a function that pins enough and on the root the right
+-- argument, or on a table that may have them those on statements, and the one on rows as a replica.
 create or replace function rowcast.captured(rel oid) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
+  with way as materialized (
+    select to_regprocedure(rowcast.capturer(rel)) as capturer, num_nonnulls(rowcast.guard(rel)) as arguments,
+           rowcast.obstacle(rel) is null and 3 = (
+             select count(*) from pg_trigger t
+             where t.tgrelid = rel and t.tgname in ('!rowcast_insert', '!rowcast_update', '!rowcast_delete')
+               and t.tgfoid = to_regprocedure('rowcast.capture_statement()') and t.tgenabled in ('O', 'A')
+               and t.tgnargs = num_nonnulls(rowcast.guard(rel))) as by_statement
+  )
   select not exists (
     select
-    from rowcast.triggers(rel) wanted
+    from way
+    cross join rowcast.tree(rel) as r (relid)
     where not exists (
-      select from pg_trigger t
-      where t.tgrelid = wanted.relid and t.tgname = wanted.name and t.tgenabled in (wanted.fires, 'A')
-        and (t.tgfoid = wanted.function or wanted.name = '!rowcast' and t.tgfoid = to_regprocedure('rowcast.capture()'))
-        and (wanted.relid <> rel or t.tgnargs = num_nonnulls(wanted.argument)))
+        select from pg_trigger t
+        where t.tgrelid = r.relid and t.tgname = '!rowcast_truncate' and t.tgenabled = 'A'
+          and t.tgfoid = to_regprocedure('rowcast.capture_truncate()'))
+      or not exists (
+        select from pg_trigger t
+        where t.tgrelid = r.relid and t.tgname = '!rowcast'
+          and (t.tgenabled = 'A' or t.tgenabled = 'R' and by_statement)
+          and t.tgfoid in (capturer, to_regprocedure('rowcast.capture()'))
+          and (r.relid <> rel or t.tgnargs = arguments))
   )
 $$;
 alter function rowcast.captured(oid) owner to rowcast_owner;
@@ -250,17 +265,21 @@ alter function rowcast.files(oid) owner to rowcast_owner;
 revoke all on function rowcast.files(oid) from public;
 comment on function rowcast.files(oid) is 'relfilenode of a table and its partitions';
 
--- Puts the triggers on a table where they are not as they must be, and leaves those alone that are.
+-- Puts the triggers on a table where they are not as they must be, and leaves those alone that are. Tells
+-- whether every change reached the log before, as it was when the table was locked.
+--
 -- Runs as its caller, because ENABLE ALWAYS needs the table's owner. CREATE TRIGGER waits for writers,
--- and writers would queue behind it: so it waits 50 ms at a time, and gives its locks back between.
--- What is needed is read under the lock, and nobody says something else of the table until the end.
-create or replace function rowcast.install(rel oid, tries integer) returns void
+-- and writers would queue behind it: so it waits 50 ms at a time, and gives its locks back between. First
+-- the row of rowcast.watched, which says what is needed, then the table; so does everybody who takes both.
+drop function if exists rowcast.install(oid, integer);
+create function rowcast.install(rel oid, tries integer) returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set client_min_messages = warning
 as $$
 declare
   tried integer := 0;
+  was_captured boolean;
   wanted record;
   there pg_trigger;
   unwanted name;
@@ -271,8 +290,14 @@ begin
     begin
       perform from rowcast.watched w where w.rel = install.rel for update;
       execute format('lock table only %s in share row exclusive mode', rel::regclass);
+      was_captured := rowcast.captured(rel);
       for wanted in select * from rowcast.triggers(rel) loop
         select t.* into there from pg_trigger t where t.tgrelid = wanted.relid and t.tgname = wanted.name;
+        if there.tgfoid not in (select p.oid from pg_proc p where p.pronamespace = 'rowcast'::regnamespace) then
+          raise exception 'table % has a trigger % of somebody else', wanted.relid::regclass, wanted.name
+            using errcode = 'duplicate_object',
+                  hint = format('alter trigger %I on %s rename to ...;', wanted.name, wanted.relid::regclass);
+        end if;
         if (there.tgfoid, there.tgnargs) is distinct from (wanted.function::oid, num_nonnulls(wanted.argument)::smallint)
            and (wanted.relid = rel or wanted.name <> '!rowcast') then
           execute format('create or replace trigger %I ' || wanted.definition || ' execute function %s(%s)',
@@ -296,7 +321,7 @@ begin
       perform pg_sleep(0.02 + random() * 0.03);
     end;
   end loop;
-  -- What is there besides does no harm, but it costs. To drop it waits for readers too; next time, if they stay.
+  -- What is there besides loses nothing, but it costs. To drop it waits for readers too; next time, if they stay.
   begin
     for unwanted in
       select t.tgname from rowcast.ours(rel) t
@@ -308,11 +333,12 @@ begin
     null;
   end;
   perform set_config('lock_timeout', before, true);
+  return was_captured;
 end
 $$;
 alter function rowcast.install(oid, integer) owner to rowcast_owner;
 revoke all on function rowcast.install(oid, integer) from public;
-comment on function rowcast.install(oid, integer) is 'Puts the capture triggers on a table';
+comment on function rowcast.install(oid, integer) is 'Puts the capture triggers on a table, and tells whether they were there';
 
 -- capture tells how changes are captured: 'row', each row by itself; 'statement', all rows of a statement
 -- together; null leaves it as it is, and 'row' at first.
@@ -360,17 +386,18 @@ begin
       using errcode = 'wrong_object_type',
             hint = format('select rowcast.watch(%L);', rel::text);
   end if;
-  insert into rowcast.watched (rel, shape, files) values (rel, '', '{}') on conflict do nothing;
+  insert into rowcast.watched (rel, shape, files, by_statement)
+  values (rel, '', '{}', exists (select from rowcast.ours(rel) t where t.tgname = '!rowcast_update'))
+  on conflict do nothing;
   select w.* into strict known from rowcast.watched w where w.rel = watch.rel for update;
-  was_captured := known.shape <> '' and rowcast.captured(rel);
   if known.by_statement <> (capture = 'statement') then
     update rowcast.watched w set by_statement = (capture = 'statement') where w.rel = watch.rel;
+  elsif known.shape <> '' and rowcast.captured(rel) and rowcast.suited(rel) then
+    return;
   end if;
-  if not rowcast.captured(rel) or not rowcast.suited(rel) then
-    perform rowcast.install(rel, 100);
-  end if;
-  -- Nobody writes between one way of capturing and the other, so nothing has to be read anew.
-  if not was_captured then
+  was_captured := rowcast.install(rel, 100);
+  -- Nobody writes between one way of capturing and the other, so nothing has to be read anew then.
+  if known.shape = '' or not was_captured then
     update rowcast.watched w set shape = rowcast.shape(w.rel), files = rowcast.files(w.rel) where w.rel = watch.rel;
     perform rowcast.reset(rel);
   end if;
@@ -404,6 +431,7 @@ begin
   perform set_config('lock_timeout', '50ms', true);
   loop
     begin
+      perform from rowcast.watched w where w.rel = unwatch.rel for update;
       for trigger in
         select t.tgrelid::regclass as leaf, t.tgname from rowcast.tree(rel) as r (relid)
         cross join rowcast.ours(r.relid) t
@@ -442,6 +470,9 @@ set lock_timeout = '50ms'
 as $$
 declare
   known record;
+  there boolean;
+  captured boolean;
+  suited boolean;
   now_shape text;
   now_files json;
   rewritten boolean;
@@ -453,30 +484,44 @@ begin
     return;
   end if;
   -- Tables that have our triggers and are not known: they came with a dump.
-  for known in
-    insert into rowcast.watched (rel, shape, files, by_statement)
-    select c.oid, '', '{}', exists (select from pg_trigger s where s.tgrelid = c.oid and s.tgname = '!rowcast_update')
-    from pg_trigger t join pg_class c on c.oid = t.tgrelid
-    where t.tgname = '!rowcast' and t.tgparentid = 0
-      and t.tgfoid in (select p.oid from pg_proc p where p.pronamespace = 'rowcast'::regnamespace)
-      and not exists (select from rowcast.watched w where w.rel = c.oid)
-      and c.relkind in ('r', 'p') and not c.relispartition
-      and exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)
-    returning *
-  loop
-    return next format('%s has triggers and was not known: it is watched', known.rel::regclass);
-  end loop;
-  -- Who is being watched at this moment is looked at next time.
-  for known in select w.* from rowcast.watched w order by w.rel for update skip locked loop
-    if not exists (select from pg_class where oid = known.rel) then
+  begin
+    for known in
+      insert into rowcast.watched (rel, shape, files, by_statement)
+      select c.oid, '', '{}', exists (select from rowcast.ours(c.oid) s where s.tgname = '!rowcast_update')
+      from pg_trigger t join pg_class c on c.oid = t.tgrelid
+      where t.tgname = '!rowcast' and t.tgparentid = 0
+        and t.tgfoid in (select p.oid from pg_proc p where p.pronamespace = 'rowcast'::regnamespace)
+        and not exists (select from rowcast.watched w where w.rel = c.oid)
+        and c.relkind in ('r', 'p') and not c.relispartition
+        and exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)
+      on conflict do nothing
+      returning *
+    loop
+      return next format('%s has triggers and was not known: it is watched', known.rel::regclass);
+    end loop;
+  exception when lock_not_available then
+    -- Somebody watches one at this moment.
+    null;
+  end;
+  for known in select w.* from rowcast.watched w order by w.rel loop
+    there := exists (select from pg_class where oid = known.rel);
+    if there then
+      now_shape := rowcast.shape(known.rel);
+      now_files := rowcast.files(known.rel);
+      captured := rowcast.captured(known.rel);
+      suited := rowcast.suited(known.rel);
+      continue when captured and suited and now_shape = known.shape and now_files::text = known.files::text;
+    end if;
+    -- Whoever watches it at this moment looks at it too; the others next time.
+    perform from rowcast.watched w where w.rel = known.rel for update skip locked;
+    continue when not found;
+    if not there then
       delete from rowcast.watched w where w.rel = known.rel;
       perform rowcast.reset(known.rel);
       return next format('table with oid %s was dropped', known.rel);
       continue;
     end if;
-    now_shape := rowcast.shape(known.rel);
-    now_files := rowcast.files(known.rel);
-    if not rowcast.captured(known.rel) then
+    if not captured then
       begin
         perform rowcast.install(known.rel, 1);
         repaired := true;
@@ -489,7 +534,9 @@ begin
       now_shape := rowcast.shape(known.rel);
     elsif now_shape <> known.shape then
       perform rowcast.reset(known.rel);
-      return next format('definition or permissions of %s changed', known.rel::regclass);
+      if known.shape <> '' then
+        return next format('definition or permissions of %s changed', known.rel::regclass);
+      end if;
     elsif now_files::text <> known.files::text then
       select exists (
         select from json_each_text(now_files) f
@@ -501,10 +548,12 @@ begin
         perform rowcast.reset(known.rel);
         return next format('%s was rewritten', known.rel::regclass);
       end if;
-    elsif not rowcast.suited(known.rel) then
+    else
       -- Its images are the same as before, so nothing has to be read anew.
       begin
-        perform rowcast.install(known.rel, 1);
+        if not rowcast.install(known.rel, 1) then
+          perform rowcast.reset(known.rel);
+        end if;
         if not rowcast.suited(known.rel) then
           raise lock_not_available;
         end if;
@@ -513,8 +562,6 @@ begin
         -- Somebody has the table: next time, and its locks are given back.
         continue;
       end;
-    else
-      continue;
     end if;
     update rowcast.watched w set shape = now_shape, files = now_files where w.rel = known.rel;
     -- A repair's locks last until the transaction ends: one at a time, and the others next time.

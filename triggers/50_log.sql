@@ -25,7 +25,6 @@ as $$
 declare
   found_uuid uuid;
   here text := rowcast.place();
-  declared rowcast.dependency[];
 begin
   select e.uuid into found_uuid from rowcast.epoch e join rowcast.state s on s.place = here;
   if found then
@@ -37,12 +36,8 @@ begin
     perform pg_advisory_xact_lock(7094114, 1), pg_advisory_xact_lock(7094114, 2);
     delete from rowcast.epoch;
     delete from rowcast.watched;
-    select array_agg(d) into declared from rowcast.dependency d;
+    -- Who has none is compared from time to time.
     delete from rowcast.dependency;
-    insert into rowcast.dependency (rel, on_rel, names)
-    select d.names[1], d.names[2], d.names from unnest(declared) d
-    where exists (select from pg_class c where c.oid = d.names[1])
-    on conflict do nothing;
   end if;
   select uuid into found_uuid from rowcast.epoch;
   if not found then

@@ -19,8 +19,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   delete from rowcast.dependency d where d.rel = depends.rel;
-  insert into rowcast.dependency (rel, on_rel, names)
-  select depends.rel, o.on_rel, array[depends.rel, o.on_rel] from unnest(on_rels || null::regclass) as o (on_rel)
+  insert into rowcast.dependency (rel, on_rel)
+  select depends.rel, o.on_rel from unnest(on_rels || null::regclass) as o (on_rel)
   on conflict do nothing;
   perform rowcast.reset(rel);
 end

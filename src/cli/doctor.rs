@@ -457,7 +457,8 @@ async fn listening_login(client: &Client, findings: &mut Findings) -> Asked<()> 
 
 async fn tables(client: &Client, findings: &mut Findings) -> Asked<()> {
     let watched = "select w.rel::regclass::text, c.oid is null, c.oid is not null and rowcast.captured(w.rel), \
-        c.oid is not null and (w.shape <> rowcast.shape(w.rel)) \
+        c.oid is not null and (w.shape <> rowcast.shape(w.rel)), \
+        c.oid is not null and not rowcast.suited(w.rel) \
         from rowcast.watched w left join pg_class c on c.oid = w.rel order by 1";
     let watched = rows(client, watched).await?;
     if watched.is_empty() {
@@ -495,6 +496,14 @@ async fn tables(client: &Client, findings: &mut Findings) -> Asked<()> {
                 format!("definition or permissions of {table} have changed since the last check"),
                 "a relay that runs resets the table's screens within seconds",
                 "",
+            );
+        } else if cell(row, 4) == "t" {
+            findings.add(
+                Level::Note,
+                "triggers",
+                format!("those of {table} do more than they must"),
+                "its writers pay for it; somebody read the table when it was to change, or the relay does not own it",
+                format!("rowcast watch {table}"),
             );
         } else {
             fine.push(table);

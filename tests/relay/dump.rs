@@ -70,8 +70,9 @@ async fn what_a_dump_brings_from_another_server_is_neither_told_nor_taken_for_an
         (copy.one(watched).await == "notes false, tasks true").then_some(())
     })
     .await;
-    let depends = "select string_agg(rel::regclass || ' ' || coalesce(on_rel::regclass::text, '-'), ', ' order by on_rel) from rowcast.dependency";
-    assert_eq!(copy.one(depends).await, "notes tasks, notes -");
+    // Views that policies decide are compared instead.
+    let depends = "select count(*) from rowcast.dependency";
+    assert_eq!(copy.one(depends).await, "0");
     assert_eq!(copy.one(&logged).await, "0");
     let mut stream = relay.stream("/rest/v1/tasks").await;
     let mut screen = Screen::default();

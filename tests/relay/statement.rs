@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Database, Event, Relay, Screen, Stream, database, eventually};
+use crate::harness::{Database, Event, Relay, Screen, Stream, command, database, eventually};
 
 /// Tables that are made twice, and captured in two ways; `%` stands for which.
 const TABLES: &str = "create table % (id int primary key, title text);
@@ -342,6 +342,13 @@ async fn who_says_how_a_table_is_captured_harms_nobody_who_has_it() {
     database.sql("update tasks set title = 'b'").await;
     let logged = "select count(*) > 0 from rowcast.log where op = 'U'";
     assert_eq!(database.one(logged).await, "t");
+    let doctor = ["doctor", "--database-url", &database.url];
+    let said = command().args(doctor).output().await.unwrap().stdout;
+    let said = String::from_utf8(said).unwrap();
+    assert!(
+        said.contains("those of tasks do more than they must"),
+        "{said}"
+    );
     reader.batch_execute("rollback").await.unwrap();
 
     // While one says so, another finds that it is not as it was said before.
@@ -359,6 +366,72 @@ async fn who_says_how_a_table_is_captured_harms_nobody_who_has_it() {
     }
     let gap = "select count(*) from rowcast.log where op = 'R' and id > (select min(id) from rowcast.log where op = 'U')";
     assert_eq!(database.one(gap).await, "0");
+}
+
+#[tokio::test]
+async fn who_watches_and_who_gives_up_take_turns_and_readers_notice_neither() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    database
+        .sql("create table tasks (id int primary key); select rowcast.watch('tasks')")
+        .await;
+    for _ in 0..3 {
+        let writer = database.client().await;
+        let write = "begin; insert into tasks select coalesce(max(id), 0) + 1 from tasks";
+        writer.batch_execute(write).await.unwrap();
+        let writing = async {
+            for _ in 0..20 {
+                // A reader who waits behind somebody who waits for the writer.
+                database
+                    .sql("set statement_timeout = '2s'; select count(*), pg_sleep(0.02) from tasks")
+                    .await;
+            }
+            writer.batch_execute("commit").await.unwrap();
+        };
+        tokio::join!(
+            writing,
+            database.sql("select rowcast.watch('tasks', 'statement')"),
+            database.sql("select rowcast.unwatch('tasks')"),
+            database.sql("select rowcast.check_drift()"),
+        );
+        let agree = "select (select count(*) from rowcast.watched) = (select count(*) from pg_trigger where tgname = '!rowcast')";
+        assert_eq!(database.one(agree).await, "t");
+    }
+}
+
+#[tokio::test]
+async fn what_was_missed_while_a_watch_waited_is_read_anew() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    database
+        .sql("create table tasks (id int primary key); select rowcast.watch('tasks')")
+        .await;
+    let resets = "select count(*) from rowcast.log where op = 'R'";
+    assert_eq!(database.one(resets).await, "1");
+    let writer = database.client().await;
+    writer
+        .batch_execute(
+            "begin; alter table tasks disable trigger user; insert into tasks values (1)",
+        )
+        .await
+        .unwrap();
+    let watching = database.sql("select rowcast.watch('tasks', 'statement')");
+    let ending = async {
+        eventually("it waits", async || {
+            let waits = "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and query like '%rowcast.watch(%')";
+            (database.one(waits).await == "t").then_some(())
+        })
+        .await;
+        writer.batch_execute("commit").await.unwrap();
+    };
+    tokio::join!(watching, ending);
+    assert_eq!(database.one(resets).await, "2");
+
+    // And who finds nothing to do writes nothing.
+    let ids = "select pg_snapshot_xmax(pg_current_snapshot())";
+    let before = database.one(ids).await;
+    database.sql("select rowcast.check_drift()").await;
+    assert_eq!(database.one(ids).await, before);
 }
 
 #[tokio::test]

@@ -192,3 +192,30 @@ async fn an_earlier_relay_works_with_what_a_later_one_left_or_says_that_it_canno
     assert!(said.contains("needs relays of version 99"), "{said}");
     assert!(said.contains("try:"), "{said}");
 }
+
+#[tokio::test]
+async fn an_old_schema_that_came_with_a_dump_is_not_taken_for_one_from_here() {
+    let database = database().await;
+    database.sql(BEFORE).await;
+    database
+        .sql(
+            "create table tasks (id int primary key, title text); select rowcast.begin_epoch(); select rowcast.watch('tasks');
+             insert into rowcast.log (xid, rel, op, new) values ('9999999', 'tasks'::regclass, 'I', '{\"id\":1}')",
+        )
+        .await;
+    let epoch = "select uuid from rowcast.epoch";
+    let before = database.one(epoch).await;
+    let _relay = database.relay().await;
+    eventually("a life of its own", async || {
+        let now = database.one(epoch).await;
+        (!now.is_empty() && now != before).then_some(())
+    })
+    .await;
+    let foreign = "select count(*) from rowcast.log where xid = '9999999'";
+    assert_eq!(database.one(foreign).await, "0");
+    eventually("its table is known", async || {
+        let known = "select count(*) from rowcast.watched where rowcast.captured(rel)";
+        (database.one(known).await == "1").then_some(())
+    })
+    .await;
+}
