@@ -194,8 +194,8 @@ alter function rowcast.ours(oid) owner to rowcast_owner;
 revoke all on function rowcast.ours(oid) from public;
 comment on function rowcast.ours(oid) is 'The triggers of Rowcast on a table';
 
--- Whether the triggers of a table are the ones that suit it. If one fires more often than it must, or pins more,
--- nothing is wrong but the cost.
+-- Whether the triggers of a table are the ones that suit it; where it has no partitions, every change is captured
+-- then. If one fires more often than it must, or pins more, nothing is wrong but the cost.
 create or replace function rowcast.suited(rel oid) returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -518,6 +518,7 @@ as $$
 declare
   known record;
   there boolean;
+  kind "char";
   captured boolean;
   suited boolean;
   now_shape text;
@@ -551,12 +552,16 @@ begin
     null;
   end;
   for known in select w.* from rowcast.watched w order by w.rel loop
-    there := exists (select from pg_class where oid = known.rel);
+    select c.relkind into kind from pg_class c where c.oid = known.rel;
+    there := found;
     if there then
       now_shape := rowcast.shape(known.rel);
       now_files := rowcast.files(known.rel);
-      captured := rowcast.captured(known.rel);
       suited := rowcast.suited(known.rel);
+      captured := suited;
+      if not suited or kind = 'p' then
+        captured := rowcast.captured(known.rel);
+      end if;
       continue when captured and suited and now_shape = known.shape and now_files::text = known.files::text;
     end if;
     -- Whoever watches it at this moment looks at it too; the others next time.
