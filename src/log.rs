@@ -125,10 +125,7 @@ impl Place {
     /// # Errors
     /// [`LogError`].
     pub async fn of(client: &Client) -> Result<Self, LogError> {
-        let sql = "select concat_ws(':', (select system_identifier from pg_control_system()), \
-                   (select oid from pg_database where datname = current_database()), \
-                   'rowcast.log'::regclass::oid)";
-        let row = in_time(client.query_one(sql, &[])).await??;
+        let row = in_time(client.query_one("select rowcast.place()", &[])).await??;
         Ok(Self::new(row.try_get(0)?))
     }
 }

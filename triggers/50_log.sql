@@ -1,6 +1,6 @@
 -- Keeping the log: its life, its horizon, its gaps.
 
--- Where this is: the server, the database in it, the log in that.
+-- Where this is: the server, the database in it, the log in that. Relays make it a part of their tokens.
 create or replace function rowcast.place() returns text
 language sql stable
 set search_path = pg_catalog, pg_temp

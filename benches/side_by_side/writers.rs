@@ -241,8 +241,8 @@ pub async fn bulk(options: &Options, table: &mut Table) -> anyhow::Result<()> {
     database.stop().await;
     let [none, payload, auto, statement] = samples;
     let beside = || Some((Bell::None.name(), none.clone()));
-    table.add("bulk", "s, bell auto", auto, beside(), Goal::Times(3.5));
     let goal = Goal::Times(3.5);
+    table.add("bulk", "s, bell auto", auto, beside(), goal);
     table.add("bulk", "s, by statement", statement, beside(), goal);
     table.add("bulk", "s, row in payload", payload, beside(), Goal::None);
     Ok(())
