@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
+use super::print::say;
 use super::{Told, database, healthcheck};
 use crate::causes::Causes;
 use crate::config::{Bell, Config};
@@ -97,7 +98,7 @@ pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<ExitCode>
         .any(|finding| finding.level == Level::Problem);
     if json {
         let told = serde_json::json!({"ok": !sick, "findings": findings});
-        println!("{told}");
+        say!("{told}");
     } else {
         for finding in &findings {
             print(finding);
@@ -116,12 +117,12 @@ fn print(finding: &Finding) {
         Level::Note => "note",
         Level::Problem => "PROBLEM",
     };
-    println!("{level:<8}{}: {}", finding.subject, finding.found);
+    say!("{level:<8}{}: {}", finding.subject, finding.found);
     if !finding.meaning.is_empty() {
-        println!("        means: {}", finding.meaning);
+        say!("        means: {}", finding.meaning);
     }
     if !finding.remedy.is_empty() {
-        println!("        try:   {}", finding.remedy);
+        say!("        try:   {}", finding.remedy);
     }
 }
 

@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod healthcheck;
 mod log;
+mod print;
 mod psql;
 mod serve;
 mod settings;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use self::print::say;
 use crate::config::{self, Config};
 use crate::schema::migrate;
 use crate::schema::watch::Capture;
@@ -213,7 +215,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     if cli.check {
         settings::check(&config)?;
-        println!("the settings make sense");
+        say!("the settings make sense");
     }
     if cli.print_config || cli.check {
         return Ok(ExitCode::SUCCESS);
@@ -239,7 +241,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                     config::Bell::Always => migrate::Bell::Always,
                     config::Bell::Off => migrate::Bell::Silent,
                 };
-                print!("{}", migrate::script(bell));
+                print::text(format_args!("{}", migrate::script(bell)));
                 Ok(())
             }
             Command::Token {

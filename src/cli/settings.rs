@@ -5,6 +5,7 @@
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
+use super::print::say;
 use super::{Told, access, database};
 use crate::config::Config;
 use crate::http::cors::Origins;
@@ -79,7 +80,7 @@ fn masked(id: &str, value: &str) -> String {
 pub(super) fn print(settings: &[Setting]) {
     for setting in settings {
         let Setting { flag, value, from } = setting;
-        println!("{:<42}# {from}", format!("--{flag} {value}").trim_end());
+        say!("{:<42}# {from}", format!("--{flag} {value}").trim_end());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use tokio_postgres::Client;
 
+use super::print::say;
 use super::{Told, database};
 use crate::causes::Causes;
 use crate::config::{Bell, Config};
@@ -19,7 +20,7 @@ pub(super) async fn watch(
         watch::watch(&client, table, capture)
             .await
             .map_err(|error| refused("watched", table, &error))?;
-        println!("watching {table}");
+        say!("watching {table}");
     }
     Ok(())
 }
@@ -30,7 +31,7 @@ pub(super) async fn unwatch(config: &Config, tables: &[String]) -> anyhow::Resul
         watch::unwatch(&client, table)
             .await
             .map_err(|error| refused("unwatched", table, &error))?;
-        println!("not watching {table}");
+        say!("not watching {table}");
     }
     Ok(())
 }
@@ -39,7 +40,7 @@ pub(super) async fn watched(config: &Config) -> anyhow::Result<()> {
     let client = installed(config).await?;
     let tables = watch::watched(&client).await?;
     if tables.is_empty() {
-        println!("no table is watched; try: rowcast watch TABLE");
+        say!("no table is watched; try: rowcast watch TABLE");
     }
     for watched in tables {
         let how = match watched.capture {
@@ -51,7 +52,7 @@ pub(super) async fn watched(config: &Config) -> anyhow::Result<()> {
         } else {
             "  (triggers missing or disabled)"
         };
-        println!("{}{how}{state}", watched.table);
+        say!("{}{how}{state}", watched.table);
     }
     Ok(())
 }
@@ -66,7 +67,7 @@ pub(super) async fn new_epoch(config: &Config) -> anyhow::Result<()> {
             "the login that the relay listens with, on the primary",
         )
     })?;
-    println!(
+    say!(
         "a new epoch has begun ({}): every screen reads its state anew",
         epoch.get::<_, &str>(0)
     );
@@ -83,7 +84,7 @@ pub(super) async fn uninstall(config: &Config) -> anyhow::Result<()> {
             "stop the relays, and run it as the login that installed it",
         )
     })?;
-    println!("removed from {target}");
+    say!("removed from {target}");
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
+use super::print::say;
 use super::{Told, access};
 use crate::auth::{RolePath, Secret, token};
 use crate::causes::Causes;
@@ -19,7 +20,7 @@ pub(super) fn run(
     claims: &[(String, String)],
     expires: Duration,
 ) -> Result<(), Told> {
-    println!(
+    say!(
         "{}",
         make(access, role, claims, expires, SystemTime::now())?
     );

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
+use super::print::say;
 use super::{Told, database, healthcheck};
 use crate::causes::Causes;
 use crate::config::Config;
@@ -46,7 +47,7 @@ pub(super) async fn run(config: &Config, what: &[String]) -> anyhow::Result<()> 
         in_the_database(&client, &txid).await.map_err(refused)?;
         match config.ops_listen {
             Some(address) => at_the_relay(address, &txid).await,
-            None => println!(
+            None => say!(
                 "  relay:    not asked; start it with --ops-listen 127.0.0.1:3001 and give the same here"
             ),
         }
@@ -86,11 +87,11 @@ async fn of_key(client: &Client, table: &str, key: &str) -> Asked<Vec<String>> {
     };
     let (oid, table) = (cell(about, 0), cell(about, 1));
     match (cell(about, 2), cell(about, 3)) {
-        ("t", "t") => println!("table {table}: watched, and every change is captured"),
-        ("t", _) => println!(
+        ("t", "t") => say!("table {table}: watched, and every change is captured"),
+        ("t", _) => say!(
             "table {table}: watched, but its triggers are missing or disabled, so that changes are missed\n  try:      rowcast watch {table}"
         ),
-        _ => println!(
+        _ => say!(
             "table {table}: not watched, so that no change of it is captured\n  try:      rowcast watch {table}"
         ),
     }
@@ -114,7 +115,7 @@ async fn of_key(client: &Client, table: &str, key: &str) -> Asked<Vec<String>> {
         of("l.new")
     );
     if columns.is_empty() {
-        println!("  it has no primary key");
+        say!("  it has no primary key");
         return Ok(Vec::new());
     }
     let mut found: Vec<String> = rows(client, &found)
@@ -125,7 +126,7 @@ async fn of_key(client: &Client, table: &str, key: &str) -> Asked<Vec<String>> {
     if found.is_empty() {
         let reach = "select round(coalesce(reach, 0)) from rowcast.log_status()";
         let reach = rows(client, reach).await?;
-        println!(
+        say!(
             "  key {key}: no change of it is in the log, which reaches back {} s: it is older, it was not captured, or it has \
              not been committed",
             reach.first().map_or("?", |row| cell(row, 0))
@@ -147,7 +148,7 @@ async fn in_the_database(client: &Client, txid: &str) -> Asked<()> {
         Err(error) if error.code().is_some() => "never begun in this life of the server".to_owned(),
         Err(_) => return known.map(drop),
     };
-    println!("transaction {txid}: {state}");
+    say!("transaction {txid}: {state}");
     let captured = format!(
         "select coalesce(l.rel::regclass::text, coalesce('channel ' || l.channel, 'everything')), \
          case l.op when 'I' then 'insert' when 'U' then 'update' when 'D' then 'delete' when 'T' then 'truncate' \
@@ -161,7 +162,7 @@ async fn in_the_database(client: &Client, txid: &str) -> Asked<()> {
             "0" => String::new(),
             count => format!(", {count} of them by key alone"),
         };
-        println!(
+        say!(
             "  captured: {} {} of {}{by_key}, {} s ago",
             cell(row, 2),
             cell(row, 1),
@@ -175,7 +176,7 @@ async fn in_the_database(client: &Client, txid: &str) -> Asked<()> {
             "aborted" => "it was rolled back, and nothing of it was ever there",
             _ => "it touched no watched table, or its rows were trimmed",
         };
-        println!("  captured: nothing: {why}");
+        say!("  captured: nothing: {why}");
     }
     let position = format!(
         "select pg_visible_in_snapshot('{txid}'::xid8, pg_current_snapshot()), \
@@ -189,8 +190,8 @@ async fn in_the_database(client: &Client, txid: &str) -> Asked<()> {
             "after the horizon: who comes back from before it is told"
         };
         let visible = if cell(&row, 0) == "t" { "yes" } else { "no" };
-        println!("  visible:  {visible}, in snapshot {}", cell(&row, 2));
-        println!(
+        say!("  visible:  {visible}, in snapshot {}", cell(&row, 2));
+        say!(
             "  position: {horizon}; {} resets were logged since",
             cell(&row, 3)
         );
@@ -203,18 +204,18 @@ async fn at_the_relay(address: SocketAddr, txid: &str) {
     let told = match healthcheck::get(address, &path).await {
         Ok((200, body)) => serde_json::from_str::<Value>(&body).unwrap_or_default(),
         Ok((status, body)) => {
-            println!("  relay:    {address} answers {status}: {}", body.trim());
+            say!("  relay:    {address} answers {status}: {}", body.trim());
             return;
         }
         Err(error) => {
-            println!("  relay:    none answers on {address}: {error}");
+            say!("  relay:    none answers on {address}: {error}");
             return;
         }
     };
     let word = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-    println!("  relay:    {address}: {}", word(&told["state"]));
+    say!("  relay:    {address}: {}", word(&told["state"]));
     for view in told["views"].as_array().into_iter().flatten() {
-        println!(
+        say!(
             "  view:     {} of {} as {}, {} streams: {}",
             word(&view["view"]),
             word(&view["table"]),
@@ -224,6 +225,6 @@ async fn at_the_relay(address: SocketAddr, txid: &str) {
         );
     }
     if told["views"].as_array().is_some_and(Vec::is_empty) {
-        println!("  view:     none that is open shows a table of it");
+        say!("  view:     none that is open shows a table of it");
     }
 }

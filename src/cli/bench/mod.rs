@@ -29,6 +29,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_postgres::Client;
 
 use super::Told;
+use super::print::{self, say};
 use crate::config::Config;
 
 use histogram::Histogram;
@@ -216,9 +217,9 @@ pub(super) async fn run(config: Config, options: Options) -> anyhow::Result<Exit
         std::fs::write(file, svg)?;
     }
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        print!("{report}");
+        print::text(format_args!("{report}"));
     }
     Ok(if report.is_whole() {
         ExitCode::SUCCESS
