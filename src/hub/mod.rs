@@ -42,7 +42,7 @@ pub trait Taker<T>: Send + Sync {
 }
 
 /// Calls in a row before others get their turn: takers may work for microseconds each.
-const CALLS: usize = 256;
+const CALLS: usize = 1024;
 
 #[derive(Debug)]
 struct Shared<T> {
