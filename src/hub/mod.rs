@@ -352,6 +352,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn others_get_their_turn_while_many_are_called_and_each_of_them_is() {
+        let topic = Topic::new(BOUNDS);
+        let taker = Arc::new(Small::default());
+        let mut context = Context::from_waker(Waker::noop());
+        let mut seated = Vec::new();
+        for _ in 0..=2 * CALLS {
+            let mut subscriber = topic.subscribe().with(taker.clone());
+            assert!(subscriber.poll_changed(&mut context).is_pending());
+            seated.push(subscriber);
+        }
+        assert!(topic.push(1, 1));
+        let taken = || taker.0.lock().unwrap().len();
+        let others = async {
+            let mut seen = Vec::new();
+            while taken() < seated.len() {
+                seen.push(taken());
+                tokio::task::yield_now().await;
+            }
+            seen
+        };
+        // Polled in this order each time.
+        let ((), seen) = futures::join!(topic.call_in_turns(), others);
+        assert_eq!(seen, [CALLS, 2 * CALLS]);
+    }
+
+    #[tokio::test]
     async fn what_came_before_the_wait_does_not_get_lost() {
         let topic = Topic::new(BOUNDS);
         let mut subscriber = topic.subscribe();
