@@ -145,6 +145,21 @@ async fn thousands_come_back_after_a_restart_and_the_database_hardly_notices() {
             select rowcast.watch('tasks')",
         )
         .await;
+    // The next relay begins at a snapshot that this one has noted, and its ring holds what came after that.
+    eventually("a snapshot is noted", async || {
+        let noted = database.one("select count(*)::text from rowcast.tick").await;
+        (noted != "0").then_some(())
+    })
+    .await;
+    let mut screen = Screen::default();
+    let mut stream = first.stream(VIEWS[0]).await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 50)
+        .await;
+    let txid = database
+        .commit("insert into tasks values (51, 'open')")
+        .await;
+    screen.reach(&mut stream, &txid).await;
     let mut herd = herd(&address);
     let (mut tell, told) = (herd.stdin.take().unwrap(), herd.stdout.take().unwrap());
     let mut told = BufReader::new(told).lines();
@@ -157,15 +172,6 @@ async fn thousands_come_back_after_a_restart_and_the_database_hardly_notices() {
         }
     };
     hear("herd up").await;
-    let mut screen = Screen::default();
-    let mut stream = first.stream(VIEWS[0]).await;
-    screen
-        .follow(&mut stream, |screen| screen.rows.len() == 50)
-        .await;
-    let txid = database
-        .commit("insert into tasks values (51, 'open')")
-        .await;
-    screen.reach(&mut stream, &txid).await;
     let before = std::fs::metadata(&log).unwrap().len();
 
     tell.write_all(b"now\n").await.unwrap();
