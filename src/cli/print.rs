@@ -14,17 +14,24 @@ macro_rules! say {
 }
 pub(super) use say;
 
-/// Prints text as it is. Ends the program where it cannot be written, unless because nobody reads it.
+/// Prints text as it is.
 pub(super) fn text(text: fmt::Arguments<'_>) {
+    let _nobody_reads = is_read(text);
+}
+
+/// Prints text as it is. Whether somebody reads it; where it cannot be written for another reason the
+/// program ends.
+pub(super) fn is_read(text: fmt::Arguments<'_>) -> bool {
     let mut output = io::stdout().lock();
     match output.write_fmt(text).and_then(|()| output.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+        Ok(()) => true,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => false,
+        Err(error) => {
             eprintln!(
                 "error: what was found cannot be printed\n  found: {error}\n  \
                  try:   another place for the output"
             );
             std::process::exit(1);
         }
-        _ => {}
     }
 }

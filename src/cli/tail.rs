@@ -2,7 +2,6 @@
 //!
 //! It resumes by itself from the last id, like a browser, and says so on the error output.
 
-use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
-use super::Told;
+use super::{Told, print};
 use crate::causes::Causes;
 use crate::config::Config;
 
@@ -120,7 +119,7 @@ impl Follower {
         }
         let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
         match event.name.as_str() {
-            "data" => data.as_array().into_iter().flatten().for_each(say),
+            "data" => data.as_array().into_iter().flatten().for_each(tell),
             "control" => {
                 if let Some(message) = data["error"]["message"].as_str() {
                     let hint = data["error"]["hint"].as_str().unwrap_or_default();
@@ -135,8 +134,8 @@ impl Follower {
 }
 
 /// Prints an element; ends when nobody reads any more, as `tail -f | head` expects.
-fn say(element: &Value) {
-    if writeln!(std::io::stdout(), "{}", line(element)).is_err() {
+fn tell(element: &Value) {
+    if !print::is_read(format_args!("{}\n", line(element))) {
         std::process::exit(0);
     }
 }
