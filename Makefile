@@ -3,8 +3,7 @@
 # Node from tests/setup.sh, where the system's is too old.
 export PATH := $(CURDIR)/tests/.node/node_modules/node/bin:$(PATH)
 
-# Tests wait for servers to start and for time to pass, so that one for each processor leaves a fifth of it idle.
-export NEXTEST_TEST_THREADS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$(( n + (n + 1) / 2 )))
+export NEXTEST_TEST_THREADS ?= $(shell tests/threads.sh)
 
 .PHONY: help run test explore lint bench fuzz mutants histcheck
 

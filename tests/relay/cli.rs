@@ -10,32 +10,28 @@ use tokio::process::{Child, ChildStdout};
 use crate::harness::{DEADLINE, Database, Server, command, database, eventually, signal};
 
 async fn run(arguments: &[&str]) -> (bool, String, String) {
-    let running = command().args(arguments).stdin(Stdio::null()).output();
+    printing(Stdio::piped(), arguments).await
+}
+
+/// The same, but what it prints goes there.
+async fn printing(to: impl Into<Stdio>, arguments: &[&str]) -> (bool, String, String) {
+    let running = command()
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(to)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let Output {
         status,
         stdout,
         stderr,
-    } = tokio::time::timeout(DEADLINE * 2, running)
+    } = tokio::time::timeout(DEADLINE * 2, running.wait_with_output())
         .await
         .unwrap()
         .unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.success(), text(stdout), text(stderr))
-}
-
-/// The same, but what it prints goes there.
-async fn printing(to: impl Into<Stdio>, database: &Database, arguments: &[&str]) -> (bool, String) {
-    let url = ["--database-url", &database.url];
-    let running = command()
-        .args([arguments, &url].concat())
-        .stdout(to)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = tokio::time::timeout(DEADLINE * 2, running.wait_with_output()).await;
-    let output = output.unwrap().unwrap();
-    let error = String::from_utf8(output.stderr).unwrap();
-    (output.status.success(), error)
 }
 
 async fn on(database: &Database, arguments: &[&str]) -> (bool, String, String) {
@@ -49,15 +45,17 @@ async fn a_command_is_done_to_its_end_though_nobody_reads_what_it_prints() {
     database
         .sql("create table one (id int primary key); create table two (id int primary key)")
         .await;
+    let url = ["--database-url", &database.url];
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let (done, error) = printing(writer, &database, &["watch", "one", "two"]).await;
+    let watch = ["watch", "one", "two"];
+    let (done, _, error) = printing(writer, &[&watch[..], &url].concat()).await;
     assert!(done && error.is_empty(), "{error}");
     let watched = on(&database, &["watched"]).await.1;
     assert_eq!(watched, "public.one\npublic.two\n");
     // Somebody wants to read it, and cannot.
     let full = std::fs::File::options().write(true).open("/dev/full");
-    let (done, error) = printing(full.unwrap(), &database, &["watched"]).await;
+    let (done, _, error) = printing(full.unwrap(), &[&["watched"][..], &url].concat()).await;
     assert!(
         !done && error.contains("cannot be printed") && error.contains("try:"),
         "{error}"

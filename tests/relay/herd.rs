@@ -147,9 +147,7 @@ async fn thousands_come_back_after_a_restart_and_the_database_hardly_notices() {
         .await;
     // The next relay begins at a snapshot that this one has noted, and its ring holds what came after that.
     eventually("a snapshot is noted", async || {
-        let noted = database
-            .one("select count(*)::text from rowcast.tick")
-            .await;
+        let noted = database.one("select count(*) from rowcast.tick").await;
         (noted != "0").then_some(())
     })
     .await;
