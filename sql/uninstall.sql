@@ -1,6 +1,8 @@
 -- Removes everything that Rowcast made in this database. The roles are the cluster's: they go when
 -- no other database needs them any more.
 begin;
+-- What somebody has put into another schema under the name of one of PostgreSQL's functions is not run.
+set local search_path = pg_catalog, pg_temp;
 -- Dropping a trigger waits for readers, and everybody would queue behind it. A failed attempt frees all.
 set local lock_timeout = '100ms';
 do $$
@@ -20,6 +22,7 @@ begin
   begin
     drop event trigger if exists rowcast_ddl;
     drop event trigger if exists rowcast_drop;
+    drop event trigger if exists rowcast_owner;
   exception when insufficient_privilege then
     null;
   end;

@@ -2,7 +2,8 @@
 -- because of it, and one log row stands for the change, or rowcast.gap tells that one is missing.
 --
 -- SECURITY DEFINER as rowcast_trigger: writers need no rights on rowcast. json, not jsonb: to_jsonb
--- fails on values that json columns may hold (measured: \u0000 and 1e999999).
+-- fails on values that json columns may hold (measured: \u0000 and 1e999999). What rowcast_trigger owns, it may
+-- change, and so may the casts that it runs (65_owner.sql): every name in its functions says its schema.
 --
 -- An image must not depend on the writer's session. The text of most types depends on nothing there,
 -- that of timestamptz on the time zone; rowcast.capturer says what a table needs. capture() has every
@@ -152,7 +153,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   insert into rowcast.log (rel, op, new)
-  values (tg_relid, 'T', to_json(pg_relation_filenode(tg_relid)));
+  values (tg_relid, 'T', pg_catalog.to_json(pg_catalog.pg_relation_filenode(tg_relid)));
   perform rowcast.ring();
   return null;
 end

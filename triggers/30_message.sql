@@ -16,7 +16,8 @@ alter function rowcast.channel_allowed(text) owner to rowcast_owner;
 comment on function rowcast.channel_allowed(text) is 'Whether a channel may be published to and subscribed to';
 
 -- Writes a durable message. It is delivered when the calling transaction commits, and never otherwise.
--- Returns the transaction's id as text, which arrives on the screens as headers.txid.
+-- Returns the transaction's id as text, which arrives on the screens as headers.txid. Each name says its schema:
+-- triggers/65_owner.sql.
 create or replace function rowcast.publish(channel text, payload json) returns text
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -29,16 +30,16 @@ begin
   if not rowcast.channel_allowed(channel) then
     raise exception 'channel "%" is not allowed', channel
       using errcode = 'insufficient_privilege',
-            hint = format('select rowcast.allow_channel(%L);', channel);
+            hint = pg_catalog.format('select rowcast.allow_channel(%L);', channel);
   end if;
-  if octet_length(payload::text) > 262144 then
-    raise exception 'a message of % bytes is too large', octet_length(payload::text)
+  if pg_catalog.octet_length(payload::pg_catalog.text) operator(pg_catalog.>) 262144 then
+    raise exception 'a message of % bytes is too large', pg_catalog.octet_length(payload::pg_catalog.text)
       using errcode = 'program_limit_exceeded',
             hint = 'The limit is 262144 bytes; publish where the data can be fetched.';
   end if;
   insert into rowcast.log (op, channel, new) values ('P', publish.channel, payload);
   perform rowcast.ring();
-  return pg_current_xact_id()::text;
+  return pg_catalog.pg_current_xact_id()::pg_catalog.text;
 end
 $$;
 -- The trigger's role may only insert; reading the patterns is the business of channel_allowed.

@@ -23,6 +23,8 @@ begin
     null;
   end
   $$;
+  -- Where somebody had made one of that name, replacing it would have left it theirs.
+  alter function rowcast.ddl() owner to current_user;
   revoke all on function rowcast.ddl() from public;
   comment on function rowcast.ddl() is 'Tells relays that something was defined or changed';
 
@@ -38,6 +40,7 @@ begin
     null;
   end
   $$;
+  alter function rowcast.dropped() owner to current_user;
   revoke all on function rowcast.dropped() from public;
   comment on function rowcast.dropped() is 'Tells relays that something was dropped';
 

@@ -32,7 +32,7 @@ const HISTORY: [&str; 6] = [
 const BELL: &str = include_str!("../../triggers/10_bell.sql");
 const BELL_OFF: &str = include_str!("../../triggers/11_bell_off.sql");
 const BELL_ALWAYS: &str = include_str!("../../triggers/12_bell_always.sql");
-const FUNCTIONS: [&str; 9] = [
+const FUNCTIONS: [&str; 10] = [
     include_str!("../../triggers/20_capture.sql"),
     include_str!("../../triggers/25_capture_statement.sql"),
     include_str!("../../triggers/30_message.sql"),
@@ -40,6 +40,7 @@ const FUNCTIONS: [&str; 9] = [
     include_str!("../../triggers/45_expose.sql"),
     include_str!("../../triggers/50_log.sql"),
     include_str!("../../triggers/60_views.sql"),
+    include_str!("../../triggers/65_owner.sql"),
     include_str!("../../triggers/70_idempotency.sql"),
     include_str!("../../triggers/90_log_table.sql"),
 ];
@@ -50,6 +51,10 @@ const DDL_OFF: &str = include_str!("../../triggers/61_ddl_off.sql");
 /// A function's owner must be allowed to create in its schema at the moment it is made owner.
 const OWNERS: &str = "grant create on schema rowcast to rowcast_trigger;\n";
 const OWNERS_DONE: &str = "revoke create on schema rowcast from rowcast_trigger;\n";
+
+/// Opens a transaction that installs. Whoever may create in a schema of the login's search path could have a
+/// function there that suits a call better than PostgreSQL's own, and it would run as a superuser.
+const BEGIN: &str = "begin; set local search_path = pg_catalog, pg_temp";
 
 /// Any number that nobody else uses; the second key tells what is locked.
 const LOCK: &str = "select pg_advisory_xact_lock(7094114, 0)";
@@ -139,7 +144,7 @@ impl From<tokio_postgres::Error> for MigrateError {
 /// before.
 #[must_use]
 pub fn script(bell: Bell) -> String {
-    let mut script = String::from("begin;\nset local client_min_messages = warning;\n");
+    let mut script = format!("{BEGIN};\nset local client_min_messages = warning;\n");
     for (done, sql) in HISTORY.iter().enumerate() {
         // A DO block can choose; the dollar tags are ours and stand in none of the files.
         let _infallible = write!(
@@ -248,7 +253,7 @@ pub async fn migrate(client: &Client, bell: Bell) -> Result<Installed, MigrateEr
         {
             return Ok(found);
         }
-        client.batch_execute("begin").await?;
+        client.batch_execute(BEGIN).await?;
         let error = match steps(client, &wanted).await {
             Ok(found) => {
                 client.batch_execute("commit").await?;
@@ -307,7 +312,8 @@ async fn steps(client: &Client, wanted: &str) -> Result<Installed, MigrateError>
         // every poll. What history adds, the functions before it do not use.
         let version = format!("update rowcast.state set version = {}", version());
         client.batch_execute(&version).await?;
-        client.batch_execute("commit; begin").await?;
+        client.batch_execute("commit").await?;
+        client.batch_execute(BEGIN).await?;
         client.batch_execute(LOCK).await?;
         client.batch_execute(LOCK_TIMEOUT).await?;
     }

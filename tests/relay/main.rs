@@ -26,6 +26,7 @@ mod dialect;
 mod disk;
 mod docs;
 mod dump;
+mod foreign;
 mod fuzz;
 mod guard;
 mod harness;

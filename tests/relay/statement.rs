@@ -450,3 +450,20 @@ async fn without_room_to_put_rows_side_by_side_they_are_logged_one_by_one() {
     assert_eq!(database.one(told).await, "D 20000, I 20000");
     assert_eq!(database.one("select is_called from rowcast.gap").await, "f");
 }
+
+#[tokio::test]
+async fn a_column_may_be_called_as_a_variable_of_the_trigger_is() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    database
+        .sql(
+            "create table odd (id int primary key, tg_relid int, tg_op text, changed int, keys text, side text);
+             select rowcast.watch('odd', 'statement');
+             insert into odd select n, n, 'I', n, 'k', 's' from generate_series(1, 3) n;
+             update odd set tg_relid = 7; update odd set tg_op = 'D' where id = 1; delete from odd",
+        )
+        .await;
+    let told = "select string_agg(op::text || ' ' || n, ', ' order by op) from \
+                (select op, count(*) n from rowcast.log where rel = 'odd'::regclass and op <> 'R' group by op) l";
+    assert_eq!(database.one(told).await, "D 3, I 3, U 4");
+}
