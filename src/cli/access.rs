@@ -21,6 +21,15 @@ pub(super) fn settings(access: &Access) -> Settings {
     }
 }
 
+/// Whether everybody is the API's login: nothing says who may bring a token, or who comes without.
+pub(super) fn is_open(access: &Access) -> bool {
+    let settings = settings(access);
+    settings.anon_role.is_none()
+        && settings.secret.is_none()
+        && settings.jwks_file.is_none()
+        && settings.jwks_url.is_none()
+}
+
 /// What judges tokens by these settings.
 pub(super) fn authenticator(access: &Access) -> Result<Authenticator, Told> {
     Authenticator::new(settings(access))

@@ -102,6 +102,12 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
             sign_in: None,
         }
     };
+    let is_open = cluster.is_some() || access::is_open(&config.access);
+    let origins = if is_open && address.ip().is_loopback() {
+        origins.private()
+    } else {
+        origins
+    };
     let relay = Relay::build(&config, &target, door, origins, bell, cluster.is_some());
     let shutdown = relay.shutdown.clone();
     let health = Arc::clone(&relay.health);

@@ -4,8 +4,13 @@
 //! do everything, pages of a listed one too, with credentials. Pages of any other origin get no
 //! CORS headers, so that the browser keeps what they read from them, and may neither write nor
 //! watch. It never sends `*` together with credentials, and it does not know who the user is.
+//!
+//! What a page's own origin is, the request says itself. Where whoever reaches the relay may do everything, and
+//! only this machine reaches it, a name that somebody else could have pointed here is therefore refused
+//! ([`Origins::knows_host`]): by DNS rebinding any site that is visited from this machine would be the relay's own.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -22,6 +27,7 @@ use super::{Response, body};
 pub struct Origins {
     any: bool,
     listed: BTreeSet<String>,
+    private: bool,
 }
 
 /// An origin in the settings that is not one.
@@ -50,6 +56,42 @@ impl Origins {
             origins.listed.insert(normal);
         }
         Ok(origins)
+    }
+
+    /// The same for a relay that asks nobody who they are, on an address of this machine alone.
+    #[must_use]
+    pub fn private(self) -> Self {
+        Self {
+            private: true,
+            ..self
+        }
+    }
+
+    /// Whether it may be asked by the name that the request calls it. A [private](Self::private) relay may by its
+    /// number, by a name that no public DNS has (`localhost`, one without a dot), and by those of listed origins.
+    #[must_use]
+    pub fn knows_host(&self, parts: &Parts) -> bool {
+        if !self.private || self.any {
+            return true;
+        }
+        let Some(target) = target(parts) else {
+            // No browser's.
+            return !parts.headers.contains_key(HOST);
+        };
+        let listed = |origin: &String| {
+            origin.split_once("://").is_some_and(|(scheme, authority)| {
+                without_default_port(scheme, &target) == authority
+            })
+        };
+        let host = match target.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+            _ => &target,
+        };
+        host.starts_with('[')
+            || host.parse::<Ipv4Addr>().is_ok()
+            || !host.contains('.')
+            || host.ends_with(".localhost")
+            || self.listed.iter().any(listed)
     }
 
     /// Judges who asks.
@@ -121,14 +163,18 @@ fn is_same(origin: &str, parts: &Parts) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else {
         return false;
     };
+    target(parts).is_some_and(|target| without_default_port(scheme, &target) == authority)
+}
+
+/// The host and port that the request was sent to, in lower case.
+fn target(parts: &Parts) -> Option<String> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let target = match (parts.uri.authority(), hosts.next(), hosts.next()) {
         (Some(authority), _, None) => authority.as_str(),
         (None, Some(host), None) => host.to_str().unwrap_or_default(),
-        _ => return false,
+        _ => return None,
     };
-    let target = target.to_ascii_lowercase();
-    without_default_port(scheme, &target) == authority
+    Some(target.to_ascii_lowercase())
 }
 
 /// Browsers leave `Origin` out of some requests that another site has caused, but then say so.
@@ -245,6 +291,46 @@ mod tests {
             assert_eq!(judge(&[], host, origin), Origin::Foreign, "{host} {origin}");
             assert_eq!(judge(&["*"], host, origin), Origin::Any, "{host} {origin}");
         }
+    }
+
+    #[test]
+    fn a_private_relay_is_not_asked_by_a_name_that_others_could_have_pointed_here() {
+        let listed = || Origins::new(["https://app.example", "http://board.example:8080"]).unwrap();
+        let private = listed().private();
+        let asked = |origins: &Origins, host| origins.knows_host(&parts("/", &[("host", host)]));
+        for host in [
+            "127.0.0.1:3000",
+            "127.0.0.1",
+            "[::1]:3000",
+            "[::1]",
+            "localhost:3000",
+            "LOCALHOST",
+            "board.localhost:3000",
+            "relay:3000",
+            "app.example",
+            "App.Example:443",
+            "board.example:8080",
+        ] {
+            assert!(asked(&private, host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:3000",
+            "evil.example.",
+            "127.0.0.1.evil.example:3000",
+            "localhost.evil.example",
+            "app.example:3000",
+            "board.example",
+            "evil.example:",
+        ] {
+            assert!(!asked(&private, host), "{host}");
+            assert!(asked(&listed(), host), "{host}");
+            assert!(asked(&Origins::new(["*"]).unwrap().private(), host));
+        }
+        assert!(private.knows_host(&parts("/", &[])));
+        assert!(!private.knows_host(&parts("http://evil.example/", &[])));
+        let two = [("host", "localhost"), ("host", "evil.example")];
+        assert!(!private.knows_host(&parts("/", &two)));
     }
 
     #[test]

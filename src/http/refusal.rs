@@ -24,6 +24,8 @@ pub enum Refusal {
     HeadTooLarge(usize),
     /// A page of an origin that is not allowed wants to write or to watch.
     ForeignOrigin,
+    /// The relay is asked by a name that anybody could have given it.
+    UnknownHost,
     /// The body is larger than this many bytes.
     BodyTooLarge(usize),
     /// The body did not arrive in time.
@@ -66,6 +68,7 @@ impl Refusal {
             Self::UriTooLong(_) => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
+            Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodiesCrowded => StatusCode::SERVICE_UNAVAILABLE,
@@ -82,6 +85,7 @@ impl Refusal {
             Self::UriTooLong(_) => "RCH01",
             Self::HeadTooLarge(_) => "RCH11",
             Self::ForeignOrigin => "RCH02",
+            Self::UnknownHost => "RCH12",
             Self::BodyTooLarge(_) => "RCH03",
             Self::BodyTooSlow => "RCH04",
             Self::BodiesCrowded => "RCH10",
@@ -97,6 +101,9 @@ impl Refusal {
             Self::UriTooLong(limit) => format!("the path and query exceed {limit} bytes"),
             Self::HeadTooLarge(limit) => format!("the header fields exceed {limit} bytes"),
             Self::ForeignOrigin => "this origin may neither write nor watch".into(),
+            Self::UnknownHost => {
+                "the relay asks nobody who they are, and is not known by the name in Host".into()
+            }
             Self::BodyTooLarge(limit) => format!("the body exceeds {limit} bytes"),
             Self::BodyTooSlow => "the body did not arrive in time".into(),
             Self::BodiesCrowded => "too much is being sent to the relay at once".into(),
@@ -111,6 +118,10 @@ impl Refusal {
             Self::ForeignOrigin => {
                 Some("the operator lists the origins that may, in the relay's settings".into())
             }
+            Self::UnknownHost => Some(
+                "ask it by its number or as localhost, or list its name: --allow-origin https://..."
+                    .into(),
+            ),
             Self::BodiesCrowded => Some("try again in a moment".into()),
             Self::Panicked => Some("the relay's log has it under X-Request-Id".into()),
             _ => None,

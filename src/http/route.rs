@@ -259,7 +259,12 @@ impl<A: Api> Router<A> {
         let (mut parts, incoming) = request.into_parts();
         identify::take_ticket(&mut parts);
         let origin = self.origins.judge(&parts);
-        let mut response = match refuse(&route, &parts, &origin) {
+        let refusal = if self.origins.knows_host(&parts) {
+            refuse(&route, &parts, &origin)
+        } else {
+            Some(Refusal::UnknownHost)
+        };
+        let mut response = match refusal {
             Some(refusal) => refusal.respond(route.shape()),
             None if parts.method == Method::OPTIONS => options(&route, &parts, &origin),
             None => self
