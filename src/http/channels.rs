@@ -19,7 +19,7 @@ use crate::postgres::pool::{Lease, Pool};
 use crate::postgres::transaction::{self, Access, Context, Terms};
 use crate::postgres::untyped::Untyped;
 use crate::rows::Error;
-use crate::subscription::{End, Parts, Source, Subscription};
+use crate::subscription::{End, Held, Parts, Source, Subscription};
 
 /// How long a stream waits for LISTEN before it opens all the same; messages do not need it.
 const LISTEN: Duration = Duration::from_secs(2);
@@ -46,18 +46,19 @@ pub async fn subscribe(
         Err(problem) => return closed(token.as_deref(), &problem.unavailable()),
     }
     // Joining makes the doorbell listen; the stream opens once it does, so that a NOTIFY sent after
-    // `open` is not missed. The subscription joins again, and this one leaves with the response.
-    if let Ok(joined) = parts.stage.join_channel(channel, None) {
+    // `open` is not missed.
+    let held = Held::join(&parts.stage, channel).ok();
+    if held.is_some() {
         let mut watched = listening.clone();
         let heard = watched.wait_for(|channels| channels.contains(channel));
         let _late_is_fine = tokio::time::timeout(LISTEN, heard).await;
-        let source = Source::Channel(channel.to_owned());
-        let response = stream(Subscription::new(parts.clone(), source, token, None, end));
-        drop(joined);
-        return response;
     }
     let source = Source::Channel(channel.to_owned());
-    stream(Subscription::new(parts.clone(), source, token, None, end))
+    let subscription = Subscription::new(parts.clone(), source, token, None, end);
+    stream(match held {
+        Some(held) => subscription.holding(held),
+        None => subscription,
+    })
 }
 
 /// `POST`: a durable message.

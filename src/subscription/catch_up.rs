@@ -113,11 +113,22 @@ impl CaughtUp {
         Ok(told)
     }
 
-    /// What it comes to for a channel.
-    pub(super) fn of_channel(&self, coming: Coming, channel: &Channel) -> Result<Told, Untold> {
+    /// What it comes to for a channel, of whose messages at most `most` bytes are told: each who comes back has
+    /// them for itself, and many come back at once.
+    pub(super) fn of_channel(
+        &self,
+        coming: Coming,
+        channel: &Channel,
+        most: usize,
+    ) -> Result<Told, Untold> {
         let missed = self.missed.iter();
-        if missed.clone().any(|missed| missed.transaction.reset_all) {
-            return Err(Untold);
+        let mut bytes = 0;
+        for missed in missed.clone() {
+            let messages = channel.messages(&missed.transaction);
+            bytes += messages.map(|message| message.payload.len()).sum::<usize>();
+            if missed.transaction.reset_all || bytes > most {
+                return Err(Untold);
+            }
         }
         Ok(match coming {
             Coming::Back | Coming::Behind => {

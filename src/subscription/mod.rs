@@ -185,6 +185,38 @@ pub struct Subscription {
     columns: Option<String>,
     direct: Arc<Direct>,
     present: Present,
+    /// Its channel, until it has joined it by itself.
+    held: Option<Box<Held>>,
+}
+
+/// A channel that is joined for a stream which is about to open, so that it is listened to by then. Whoever
+/// goes away before that leaves it.
+#[derive(Debug)]
+pub struct Held {
+    stage: Arc<Stage>,
+    channel: String,
+    joined: Option<(Arc<Channel>, Joined)>,
+}
+
+impl Held {
+    /// Joins it.
+    ///
+    /// # Errors
+    /// [`NotYet`].
+    pub fn join(stage: &Arc<Stage>, channel: &str) -> Result<Self, NotYet> {
+        Ok(Self {
+            joined: Some(stage.join_channel(channel, None)?),
+            stage: Arc::clone(stage),
+            channel: channel.to_owned(),
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.joined = None;
+        self.stage.leave_channel(&self.channel);
+    }
 }
 
 /// The frames of a [`Subscription`].
@@ -389,8 +421,18 @@ impl Subscription {
             columns: None,
             direct,
             present,
+            held: None,
             parts,
             source,
+        }
+    }
+
+    /// The same, with its channel joined already.
+    #[must_use]
+    pub fn holding(self, held: Held) -> Self {
+        Self {
+            held: Some(Box::new(held)),
+            ..self
         }
     }
 
@@ -775,9 +817,10 @@ impl Subscription {
         let joined = stage.join_channel(channel, from.map(|token| &token.cursor));
         let (channel, joined) = joined.map_err(|error| self.explain(&error.into()))?;
         self.present.joined(Place::Channel(channel.channel.clone()));
+        self.held = None;
         if let Some(from) = from
             && let Some(caught) = self.missed(&joined, from).await
-            && let Ok(told) = caught.of_channel(coming, &channel)
+            && let Ok(told) = caught.of_channel(coming, &channel, self.parts.limits.catch_up)
         {
             self.answer(caught.source);
             return Ok(self.caught_up(Shown::Channel, joined, from, &caught.until, told, retry));

@@ -264,3 +264,31 @@ async fn who_is_still_waiting_for_a_state_is_told_that_the_relay_stops() {
     assert!(goodbye.contains("retry: "), "{goodbye}");
     assert_eq!(controls.next().await, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_is_listened_to_from_before_its_stream_opens_until_the_last_one_is_gone() {
+    let parts = parts(Duration::ZERO);
+    let wanted = parts.stage.wanted();
+    let held = || Held::join(&parts.stage, "lobby").unwrap();
+    let stream = || {
+        let source = Source::Channel("lobby".to_owned());
+        Subscription::new(parts.clone(), source, None, None, None).holding(held())
+    };
+    // Gone while it waits, and gone before anybody has looked at the stream.
+    let waits = held();
+    assert_eq!(*wanted.borrow(), ["lobby"]);
+    drop(waits);
+    assert!(wanted.borrow().is_empty());
+    drop(stream());
+    assert!(wanted.borrow().is_empty());
+
+    let opens = stream();
+    drop(held());
+    assert_eq!(*wanted.borrow(), ["lobby"]);
+    let mut controls = pin!(controls_of(opens));
+    assert!(next(&mut controls).await.contains("event: control"));
+    drop(held());
+    assert_eq!(*wanted.borrow(), ["lobby"]);
+    drop(stream());
+    assert_eq!(*wanted.borrow(), ["lobby"]);
+}

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::cursor::{Cursor, Name, Token, Xid};
-use crate::event::{Element, Transaction};
+use crate::event::{Element, Message, Transaction};
 use crate::hub::{Bounds, Topic};
 use crate::postgres::transaction::Context;
 use crate::rows::statement::Statement;
@@ -241,16 +241,18 @@ impl Channel {
         }
     }
 
+    /// What a transaction published here.
+    pub fn messages<'t>(&self, transaction: &'t Transaction) -> impl Iterator<Item = &'t Message> {
+        let messages = transaction.messages.iter();
+        messages.filter(|message| message.channel == self.channel)
+    }
+
     /// The data lines of what a transaction published here; `None` for nothing.
     #[must_use]
     pub fn encode(&self, transactions: &[&Transaction]) -> Option<Bytes> {
         let mut array = sse::Array::new(&self.channel);
         for transaction in transactions {
-            for message in transaction
-                .messages
-                .iter()
-                .filter(|m| m.channel == self.channel)
-            {
+            for message in self.messages(transaction) {
                 array.push(&Element::Message {
                     payload: Arc::clone(&message.payload),
                     xid: transaction.xid,

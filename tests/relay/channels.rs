@@ -149,3 +149,37 @@ async fn only_allowed_channels_exist() {
         answer.body
     );
 }
+
+/// 200 KB each: that many screens may come back at once, and each has what it missed for itself.
+#[tokio::test]
+async fn who_missed_more_than_is_kept_for_one_is_told_so_and_others_get_each_message() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql("select rowcast.allow_channel('bulk')").await;
+    let id = subscribed(&relay, "bulk").await.id;
+    for (missed, is_told) in [(20, true), (2, false)] {
+        let publish = format!(
+            "select rowcast.publish('bulk', to_json(repeat('x', 200000))) from generate_series(1, {missed})"
+        );
+        let txid = database.commit(&publish).await;
+        let mut live = subscribed(&relay, "bulk").await;
+        let mut back = relay.resume("/channels/bulk", &id).await;
+        let event = back.data().await;
+        let kinds = event.elements();
+        if is_told {
+            assert_eq!(kinds.len(), missed);
+            assert!(event.covers(&txid));
+        } else {
+            assert_eq!(
+                kinds[0]["headers"]["control"], "reset",
+                "{:.300}",
+                event.data
+            );
+        }
+        // Either way it goes on.
+        let txid = database.commit("select rowcast.publish('bulk', '1')").await;
+        for stream in [&mut live, &mut back] {
+            stream.until(|event| event.has_txid(&txid)).await;
+        }
+    }
+}
