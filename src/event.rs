@@ -333,6 +333,12 @@ impl<'a> Image<'a> {
         Ok(Self { members })
     }
 
+    /// Whether it is made of these columns, in this order.
+    #[must_use]
+    pub fn is_of<'c>(&self, columns: impl Iterator<Item = &'c str>) -> bool {
+        self.members.iter().map(|(name, _)| &**name).eq(columns)
+    }
+
     /// The value of that column as JSON text.
     #[must_use]
     pub fn get(&self, column: &str) -> Option<&'a str> {

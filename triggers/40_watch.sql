@@ -51,9 +51,30 @@ alter function rowcast.types(oid) owner to rowcast_owner;
 revoke all on function rowcast.types(oid) from public;
 comment on function rowcast.types(oid) is 'The types of a table''s columns and of their parts';
 
+-- The type behind all domains.
+create or replace function rowcast.behind(type oid) returns oid
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  found_type oid := type;
+  base oid;
+begin
+  loop
+    select t.typbasetype into base from pg_type t where t.oid = found_type and t.typtype = 'd';
+    exit when not found;
+    found_type := base;
+  end loop;
+  return found_type;
+end
+$$;
+alter function rowcast.behind(oid) owner to rowcast_owner;
+revoke all on function rowcast.behind(oid) from public;
+comment on function rowcast.behind(oid) is 'The type behind all domains';
+
 -- The trigger argument that a table needs: 'guarded' when converting one of its columns runs code
 -- that is not PostgreSQL's own (types of users and extensions, casts to json), or of types whose few
--- stored bytes may become more text than fits a value (1e131071 in jsonb or numeric[]), else null.
+-- stored bytes may become more text than fits a value (1e131071 in jsonb or in arrays of numeric), else null.
 create or replace function rowcast.guard(rel oid) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -63,7 +84,8 @@ begin
   select 'guarded'
   where exists (
     select from rowcast.types(rel) as u (type) join pg_type t on t.oid = u.type
-    where t.oid in ('jsonb'::regtype, 'numeric[]'::regtype, 'nummultirange'::regtype)
+    where t.oid in ('jsonb'::regtype, 'jsonpath'::regtype, 'nummultirange'::regtype)
+       or t.typcategory = 'A' and rowcast.behind(t.typelem) in ('numeric'::regtype, 'numrange'::regtype)
        or t.typnamespace <> 'pg_catalog'::regnamespace
       and not (t.typtype = 'd')
       and not (t.typtype = 'e' and not exists (
@@ -269,6 +291,14 @@ begin
     (select string_agg(a.attnum || ' ' || a.attname || ' ' || a.atttypid || ' ' || a.atttypmod
                        || ' ' || a.attgenerated::text || ' ' || coalesce(a.attacl::text, ''), ',' order by a.attnum)
      from pg_attribute a where a.attrelid = rel and a.attnum > 0 and not a.attisdropped),
+    -- what values of these types are called
+    (select string_agg(e.enumtypid || ' ' || e.enumlabel, ',' order by e.enumtypid, e.enumsortorder)
+     from pg_enum e where e.enumtypid in (select type from rowcast.types(rel) as u (type))),
+    (select string_agg(a.attrelid || ' ' || a.attnum || ' ' || a.attname || ' ' || a.atttypid, ','
+                       order by a.attrelid, a.attnum)
+     from rowcast.types(rel) as u (type)
+     join pg_type t on t.oid = u.type and t.typtype = 'c'
+     join pg_attribute a on a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped),
     (select i.indkey::text from pg_index i where i.indrelid = rel and i.indisprimary),
     (select string_agg(p.polname || ' ' || p.polcmd::text || ' ' || p.polpermissive::text || ' ' || p.polroles::text
                        || ' ' || coalesce(p.polqual::text, '') || ' ' || coalesce(p.polwithcheck::text, ''),
@@ -464,7 +494,7 @@ alter function rowcast.watch(regclass) owner to rowcast_owner;
 revoke all on function rowcast.watch(regclass) from public;
 comment on function rowcast.watch(regclass) is 'Makes a table live: its changes reach every screen. Doing it twice changes nothing';
 
-create or replace function rowcast.unwatch(rel regclass) returns void
+create or replace function rowcast.unwatch(rel regclass, tries integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set client_min_messages = warning
@@ -489,7 +519,7 @@ begin
       exit;
     exception when lock_not_available then
       tried := tried + 1;
-      if tried >= 100 then
+      if tried >= tries then
         raise exception 'table % is locked by somebody else', rel
           using errcode = 'lock_not_available',
                 hint = 'Look into pg_locks and try again.';
@@ -503,6 +533,16 @@ begin
     perform rowcast.reset(rel);
   end if;
 end
+$$;
+alter function rowcast.unwatch(regclass, integer) owner to rowcast_owner;
+revoke all on function rowcast.unwatch(regclass, integer) from public;
+comment on function rowcast.unwatch(regclass, integer) is 'Takes back what watch did, where its locks can be had in so many tries';
+
+create or replace function rowcast.unwatch(rel regclass) returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select rowcast.unwatch(rel, 100)
 $$;
 alter function rowcast.unwatch(regclass) owner to rowcast_owner;
 revoke all on function rowcast.unwatch(regclass) from public;
@@ -519,6 +559,7 @@ declare
   known record;
   there boolean;
   kind "char";
+  has_children boolean;
   captured boolean;
   suited boolean;
   now_shape text;
@@ -562,7 +603,9 @@ begin
       if not suited or kind = 'p' then
         captured := rowcast.captured(known.rel);
       end if;
-      continue when captured and suited and now_shape = known.shape and now_files::text = known.files::text;
+      has_children := kind = 'r' and exists (select from pg_inherits i where i.inhparent = known.rel);
+      continue when captured and suited and not has_children
+        and now_shape = known.shape and now_files::text = known.files::text;
     end if;
     -- Whoever watches it at this moment looks at it too; the others next time.
     perform from rowcast.watched w where w.rel = known.rel for update skip locked;
@@ -572,6 +615,18 @@ begin
       perform rowcast.reset(known.rel);
       return next format('table with oid %s was dropped', known.rel);
       continue;
+    end if;
+    if has_children then
+      -- watch() refuses it: screens would show rows that are not followed.
+      begin
+        perform rowcast.unwatch(known.rel, 1);
+        return next format('%s has children by inheritance now: it is no longer watched', known.rel::regclass);
+        exit;
+      exception when others then
+        perform rowcast.reset(known.rel);
+        return next format('%s has children by inheritance now and should be unwatched: %s', known.rel::regclass, sqlerrm);
+        continue;
+      end;
     end if;
     if not captured then
       begin

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::cursor::{Cursor, Name, Xid};
-use crate::event::{self, Change, Delta, Entry, Message, Operation, Scope, State, Transaction};
+use crate::event::{
+    self, Change, Delta, Entry, Image, Message, Operation, Scope, State, Transaction,
+};
 use crate::mutants::{Mutant, on};
 use crate::schema::catalog::{Catalog, Table};
 
@@ -412,7 +414,7 @@ impl Pending {
         self.resets || tables.any(|(rel, _)| catalog.table_by_oid(rel).is_none())
     }
 
-    fn net(self, catalog: &Catalog) -> Transaction {
+    fn net(mut self, catalog: &Catalog) -> Transaction {
         let mut transaction = Transaction {
             xid: self.xid,
             at: self.at,
@@ -429,6 +431,14 @@ impl Pending {
                 }
             }
             return transaction;
+        }
+        for entry in &mut self.entries {
+            let table = catalog.table_by_oid(entry.rel);
+            if let Some(table) = table.filter(|table| table.oid != entry.rel && !entry.truncated) {
+                for image in [&mut entry.old, &mut entry.new].into_iter().flatten() {
+                    reorder(image, table);
+                }
+            }
         }
         let mut tables: BTreeMap<u32, (Arc<Table>, Vec<&Entry>)> = BTreeMap::new();
         for entry in &self.entries {
@@ -467,6 +477,21 @@ impl Transaction {
             scope: Scope::Unknown,
             changes: Vec::new(),
         });
+    }
+}
+
+/// Gives the image of a partition's row the order of the table's columns: a partition that was attached has its
+/// own, and everywhere else the row is read from the table.
+fn reorder(image: &mut Arc<str>, table: &Table) {
+    let Ok(parsed) = Image::parse(image) else {
+        return;
+    };
+    let columns = || table.columns.iter().map(|column| column.name.as_str());
+    if parsed.is_of(columns()) {
+        return;
+    }
+    if let Some(text) = parsed.project(columns().map(|name| (name, name))) {
+        *image = text.into();
     }
 }
 

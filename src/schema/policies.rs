@@ -70,11 +70,11 @@ with recursive secured as (
   -- a view to its rule
   select 'pg_class'::regclass, r.ev_class, 'pg_rewrite'::regclass, r.oid from pg_rewrite r
   union all
-  -- policies, rules and functions to what they name; a policy always names its own table
+  -- policies, rules, functions and operators to what they name; a policy always names its own table
   select d.classid, d.objid, d.refclassid, d.refobjid
   from pg_depend d
-  where d.classid in ('pg_policy'::regclass, 'pg_rewrite'::regclass, 'pg_proc'::regclass)
-    and d.refclassid in ('pg_class'::regclass, 'pg_proc'::regclass)
+  where d.classid in ('pg_policy'::regclass, 'pg_rewrite'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass)
+    and d.refclassid in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass)
     and not (d.classid = 'pg_policy'::regclass and d.refclassid = 'pg_class'::regclass
              and d.refobjid = (select p.polrelid from pg_policy p where p.oid = d.objid))
     and not (d.classid = 'pg_rewrite'::regclass and d.refobjid = (select r.ev_class from pg_rewrite r where r.oid = d.objid))

@@ -273,3 +273,37 @@ async fn a_table_of_an_earlier_version_becomes_cheaper_and_nobody_reads_it_anew(
     let always = "select tgenabled from pg_trigger where tgname = '!rowcast'";
     assert_eq!(database.one(always).await, "A");
 }
+
+#[tokio::test]
+async fn values_of_a_few_bytes_and_much_text_break_no_writer() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    database.sql("create domain amount as numeric").await;
+    for (table, of, many) in [
+        (
+            "ranges",
+            "numrange[]",
+            "array_agg(numrange(1e131071, null))",
+        ),
+        ("amounts", "amount[]", "array_agg(1e131071::amount)"),
+        (
+            "paths",
+            "jsonpath",
+            "('$ ? (' || string_agg('@ == 1e131071', ' || ') || ')')::jsonpath",
+        ),
+    ] {
+        // A row of less than a thousand bytes, and 13 MB of text.
+        database
+            .sql(&format!(
+                "create table {table} (id int primary key, v {of}); select rowcast.watch('{table}');
+                 insert into {table} select 1, {many} from generate_series(1, 100)"
+            ))
+            .await;
+        let told = format!(
+            "select string_agg(new::text || truncated, ', ' order by id) from rowcast.log \
+             where rel = '{table}'::regclass and op = 'I'"
+        );
+        assert_eq!(database.one(&told).await, "{\"id\" : 1}true", "{table}");
+    }
+    assert_eq!(database.one("select is_called from rowcast.gap").await, "f");
+}

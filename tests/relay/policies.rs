@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, Database, Relay, Screen, Stream, database};
 
@@ -287,6 +287,34 @@ async fn what_nobody_watches_is_compared() {
         let wanted = truth(&database, "bob").await;
         screen.shows(step, &wanted).await;
     }
+}
+
+#[tokio::test]
+async fn what_a_policy_reads_behind_an_operator_is_compared() {
+    let (database, relay) = world().await;
+    database
+        .sql(
+            "create table shown (id int primary key);
+             create function is_shown(id int, yes boolean) returns boolean language sql stable security definer as
+               'select exists (select from shown s where s.id = $1) = $2';
+             create operator === (leftarg = int, rightarg = boolean, function = is_shown);
+             create table docs (id int primary key);
+             alter table docs enable row level security;
+             create policy shown on docs for select to member using (id === true);
+             grant select on docs to member;
+             insert into docs values (1), (2); insert into shown values (1), (2);
+             select rowcast.watch('docs')",
+        )
+        .await;
+    let ann = token("member", &["sub=ann"]).await;
+    let mut screen = Watcher::of(&relay, "/rest/v1/docs", &ann, None).await;
+    let docs = |ids: &[i64]| -> BTreeMap<String, Value> {
+        let rows = ids.iter().map(|id| (id.to_string(), json!({"id": id})));
+        rows.collect()
+    };
+    screen.shows("both", &docs(&[1, 2])).await;
+    database.sql("delete from shown where id = 1").await;
+    screen.shows("one was taken away", &docs(&[2])).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Whatever happens to a watched table, its screens end up showing what it holds.
 
+use hyper::Method;
 use serde_json::json;
 
 use crate::harness::{Database, Relay, Screen, Stream, database, eventually};
@@ -299,4 +300,113 @@ async fn a_table_whose_children_would_be_shown_and_not_followed_is_not_watched()
         .unwrap_err();
     let message = refused.as_db_error().unwrap().message();
     assert!(message.contains("children by inheritance"), "{message}");
+}
+
+#[tokio::test]
+async fn a_table_that_gets_children_is_given_up_like_one_that_has_them() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let (mut tasks, _) = shown(&relay, "/rest/v1/tasks").await;
+    database.sql("create table child () inherits (tasks)").await;
+    assert_eq!(ends_with_error(&mut tasks).await, "PGRST205");
+    assert_eq!(triggers(&database).await, "0");
+}
+
+#[tokio::test]
+async fn values_that_are_called_something_else_are_read_anew() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create type state as enum ('open', 'done'); create type pair as (a int); \
+             create table cards (id int primary key, state state, pair pair); \
+             insert into cards values (1, 'open', row(1)); select rowcast.watch('cards')",
+        )
+        .await;
+    let (mut cards, mut screen) = shown(&relay, "/rest/v1/cards").await;
+    for (sql, member, value) in [
+        (
+            "alter type state rename value 'open' to 'todo'",
+            "state",
+            serde_json::json!("todo"),
+        ),
+        (
+            "alter type pair add attribute b int",
+            "pair",
+            serde_json::json!({"a": 1, "b": null}),
+        ),
+    ] {
+        database.sql(sql).await;
+        screen
+            .follow(&mut cards, |screen| {
+                screen.rows.values().any(|row| row[member] == value)
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_partition_whose_columns_stand_in_another_order_tells_rows_as_reads_do() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create table parts (id int, v text, w int, primary key (id)) partition by range (id); \
+             create table low (w int, v text, id int not null); \
+             alter table parts attach partition low for values from (0) to (10); \
+             create table high partition of parts for values from (10) to (20); \
+             insert into parts values (1, 'a', 2); select rowcast.watch('parts')",
+        )
+        .await;
+    let (mut stream, _) = shown(&relay, "/rest/v1/parts").await;
+    // In its partition, and out of it: there the order is another one.
+    for (sql, id) in [
+        ("update parts set v = 'b'", 1),
+        ("update parts set id = 11", 11),
+        ("update parts set id = 2, w = 3", 2),
+    ] {
+        let txid = database.commit(sql).await;
+        let event = stream.until(|event| event.has_txid(&txid)).await;
+        let elements = event.elements();
+        let told = elements.iter().find(|element| !element["value"].is_null());
+        let etag = told.unwrap()["headers"]["etag"].as_str().unwrap();
+        let read = relay
+            .request(
+                Method::GET,
+                &format!("/rest/v1/parts?id=eq.{id}"),
+                &[("accept", "application/vnd.pgrst.object+json")],
+                "",
+            )
+            .await;
+        assert_eq!(read.header("etag"), format!("\"{etag}\""), "{sql}");
+        assert!(
+            event.data.contains(&read.body),
+            "{}: {}",
+            event.data,
+            read.body
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_publication_of_all_tables_is_in_nobodys_way() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    database
+        .sql(
+            "create table notes (id int primary key); select rowcast.watch('notes'); \
+             select rowcast.depends('notes', 'notes'); set client_min_messages = error; \
+             create publication everything for all tables",
+        )
+        .await;
+    for sql in [
+        "select rowcast.depends('notes')",
+        "select rowcast.check_drift(); select rowcast.trim('1 s', 100, 1000)",
+        "select rowcast.unwatch('notes')",
+        "update rowcast.state set place = 'elsewhere'; select rowcast.begin_epoch()",
+        "select rowcast.new_epoch()",
+    ] {
+        database.sql(sql).await;
+    }
 }
