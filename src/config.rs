@@ -48,6 +48,7 @@ pub struct Config {
         env = "ROWCAST_SCHEMA",
         default_value = "public",
         value_delimiter = ',',
+        value_parser = name,
         global = true
     )]
     pub schema: Vec<String>,
@@ -200,7 +201,7 @@ pub struct Access {
     pub jwt_role_claim: String,
 
     /// The roles that requests may run as; all that were granted to the API's login when not given
-    #[arg(long, env = "ROWCAST_ROLES", value_delimiter = ',', global = true)]
+    #[arg(long, env = "ROWCAST_ROLES", value_delimiter = ',', value_parser = name, global = true)]
     pub roles: Vec<String>,
 
     /// The cookie that holds a token
@@ -273,6 +274,14 @@ pub enum LogFormat {
     Json,
 }
 
+/// One of a list, which may have spaces behind its commas.
+fn name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("a name".to_owned()),
+        name => Ok(name.to_owned()),
+    }
+}
+
 /// As [`bytes`], for memory: with less a relay does not start.
 fn memory(text: &str) -> Result<u64, String> {
     bytes(text).and_then(|bytes| {
@@ -315,6 +324,12 @@ fn bytes(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_a_list_may_stand_apart() {
+        assert_eq!(name(" archive"), Ok("archive".to_owned()));
+        assert!(name(" ").is_err());
+    }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {

@@ -174,8 +174,19 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
     replication(&client, findings).await.map_err(refused)?;
     if config.api_url.is_some() {
         let api = database::api(config, target)?;
-        let client = database::connect(&api).await?;
-        api_login(&client, findings).await.map_err(refused)?;
+        let requests = database::connect(&api).await?;
+        let here = database::place(&client).await.map_err(refused)?;
+        if database::place(&requests).await.map_err(refused)? == here {
+            api_login(&requests, findings).await.map_err(refused)?;
+        } else {
+            findings.add(
+                Level::Problem,
+                "api login",
+                format!("{api} is another database than {target}"),
+                "requests go to one and streams tell of the other; serve refuses to start",
+                "the same server and database in --api-url and --database-url",
+            );
+        }
     } else {
         findings.add(
             Level::Note,

@@ -87,6 +87,9 @@ enum Command {
         /// The relay
         #[arg(long, env = "ROWCAST_URL")]
         url: Option<String>,
+        /// A token for it
+        #[arg(long, env = "ROWCAST_TOKEN", hide_env_values = true)]
+        token: Option<String>,
     },
     /// Measure what this machine holds: screens, commits, latencies, costs
     Bench(bench::Options),
@@ -234,7 +237,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Watch { tables, capture } => tables::watch(&config, &tables, capture).await,
             Command::Unwatch { tables } => tables::unwatch(&config, &tables).await,
             Command::Watched => tables::watched(&config).await,
-            Command::Tail { stream, url } => tail::run(&config, &stream, url).await,
+            Command::Tail { stream, url, token } => tail::run(&config, &stream, url, token).await,
             Command::Sql => {
                 let bell = match config.bell {
                     config::Bell::Auto | config::Bell::Adaptive => migrate::Bell::Adaptive,

@@ -17,6 +17,7 @@ use crate::admission::Admission;
 use crate::auth::{Authenticator, Secret};
 use crate::backoff::Backoff;
 use crate::bell::{self, Hearing};
+use crate::causes::Causes;
 use crate::config::{Bell, Config};
 use crate::doorbell::Doorbell;
 use crate::feed::{self, Feed};
@@ -95,6 +96,9 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
         Door::of_demo(&config, &target)?
     } else {
         let login = database::api(&config, &target)?;
+        if config.api_url.is_some() {
+            one_database(&target, &login).await?;
+        }
         may_take_roles(&config, &login).await?;
         Door {
             login,
@@ -532,6 +536,27 @@ fn bell_parts(
         metrics: Arc::clone(metrics),
     };
     (parts, told)
+}
+
+/// What is written in one database is not told of in another.
+async fn one_database(target: &Target, api: &Target) -> anyhow::Result<()> {
+    let here = database::place(&database::connect(target).await?).await?;
+    match api.connect("rowcast install").await {
+        Ok((client, connection)) => {
+            tokio::spawn(connection);
+            if database::place(&client).await? == here {
+                Ok(())
+            } else {
+                Err(database::apart(target, api).into())
+            }
+        }
+        // It may come; requests say the same until then.
+        Err(error) => {
+            let error = Causes(&error);
+            tracing::warn!(%error, "the database cannot be reached as the API's login: requests will fail");
+            Ok(())
+        }
+    }
 }
 
 /// A superuser may take every role, so there somebody must say which ones requests may name.

@@ -18,7 +18,12 @@ use crate::config::Config;
 /// Longer than two heartbeats: a connection that is this quiet is dead.
 const SILENCE: Duration = Duration::from_secs(12);
 
-pub(super) async fn run(config: &Config, stream: &str, url: Option<String>) -> anyhow::Result<()> {
+pub(super) async fn run(
+    config: &Config,
+    stream: &str,
+    url: Option<String>,
+    token: Option<String>,
+) -> anyhow::Result<()> {
     let base = url.unwrap_or_else(|| format!("http://{}", config.listen));
     let uri: Uri = address(&base, stream).parse().map_err(|error| {
         Told::new(
@@ -35,6 +40,9 @@ pub(super) async fn run(config: &Config, stream: &str, url: Option<String>) -> a
     let mut lost = false;
     loop {
         let mut request = Request::get(uri.clone()).header("accept", "text/event-stream");
+        if let Some(token) = &token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
         if let Some(id) = &follower.id {
             request = request.header("last-event-id", id);
         }

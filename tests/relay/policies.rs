@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tokio::io::AsyncBufReadExt;
 
 use crate::harness::{DEADLINE, Database, Relay, Screen, Stream, database};
 
@@ -287,6 +288,32 @@ async fn what_nobody_watches_is_compared() {
         let wanted = truth(&database, "bob").await;
         screen.shows(step, &wanted).await;
     }
+}
+
+#[tokio::test]
+async fn a_tail_with_a_token_follows_what_its_role_may_see() {
+    let (database, relay) = world().await;
+    let mut tail = crate::harness::command()
+        .args(["tail", PATH.trim_start_matches("/rest/v1/"), "--url"])
+        .arg(&relay.url)
+        .env("ROWCAST_TOKEN", token("member", &["sub=ann"]).await)
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = tokio::io::BufReader::new(tail.stdout.take().unwrap()).lines();
+    let ours = truth(&database, "ann").await.len();
+    let mut shown = 0;
+    loop {
+        let line = tokio::time::timeout(DEADLINE, lines.next_line());
+        let line = line.await.expect("a line in time").unwrap().unwrap();
+        if line.contains("snapshot-end") {
+            break;
+        }
+        shown += usize::from(line.contains("canary-1"));
+        assert!(!line.contains("canary-2"), "{line}");
+    }
+    assert_eq!(shown, ours);
 }
 
 #[tokio::test]

@@ -501,3 +501,30 @@ async fn screens_follow_a_failover_and_never_an_old_primary_that_comes_back() {
     let rows: Vec<_> = screen.rows.keys().map(String::as_str).collect();
     assert_eq!(rows, ["1", "2", "4", "6", "8"]);
 }
+
+#[tokio::test]
+async fn an_api_of_another_database_is_refused() {
+    let (ours, other) = (database().await, database().await);
+    other.relay().await.kill().await;
+    for (command_, address, fails) in [
+        ("serve", &other, true),
+        ("doctor", &other, true),
+        ("doctor", &ours, false),
+    ] {
+        ours.relay().await.kill().await;
+        let told = command()
+            .args([command_, "--listen", "127.0.0.1:0"])
+            .args(["--database-url", &ours.url, "--api-url", &address.url])
+            .kill_on_drop(true)
+            .output();
+        let told = tokio::time::timeout(DEADLINE * 2, told);
+        let told = told.await.expect("it ends").unwrap();
+        let said = String::from_utf8_lossy(&told.stdout) + String::from_utf8_lossy(&told.stderr);
+        assert_eq!(
+            said.contains("another database than"),
+            fails,
+            "{command_}: {said}"
+        );
+        assert!(!(fails && told.status.success()), "{command_}: {said}");
+    }
+}
