@@ -572,6 +572,18 @@ begin
      or not exists (select from rowcast.state s where s.place = rowcast.place()) then
     return;
   end if;
+  -- What was prepared before a crash and is over now: nobody knows what it wrote.
+  if exists (select from rowcast.state s, unnest(s.prepared) as p (xact)
+             where p.xact not in (select rowcast.prepared())) then
+    begin
+      update rowcast.state s set prepared = array(
+        select p.xact from unnest(s.prepared) as p (xact) where p.xact in (select rowcast.prepared()));
+      perform rowcast.reset();
+      return next 'a transaction that was prepared before a crash is over: every screen reads its state anew';
+    exception when lock_not_available then
+      null;
+    end;
+  end if;
   -- Tables that have our triggers and are not known: they came with a dump.
   begin
     for known in

@@ -12,12 +12,26 @@ alter function rowcast.place() owner to rowcast_owner;
 revoke all on function rowcast.place() from public;
 comment on function rowcast.place() is 'Server, database and log';
 
+-- Transactions of this database that are prepared and not over.
+create or replace function rowcast.prepared() returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select p.transaction || ' ' || p.gid from pg_prepared_xacts p where p.database = current_database()
+$$;
+alter function rowcast.prepared() owner to rowcast_owner;
+revoke all on function rowcast.prepared() from public;
+comment on function rowcast.prepared() is 'Transactions that are prepared and not over';
+
 -- The uuid of this life of the transaction counter, made if there is none. A crash gives used
 -- transaction ids out again, so everything that was logged under the old ones goes: in the same
 -- transaction, and with DELETE, because TRUNCATE would wait for open writers.
 --
 -- A dump brings the ids of another server along, and the numbers that tables had there. So what was logged
 -- there goes too, and what tables are watched is left to check_drift(), which knows them by their triggers.
+--
+-- A transaction that was prepared survives a crash, and what it logged does not: check_drift() tells of it when it is
+-- over.
 create or replace function rowcast.begin_epoch() returns uuid
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -43,7 +57,7 @@ begin
   if not found then
     delete from rowcast.log;
     delete from rowcast.tick;
-    update rowcast.state set horizon = null, place = here;
+    update rowcast.state set horizon = null, place = here, prepared = array(select rowcast.prepared());
     insert into rowcast.epoch default values returning uuid into found_uuid;
   end if;
   return found_uuid;

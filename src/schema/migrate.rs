@@ -20,13 +20,14 @@ use crate::backoff::Backoff;
 use crate::cursor::Name;
 
 /// History; a file's place in the list plus one is its version.
-const HISTORY: [&str; 6] = [
+const HISTORY: [&str; 7] = [
     include_str!("../../sql/0001_schema.sql"),
     include_str!("../../sql/0002_access.sql"),
     include_str!("../../sql/0003_views.sql"),
     include_str!("../../sql/0004_idempotency.sql"),
     include_str!("../../sql/0005_upkeep.sql"),
     include_str!("../../sql/0006_capture.sql"),
+    include_str!("../../sql/0007_prepared.sql"),
 ];
 
 const BELL: &str = include_str!("../../triggers/10_bell.sql");

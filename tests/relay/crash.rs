@@ -109,3 +109,37 @@ async fn a_lost_connection_of_the_relay_loses_no_change_and_resets_nobody() {
         .await;
     }
 }
+
+#[tokio::test]
+async fn what_was_prepared_before_a_crash_is_shown_once_it_is_over() {
+    let server = Server::start(&[("max_prepared_transactions", "4")]).await;
+    let database = server.database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    let mut screen = Screen::default();
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 1)
+        .await;
+    for (id, end) in [(2, "commit"), (3, "rollback")] {
+        let insert = format!("begin; insert into tasks values ({id}); prepare transaction 'p{id}'");
+        database.sql(&insert).await;
+        signal(server.cluster.pid().unwrap(), "KILL").await;
+        let before = epoch(&stream.id).to_owned();
+        stream
+            .until(|event| {
+                event.name == "control"
+                    && event.json()["upToDate"] == true
+                    && epoch(&event.id) != before
+            })
+            .await;
+        database.sql(&format!("{end} prepared 'p{id}'")).await;
+        let reset = stream.until(|event| event.has_control("reset")).await;
+        screen.apply(&reset);
+        screen
+            .follow(&mut stream, |screen| screen.rows.len() == 2)
+            .await;
+    }
+    let left = "select cardinality(prepared) from rowcast.state";
+    assert_eq!(database.one(left).await, "0");
+}
