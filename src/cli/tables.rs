@@ -26,7 +26,7 @@ pub(super) async fn watch(
 }
 
 pub(super) async fn unwatch(config: &Config, tables: &[String]) -> anyhow::Result<()> {
-    let client = installed(config).await?;
+    let client = found(config).await?;
     for table in tables {
         watch::unwatch(&client, table)
             .await
@@ -37,7 +37,7 @@ pub(super) async fn unwatch(config: &Config, tables: &[String]) -> anyhow::Resul
 }
 
 pub(super) async fn watched(config: &Config) -> anyhow::Result<()> {
-    let client = installed(config).await?;
+    let client = found(config).await?;
     let tables = watch::watched(&client).await?;
     if tables.is_empty() {
         say!("no table is watched; try: rowcast watch TABLE");
@@ -58,7 +58,7 @@ pub(super) async fn watched(config: &Config) -> anyhow::Result<()> {
 }
 
 pub(super) async fn new_epoch(config: &Config) -> anyhow::Result<()> {
-    let client = installed(config).await?;
+    let client = found(config).await?;
     let epoch = "select rowcast.new_epoch()::text";
     let epoch = client.query_one(epoch, &[]).await.map_err(|error| {
         Told::new(
@@ -77,6 +77,18 @@ pub(super) async fn new_epoch(config: &Config) -> anyhow::Result<()> {
 pub(super) async fn uninstall(config: &Config) -> anyhow::Result<()> {
     let (target, _) = database::running(config)?;
     let client = database::connect(&target).await?;
+    // One that is left would go on to answer, and say all the time that it cannot tell.
+    let relays = "select string_agg(pid::text, ', ' order by pid) from pg_stat_activity \
+                  where datname = current_database() and application_name = 'rowcast feed'";
+    let relays: Option<String> = client.query_one(relays, &[]).await?.get(0);
+    if let Some(relays) = relays {
+        return Err(Told::new(
+            "Rowcast was not removed: relays use it",
+            format!("they are connected to server processes {relays}"),
+            "stop them, and run it again",
+        )
+        .into());
+    }
     migrate::uninstall(&client).await.map_err(|error| {
         Told::new(
             "Rowcast could not be removed",
@@ -88,14 +100,57 @@ pub(super) async fn uninstall(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A connection to a database where everything is in place; what is not is installed.
 async fn installed(config: &Config) -> anyhow::Result<Client> {
-    let (target, _) = database::running(config)?;
-    let client = database::connect(&target).await?;
+    let (client, target, there) = connect(config).await?;
+    if there {
+        may_work(&client, &target).await?;
+    }
     // What the relays of this database have chosen is not for a command to change in passing.
     if migrate::present(&client).await?.is_none() {
         install(&client, &target, config.bell).await?;
     }
     Ok(client)
+}
+
+/// The same where somebody has installed it before.
+async fn found(config: &Config) -> anyhow::Result<Client> {
+    let (_client, target, there) = connect(config).await?;
+    if there {
+        return installed(config).await;
+    }
+    Err(Told::new(
+        "Rowcast is not installed in this database",
+        format!("{target} has no schema rowcast"),
+        format!("rowcast serve, or: rowcast sql | {}", target.psql_line()),
+    )
+    .into())
+}
+
+/// The database, and whether there is a schema of ours.
+async fn connect(config: &Config) -> anyhow::Result<(Client, Target, bool)> {
+    let (target, _) = database::running(config)?;
+    let client = database::connect(&target).await?;
+    let there = "select to_regclass('rowcast.state') is not null";
+    let there = client.query_one(there, &[]).await?.get(0);
+    Ok((client, target, there))
+}
+
+/// The owner's functions are for its members.
+async fn may_work(client: &Client, target: &Target) -> anyhow::Result<()> {
+    let member =
+        "select pg_has_role(current_user, 'rowcast_owner', 'usage'), quote_ident(current_user)";
+    let row = client.query_one(member, &[]).await?;
+    if row.get(0) {
+        return Ok(());
+    }
+    let login: &str = row.get(1);
+    Err(Told::new(
+        "this login may not say what is watched",
+        format!("{login} is no member of rowcast_owner in {target}"),
+        format!("as who installed Rowcast: grant rowcast_owner to {login};"),
+    )
+    .into())
 }
 
 /// Installs the schema, and returns who rings.

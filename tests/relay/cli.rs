@@ -66,9 +66,16 @@ async fn a_command_is_done_to_its_end_though_nobody_reads_what_it_prints() {
 async fn tables_are_watched_listed_unwatched_and_everything_is_removed() {
     let database = database().await;
     database.sql("create schema sales; create table tasks (id int primary key); create table sales.\"Odd Name\" (id int primary key); create table keyless (id int)").await;
-    // Nobody has installed anything; the first command does.
-    let (done, told, _) = on(&database, &["watched"]).await;
-    assert!(done && told.contains("no table is watched"), "{told}");
+    // Nobody has installed anything, and who only looks does not.
+    for command in [&["watched"][..], &["unwatch", "tasks"], &["new-epoch"]] {
+        let (done, _, error) = on(&database, command).await;
+        assert!(
+            !done && error.contains("is not installed") && error.contains("try:"),
+            "{error}"
+        );
+    }
+    let installed = "select count(*) from pg_namespace where nspname = 'rowcast'";
+    assert_eq!(database.one(installed).await, "0");
     for _ in 0..2 {
         let (done, told, error) = on(&database, &["watch", "tasks", "sales.\"Odd Name\""]).await;
         assert!(done, "{error}");
@@ -108,6 +115,16 @@ async fn tables_are_watched_listed_unwatched_and_everything_is_removed() {
     assert!(done && told == "not watching tasks\n", "{told}");
     assert_eq!(on(&database, &["watched"]).await.1, "sales.Odd Name\n");
 
+    let relay = database.relay().await;
+    let (done, _, error) = on(&database, &["uninstall"]).await;
+    assert!(!done && error.contains("relays use it"), "{error}");
+    relay.kill().await;
+    eventually("the server has noticed", async || {
+        let relays = "select count(*) from pg_stat_activity where application_name = 'rowcast feed' \
+                      and datname = current_database()";
+        (database.one(relays).await == "0").then_some(())
+    })
+    .await;
     let (done, told, error) = on(&database, &["uninstall"]).await;
     assert!(done && told.starts_with("removed from "), "{error}");
     let left = "select count(*) from pg_namespace where nspname = 'rowcast'";
@@ -124,6 +141,32 @@ async fn tables_are_watched_listed_unwatched_and_everything_is_removed() {
         on(&database, &["watch", "tasks"]).await.0,
         "and it can come back"
     );
+}
+
+#[tokio::test]
+async fn a_login_that_may_not_say_what_is_watched_is_told_who_may() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    database
+        .sql(
+            "do $$ begin
+               lock table pg_authid in share row exclusive mode;
+               if not exists (select from pg_roles where rolname = 'plain_login') then
+                 create role plain_login login;
+               end if;
+             end $$",
+        )
+        .await;
+    let plain = Database {
+        url: database.url.replace("user=postgres", "user=plain_login"),
+    };
+    for command in [&["watched"][..], &["watch", "tasks"], &["unwatch", "tasks"]] {
+        let (done, _, error) = on(&plain, command).await;
+        assert!(
+            !done && error.contains("grant rowcast_owner to plain_login"),
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test]
