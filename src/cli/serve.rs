@@ -195,6 +195,7 @@ async fn database(config: &Config) -> anyhow::Result<(Target, Option<Cluster>)> 
 async fn prepare(config: &Config, target: &Target, demo: bool) -> anyhow::Result<migrate::Bell> {
     let begun = Instant::now();
     let mut backoff = Backoff::new();
+    let mut waits = false;
     let (client, connection) = loop {
         match target.connect("rowcast install").await {
             Ok(connected) => break connected,
@@ -207,7 +208,16 @@ async fn prepare(config: &Config, target: &Target, demo: bool) -> anyhow::Result
             {
                 return Err(database::unreachable(target, &error).into());
             }
-            Err(_starting) => tokio::time::sleep(backoff.delay()).await,
+            Err(error) => {
+                if !std::mem::replace(&mut waits, true) {
+                    tracing::warn!(
+                        error = %Causes(&error),
+                        "the database cannot be reached yet; trying for {} s",
+                        DATABASE_PATIENCE.as_secs()
+                    );
+                }
+                tokio::time::sleep(backoff.delay()).await;
+            }
         }
     };
     let driver = tokio::spawn(connection);

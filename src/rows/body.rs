@@ -70,6 +70,12 @@ impl<'a> Row<'a> {
 /// [`Error::Body`].
 pub fn from_form(form: &[u8]) -> Result<Vec<u8>, Error> {
     let form = std::str::from_utf8(form).map_err(|_| Error::Body("it is not UTF-8"))?;
+    // What programs send that are told nothing else, like curl -d. A form would have encoded it.
+    if form.trim_start().starts_with(['{', '[']) {
+        return Err(Error::Body(
+            "it is sent as a form and looks like JSON: Content-Type: application/json is missing",
+        ));
+    }
     let mut object = serde_json::Map::new();
     for pair in form.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -159,6 +165,11 @@ mod tests {
         assert_eq!(form("").unwrap(), "{}");
         assert!(matches!(form("a=%ff"), Err(Error::Body(_))));
         assert!(matches!(from_form(b"\xff"), Err(Error::Body(_))));
+        for json in [&b"{\"a\":1}"[..], b" [{}]"] {
+            let refused = from_form(json).unwrap_err().to_string();
+            assert!(refused.contains("application/json"), "{refused}");
+        }
+        assert!(form("%7Ba=1").is_ok());
     }
 
     #[test]
