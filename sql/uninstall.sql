@@ -22,7 +22,7 @@ begin
   begin
     drop event trigger if exists rowcast_ddl;
     drop event trigger if exists rowcast_drop;
-    drop event trigger if exists rowcast_owner;
+    drop event trigger if exists rowcast_foreign;
   exception when insufficient_privilege then
     null;
   end;

@@ -3,7 +3,7 @@
 --
 -- SECURITY DEFINER as rowcast_trigger: writers need no rights on rowcast. json, not jsonb: to_jsonb
 -- fails on values that json columns may hold (measured: \u0000 and 1e999999). What rowcast_trigger owns, it may
--- change, and so may the casts that it runs (65_owner.sql): every name in its functions says its schema.
+-- change, and so may the casts that it runs (65_foreign.sql): every name in its functions says its schema.
 --
 -- An image must not depend on the writer's session. The text of most types depends on nothing there,
 -- that of timestamptz on the time zone; rowcast.capturer says what a table needs. capture() has every

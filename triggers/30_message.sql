@@ -17,7 +17,7 @@ comment on function rowcast.channel_allowed(text) is 'Whether a channel may be p
 
 -- Writes a durable message. It is delivered when the calling transaction commits, and never otherwise.
 -- Returns the transaction's id as text, which arrives on the screens as headers.txid. Each name says its schema:
--- triggers/65_owner.sql.
+-- triggers/65_foreign.sql.
 create or replace function rowcast.publish(channel text, payload json) returns text
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp

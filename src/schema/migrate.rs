@@ -41,7 +41,7 @@ const FUNCTIONS: [&str; 10] = [
     include_str!("../../triggers/45_expose.sql"),
     include_str!("../../triggers/50_log.sql"),
     include_str!("../../triggers/60_views.sql"),
-    include_str!("../../triggers/65_owner.sql"),
+    include_str!("../../triggers/65_foreign.sql"),
     include_str!("../../triggers/70_idempotency.sql"),
     include_str!("../../triggers/90_log_table.sql"),
 ];

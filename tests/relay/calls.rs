@@ -549,7 +549,7 @@ async fn the_event_triggers_harm_no_definition_and_go_with_the_rest() {
     let database = database().await;
     let relay = database.relay().await;
     let triggers = "select string_agg(evtname, ' ' order by evtname) from pg_event_trigger";
-    let all = "rowcast_ddl rowcast_drop rowcast_owner";
+    let all = "rowcast_ddl rowcast_drop rowcast_foreign";
     assert_eq!(database.one(triggers).await, all);
     // Nothing of theirs is needed for a definition to succeed.
     database
@@ -563,7 +563,7 @@ async fn the_event_triggers_harm_no_definition_and_go_with_the_rest() {
     relay.end().await;
     let relay = Relay::start(&database, &["--bell", "off"]).await;
     // The one that tells nobody anything stays.
-    assert_eq!(database.one(triggers).await, "rowcast_owner");
+    assert_eq!(database.one(triggers).await, "rowcast_foreign");
     relay.end().await;
     let relay = database.relay().await;
     assert_eq!(database.one(triggers).await, all);

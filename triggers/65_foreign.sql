@@ -24,12 +24,12 @@ begin
   revoke all on function rowcast.defines_nothing() from public;
   comment on function rowcast.defines_nothing() is 'Keeps rowcast_trigger from defining anything';
 
-  if not exists (select from pg_event_trigger where evtname = 'rowcast_owner') then
-    create event trigger rowcast_owner on ddl_command_start execute function rowcast.defines_nothing();
+  if not exists (select from pg_event_trigger where evtname = 'rowcast_foreign') then
+    create event trigger rowcast_foreign on ddl_command_start execute function rowcast.defines_nothing();
   end if;
   -- Also where session_replication_role is replica.
-  if exists (select from pg_event_trigger where evtname = 'rowcast_owner' and evtenabled <> 'A') then
-    alter event trigger rowcast_owner enable always;
+  if exists (select from pg_event_trigger where evtname = 'rowcast_foreign' and evtenabled <> 'A') then
+    alter event trigger rowcast_foreign enable always;
   end if;
 end
 $install$;
