@@ -432,16 +432,8 @@ impl Pending {
             }
             return transaction;
         }
-        for entry in &mut self.entries {
-            let table = catalog.table_by_oid(entry.rel);
-            if let Some(table) = table.filter(|table| table.oid != entry.rel && !entry.truncated) {
-                for image in [&mut entry.old, &mut entry.new].into_iter().flatten() {
-                    reorder(image, table);
-                }
-            }
-        }
         let mut tables: BTreeMap<u32, (Arc<Table>, Vec<&Entry>)> = BTreeMap::new();
-        for entry in &self.entries {
+        for entry in &mut self.entries {
             match (entry.operation, catalog.table_by_oid(entry.rel)) {
                 (Operation::Message, _) => transaction.messages.push(Message {
                     channel: entry.channel.clone().unwrap_or_default(),
@@ -450,6 +442,11 @@ impl Pending {
                 }),
                 (Operation::Reset, _) if entry.rel == 0 => transaction.reset_all = true,
                 (_, Some(table)) => {
+                    if table.oid != entry.rel && !entry.truncated {
+                        for image in [&mut entry.old, &mut entry.new].into_iter().flatten() {
+                            reorder(image, table);
+                        }
+                    }
                     let rows = tables
                         .entry(table.oid)
                         .or_insert_with(|| (Arc::clone(table), Vec::new()));
