@@ -28,8 +28,6 @@ begin
     create event trigger rowcast_foreign on ddl_command_start execute function rowcast.defines_nothing();
   end if;
   -- Also where session_replication_role is replica.
-  if exists (select from pg_event_trigger where evtname = 'rowcast_foreign' and evtenabled <> 'A') then
-    alter event trigger rowcast_foreign enable always;
-  end if;
+  alter event trigger rowcast_foreign enable always;
 end
 $install$;

@@ -21,13 +21,14 @@ pub(super) fn settings(access: &Access) -> Settings {
     }
 }
 
+/// Whether tokens are looked at.
+pub(super) fn takes_tokens(access: &Access) -> bool {
+    access.jwt_secret.is_some() || access.jwks_file.is_some() || access.jwks_url.is_some()
+}
+
 /// Whether everybody is the API's login: nothing says who may bring a token, or who comes without.
 pub(super) fn is_open(access: &Access) -> bool {
-    let settings = settings(access);
-    settings.anon_role.is_none()
-        && settings.secret.is_none()
-        && settings.jwks_file.is_none()
-        && settings.jwks_url.is_none()
+    access.anon_role.is_none() && !takes_tokens(access)
 }
 
 /// What judges tokens by these settings.

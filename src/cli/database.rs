@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::Client;
 
 use super::Told;
 use crate::causes::Causes;
@@ -99,21 +99,7 @@ pub(super) async fn place(client: &Client) -> Result<String, tokio_postgres::Err
     let place = "select pg_catalog.concat_ws(':', \
                    (select system_identifier from pg_catalog.pg_control_system()), \
                    (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()))";
-    let answer = client.simple_query(place).await?;
-    let row = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0),
-        _ => None,
-    });
-    Ok(row.unwrap_or_default().to_owned())
-}
-
-/// What a person is told when the API's login is one of another database.
-pub(super) fn apart(target: &Target, api: &Target) -> Told {
-    Told::new(
-        "requests would go to another database than streams",
-        format!("--api-url is {api}, --database-url {target}"),
-        "the same server and database in both, with another login",
-    )
+    client.query_one(place, &[]).await?.try_get(0)
 }
 
 /// What a person is told when the database does not answer.

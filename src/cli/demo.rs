@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::Told;
+use super::{Told, access};
 use crate::config::{Access, Config};
 use crate::http::demo::MEMBER;
 
@@ -27,17 +27,8 @@ const FILE: &str = "demo-secret";
 /// Whether nothing was said about who callers are.
 pub(super) fn is_wanted(config: &Config) -> bool {
     let access = &config.access;
-    let names = [
-        &access.anon_role,
-        &access.jwks_url,
-        &access.jwt_audience,
-        &access.jwt_issuer,
-        &config.api_url,
-    ];
-    names.into_iter().all(Option::is_none)
-        && access.jwt_secret.is_none()
-        && access.jwks_file.is_none()
-        && access.roles.is_empty()
+    let names = [&access.jwt_audience, &access.jwt_issuer, &config.api_url];
+    names.into_iter().all(Option::is_none) && access.roles.is_empty() && access::is_open(access)
 }
 
 /// The settings of the demo, with the secret of this data directory.

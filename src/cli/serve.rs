@@ -557,7 +557,12 @@ async fn one_database(target: &Target, api: &Target) -> anyhow::Result<()> {
             if database::place(&client).await? == here {
                 Ok(())
             } else {
-                Err(database::apart(target, api).into())
+                Err(Told::new(
+                    "requests would go to another database than streams",
+                    format!("--api-url is {api}, --database-url {target}"),
+                    "the same server and database in both, with another login",
+                )
+                .into())
             }
         }
         // It may come; requests say the same until then.
@@ -572,9 +577,7 @@ async fn one_database(target: &Target, api: &Target) -> anyhow::Result<()> {
 /// A superuser may take every role, so there somebody must say which ones requests may name.
 async fn may_take_roles(config: &Config, api: &Target) -> anyhow::Result<()> {
     let access = &config.access;
-    let takes =
-        access.jwt_secret.is_some() || access.jwks_file.is_some() || access.jwks_url.is_some();
-    if !takes || !access.roles.is_empty() {
+    if !access::takes_tokens(access) || !access.roles.is_empty() {
         return Ok(());
     }
     let client = database::connect(api).await?;

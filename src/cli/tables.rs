@@ -103,28 +103,23 @@ pub(super) async fn uninstall(config: &Config) -> anyhow::Result<()> {
 /// A connection to a database where everything is in place; what is not is installed.
 async fn installed(config: &Config) -> anyhow::Result<Client> {
     let (client, target, there) = connect(config).await?;
-    if there {
-        may_work(&client, &target).await?;
-    }
-    // What the relays of this database have chosen is not for a command to change in passing.
-    if migrate::present(&client).await?.is_none() {
-        install(&client, &target, config.bell).await?;
-    }
+    ready(&client, &target, there, config.bell).await?;
     Ok(client)
 }
 
 /// The same where somebody has installed it before.
 async fn found(config: &Config) -> anyhow::Result<Client> {
-    let (_client, target, there) = connect(config).await?;
-    if there {
-        return installed(config).await;
+    let (client, target, there) = connect(config).await?;
+    if !there {
+        return Err(Told::new(
+            "Rowcast is not installed in this database",
+            format!("{target} has no schema rowcast"),
+            format!("rowcast serve, or: rowcast sql | {}", target.psql_line()),
+        )
+        .into());
     }
-    Err(Told::new(
-        "Rowcast is not installed in this database",
-        format!("{target} has no schema rowcast"),
-        format!("rowcast serve, or: rowcast sql | {}", target.psql_line()),
-    )
-    .into())
+    ready(&client, &target, there, config.bell).await?;
+    Ok(client)
 }
 
 /// The database, and whether there is a schema of ours.
@@ -134,6 +129,17 @@ async fn connect(config: &Config) -> anyhow::Result<(Client, Target, bool)> {
     let there = "select to_regclass('rowcast.state') is not null";
     let there = client.query_one(there, &[]).await?.get(0);
     Ok((client, target, there))
+}
+
+async fn ready(client: &Client, target: &Target, there: bool, bell: Bell) -> anyhow::Result<()> {
+    if there {
+        may_work(client, target).await?;
+    }
+    // What the relays of this database have chosen is not for a command to change in passing.
+    if migrate::present(client).await?.is_none() {
+        install(client, target, bell).await?;
+    }
+    Ok(())
 }
 
 /// The owner's functions are for its members.

@@ -10,7 +10,7 @@
 //! ([`Origins::knows_host`]): by DNS rebinding any site that is visited from this machine would be the relay's own.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -83,15 +83,10 @@ impl Origins {
                 without_default_port(scheme, &target) == authority
             })
         };
-        let host = match target.rsplit_once(':') {
-            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-            _ => &target,
+        let private = |host: &str| {
+            host.parse::<IpAddr>().is_ok() || !host.contains('.') || host.ends_with(".localhost")
         };
-        host.starts_with('[')
-            || host.parse::<Ipv4Addr>().is_ok()
-            || !host.contains('.')
-            || host.ends_with(".localhost")
-            || self.listed.iter().any(listed)
+        host(&target).is_some_and(private) || self.listed.iter().any(listed)
     }
 
     /// Judges who asks.
@@ -175,6 +170,18 @@ fn target(parts: &Parts) -> Option<String> {
         _ => return None,
     };
     Some(target.to_ascii_lowercase())
+}
+
+/// The host of a host and port, an IPv6 address without its brackets; `None` for what is neither.
+pub(super) fn host(authority: &str) -> Option<&str> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(six) => six.split_once(']')?,
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let port = port.strip_prefix(':').unwrap_or(port);
+    port.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then_some(host)
 }
 
 /// Browsers leave `Origin` out of some requests that another site has caused, but then say so.
@@ -322,6 +329,9 @@ mod tests {
             "app.example:3000",
             "board.example",
             "evil.example:",
+            "localhost:evil.example",
+            "127.0.0.1:evil.example:3000",
+            "[::1].evil.example",
         ] {
             assert!(!asked(&private, host), "{host}");
             assert!(asked(&listed(), host), "{host}");

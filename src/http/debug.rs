@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
 use hyper::{Method, StatusCode};
 
-use super::{Request, Response, body, exchange, ops};
+use super::{Request, Response, body, cors, exchange, ops};
 use crate::health::Health;
 use crate::metrics::Metrics;
 
@@ -99,11 +99,8 @@ fn is_an_operators(request: &Request) -> bool {
     let headers = request.headers();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let host = host.or_else(|| request.uri().host()).unwrap_or_default();
-    let bare = match host.strip_prefix('[') {
-        Some(six) => six.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    let by_number = bare == "localhost" || bare.parse::<IpAddr>().is_ok();
+    let is_number = |host: &str| host == "localhost" || host.parse::<IpAddr>().is_ok();
+    let by_number = cors::host(host).is_some_and(is_number);
     by_number && !headers.contains_key(ORIGIN) && !headers.contains_key("sec-fetch-site")
 }
 

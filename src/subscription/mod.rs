@@ -194,7 +194,7 @@ pub struct Subscription {
 #[derive(Debug)]
 pub struct Held {
     stage: Arc<Stage>,
-    channel: String,
+    /// Until it is dropped: who leaves says so once it has left.
     joined: Option<(Arc<Channel>, Joined)>,
 }
 
@@ -207,15 +207,16 @@ impl Held {
         Ok(Self {
             joined: Some(stage.join_channel(channel, None)?),
             stage: Arc::clone(stage),
-            channel: channel.to_owned(),
         })
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.joined = None;
-        self.stage.leave_channel(&self.channel);
+        if let Some((channel, joined)) = self.joined.take() {
+            drop(joined);
+            self.stage.leave_channel(&channel.channel);
+        }
     }
 }
 

@@ -147,16 +147,7 @@ async fn tables_are_watched_listed_unwatched_and_everything_is_removed() {
 async fn a_login_that_may_not_say_what_is_watched_is_told_who_may() {
     let database = database().await;
     database.relay().await.kill().await;
-    database
-        .sql(
-            "do $$ begin
-               lock table pg_authid in share row exclusive mode;
-               if not exists (select from pg_roles where rolname = 'plain_login') then
-                 create role plain_login login;
-               end if;
-             end $$",
-        )
-        .await;
+    database.role("plain_login", "login").await;
     let plain = Database {
         url: database.url.replace("user=postgres", "user=plain_login"),
     };

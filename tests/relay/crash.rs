@@ -116,11 +116,7 @@ async fn what_was_prepared_before_a_crash_is_shown_once_it_is_over() {
     let database = server.database().await;
     let relay = database.relay().await;
     database.sql(TASKS).await;
-    let mut stream = relay.stream("/rest/v1/tasks").await;
-    let mut screen = Screen::default();
-    screen
-        .follow(&mut stream, |screen| screen.rows.len() == 1)
-        .await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/tasks").await;
     for (id, end) in [(2, "commit"), (3, "rollback")] {
         let insert = format!("begin; insert into tasks values ({id}); prepare transaction 'p{id}'");
         database.sql(&insert).await;

@@ -12,13 +12,6 @@ use crate::wire::{Wire, count, descriptors, processor};
 const TASKS: &str =
     "create table tasks (id int primary key, body text); select rowcast.watch('tasks')";
 
-async fn shown(relay: &Relay) -> (Stream, Screen) {
-    let mut screen = Screen::default();
-    let mut stream = relay.stream("/rest/v1/tasks").await;
-    screen.follow(&mut stream, |_| true).await;
-    (stream, screen)
-}
-
 #[tokio::test]
 async fn slow_requests_take_their_own_connections_and_nobody_elses() {
     let database = database().await;
@@ -30,7 +23,7 @@ async fn slow_requests_take_their_own_connections_and_nobody_elses() {
             select rowcast.expose('slow')",
         )
         .await;
-    let (mut stream, mut screen) = shown(&relay).await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/tasks").await;
     let url = relay.url.clone();
     let slow = async || {
         let begun = Instant::now();
@@ -78,7 +71,7 @@ async fn writers_who_wait_for_a_lock_are_told_and_readers_do_not_notice() {
     database
         .sql("insert into tasks values (1, 'a'), (2, 'b')")
         .await;
-    let (mut stream, mut screen) = shown(&relay).await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/tasks").await;
     let holder = database.client().await;
     holder
         .batch_execute("begin; update tasks set body = 'held' where id = 1")
@@ -134,7 +127,7 @@ async fn a_deadlock_between_writers_ends_and_one_of_them_has_written() {
             select rowcast.expose_function('swap(int, int)')",
         )
         .await;
-    let (mut stream, mut screen) = shown(&relay).await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/tasks").await;
     let call = async |body: &str| relay.post("/rest/v1/rpc/swap", body).await;
     let (one, other) = futures::join!(call(r#"{"a":1,"b":2}"#), call(r#"{"a":2,"b":1}"#));
     let written = [&one, &other]
@@ -205,7 +198,7 @@ async fn a_relay_without_descriptors_neither_spins_nor_stays_deaf() {
     let database = database().await;
     let relay = database.relay().await;
     database.sql(TASKS).await;
-    let (mut stream, mut screen) = shown(&relay).await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/tasks").await;
     // What may be open is taken away while it runs; before, it would allow fewer connections.
     let most = descriptors(&relay) + 8;
     let pid = relay.child.id().unwrap().to_string();
@@ -261,7 +254,7 @@ async fn clients_that_are_gone_without_a_word_are_freed() {
     let database = database().await;
     let relay = database.relay().await;
     database.sql(TASKS).await;
-    let (mut stream, mut screen) = shown(&relay).await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/tasks").await;
     let files = descriptors(&relay);
     let mut frozen = Vec::new();
     for n in 0..120 {
@@ -310,7 +303,7 @@ async fn a_second_signal_ends_a_relay_at_once() {
     let database = database().await;
     let mut relay = database.relay().await;
     database.sql(TASKS).await;
-    let (_stream, _screen) = shown(&relay).await;
+    let (_stream, _screen) = relay.shown("/rest/v1/tasks").await;
     let locker = database.client().await;
     locker
         .batch_execute("begin; lock table tasks in access exclusive mode")

@@ -4,18 +4,11 @@ use tokio_postgres::Client;
 
 use crate::harness::{Database, command, database};
 
-/// A role without rights; roles are the cluster's, and every test may find it there.
-const MALLORY: &str = r"
-do $$
-begin
-  lock table pg_authid in share row exclusive mode;
-  if not exists (select from pg_roles where rolname = 'mallory') then
-    create role mallory nologin;
-  end if;
-end
-$$;
-create schema m authorization mallory;
-";
+/// Somebody without rights, and a schema of hers.
+async fn mallory(database: &Database) {
+    database.role("mallory", "nologin").await;
+    database.sql("create schema m authorization mallory").await;
+}
 
 /// What installs everything, as `rowcast sql` has it.
 async fn script() -> String {
@@ -34,7 +27,7 @@ async fn refused(client: &Client, sql: &str) -> String {
 async fn a_cast_of_a_tables_owner_changes_none_of_our_functions() {
     let database = database().await;
     database.relay().await.kill().await;
-    database.sql(MALLORY).await;
+    mallory(&database).await;
     database
         .sql(
             "create table m.t (id int primary key); alter table m.t owner to mallory; select rowcast.watch('m.t'); \
@@ -106,7 +99,7 @@ async fn whoever_installs_runs_no_function_of_others() {
 async fn what_runs_in_every_definition_stays_the_superusers() {
     let database = database().await;
     database.relay().await.kill().await;
-    database.sql(MALLORY).await;
+    mallory(&database).await;
     let owners = "select string_agg(proname || ' ' || proowner::regrole, ', ' order by proname) from pg_proc \
                   where pronamespace = 'rowcast'::regnamespace and prorettype = 'event_trigger'::regtype";
     let before = database.one(owners).await;
@@ -115,7 +108,7 @@ async fn what_runs_in_every_definition_stays_the_superusers() {
         "ddl postgres, defines_nothing postgres, dropped postgres"
     );
     database
-        .sql("alter function rowcast.ddl() owner to postgres; grant usage, create on schema rowcast to mallory")
+        .sql("grant usage, create on schema rowcast to mallory")
         .await;
     for function in ["ddl", "defines_nothing", "dropped"] {
         database

@@ -211,6 +211,19 @@ impl Database {
     }
 
     /// The first column of the first row, as text.
+    /// Makes a role; they are the cluster's, and every test may find it there.
+    pub async fn role(&self, name: &str, how: &str) {
+        self.sql(&format!(
+            "do $$ begin
+               lock table pg_authid in share row exclusive mode;
+               if not exists (select from pg_roles where rolname = '{name}') then
+                 create role {name} {how};
+               end if;
+             end $$"
+        ))
+        .await;
+    }
+
     pub async fn one(&self, sql: &str) -> String {
         let rows = self.client().await.simple_query(sql).await.unwrap();
         rows.iter()
@@ -383,6 +396,14 @@ impl Relay {
     }
 
     /// A stream of this path, e.g. `/rest/v1/tasks`.
+    /// A stream, and the screen that shows what it began with.
+    pub async fn shown(&self, path: &str) -> (Stream, Screen) {
+        let mut stream = self.stream(path).await;
+        let mut screen = Screen::default();
+        screen.follow(&mut stream, |_| true).await;
+        (stream, screen)
+    }
+
     pub async fn stream(&self, path: &str) -> Stream {
         Stream::open(&format!("{}{path}", self.url), None).await
     }

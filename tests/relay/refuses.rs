@@ -506,15 +506,15 @@ async fn screens_follow_a_failover_and_never_an_old_primary_that_comes_back() {
 async fn an_api_of_another_database_is_refused() {
     let (ours, other) = (database().await, database().await);
     other.relay().await.kill().await;
-    for (command_, address, fails) in [
+    ours.relay().await.kill().await;
+    for (does, api, fails) in [
         ("serve", &other, true),
         ("doctor", &other, true),
         ("doctor", &ours, false),
     ] {
-        ours.relay().await.kill().await;
         let told = command()
-            .args([command_, "--listen", "127.0.0.1:0"])
-            .args(["--database-url", &ours.url, "--api-url", &address.url])
+            .args([does, "--listen", "127.0.0.1:0"])
+            .args(["--database-url", &ours.url, "--api-url", &api.url])
             .kill_on_drop(true)
             .output();
         let told = tokio::time::timeout(DEADLINE * 2, told);
@@ -523,8 +523,8 @@ async fn an_api_of_another_database_is_refused() {
         assert_eq!(
             said.contains("another database than"),
             fails,
-            "{command_}: {said}"
+            "{does}: {said}"
         );
-        assert!(!(fails && told.status.success()), "{command_}: {said}");
+        assert!(!(fails && told.status.success()), "{does}: {said}");
     }
 }

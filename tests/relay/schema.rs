@@ -10,13 +10,6 @@ const TASKS: &str = "
     insert into tasks select n, 't' || n from generate_series(1, 5) n;
     select rowcast.watch('tasks')";
 
-async fn shown(relay: &Relay, path: &str) -> (Stream, Screen) {
-    let mut stream = relay.stream(path).await;
-    let mut screen = Screen::default();
-    screen.follow(&mut stream, |_| true).await;
-    (stream, screen)
-}
-
 /// Asserts that the screen shows what a read gives, by the time it has this transaction.
 async fn agrees(relay: &Relay, path: &str, stream: &mut Stream, screen: &mut Screen, txid: &str) {
     screen.reach(stream, txid).await;
@@ -34,8 +27,8 @@ async fn a_new_column_is_told_and_then_shown_in_the_same_stream() {
     let database = database().await;
     let relay = database.relay().await;
     database.sql(TASKS).await;
-    let (mut stream, mut screen) = shown(&relay, "/rest/v1/tasks").await;
-    let (mut chosen, _) = shown(&relay, "/rest/v1/tasks?select=id,title").await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/tasks").await;
+    let (mut chosen, _) = relay.shown("/rest/v1/tasks?select=id,title").await;
 
     database
         .sql("alter table tasks add column done boolean not null default false")
@@ -73,7 +66,7 @@ async fn disabled_triggers_come_back_and_what_they_missed_is_shown() {
     let database = database().await;
     let relay = database.relay().await;
     database.sql(TASKS).await;
-    let (mut stream, mut screen) = shown(&relay, "/rest/v1/tasks").await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/tasks").await;
     // In one transaction, so that no repair comes between.
     database
         .sql("begin; alter table tasks disable trigger all; update tasks set title = 'unseen' where id = 2; commit")
@@ -107,7 +100,7 @@ async fn odd_transactions_show_their_end_and_nothing_else() {
               create trigger a_nested after insert or update on tasks for each row execute function nested()")
         .await;
     let path = "/rest/v1/tasks";
-    let (mut stream, mut screen) = shown(&relay, path).await;
+    let (mut stream, mut screen) = relay.shown(path).await;
 
     // Every key moves onto one that is still there.
     let txid = database
@@ -200,7 +193,7 @@ async fn partitions_are_one_table() {
               select rowcast.watch('days')")
         .await;
     let path = "/rest/v1/days";
-    let (mut stream, mut screen) = shown(&relay, path).await;
+    let (mut stream, mut screen) = relay.shown(path).await;
     let txid = database
         .commit("insert into days values (2, '2026-11-02', 'root'); insert into november values (3, '2026-11-03', 'leaf')")
         .await;
@@ -266,8 +259,8 @@ async fn a_table_that_is_given_up_ends_its_streams_with_the_reason() {
     database
         .sql("create table notes (id int primary key); select rowcast.watch('notes')")
         .await;
-    let (mut tasks, _) = shown(&relay, "/rest/v1/tasks").await;
-    let (mut notes, mut screen) = shown(&relay, "/rest/v1/notes").await;
+    let (mut tasks, _) = relay.shown("/rest/v1/tasks").await;
+    let (mut notes, mut screen) = relay.shown("/rest/v1/notes").await;
     database.sql("select rowcast.unwatch('tasks')").await;
     assert_eq!(ends_with_error(&mut tasks).await, "PGRST205");
     database.sql("insert into tasks values (100)").await;
@@ -307,7 +300,7 @@ async fn a_table_that_gets_children_is_given_up_like_one_that_has_them() {
     let database = database().await;
     let relay = database.relay().await;
     database.sql(TASKS).await;
-    let (mut tasks, _) = shown(&relay, "/rest/v1/tasks").await;
+    let (mut tasks, _) = relay.shown("/rest/v1/tasks").await;
     database.sql("create table child () inherits (tasks)").await;
     assert_eq!(ends_with_error(&mut tasks).await, "PGRST205");
     assert_eq!(triggers(&database).await, "0");
@@ -324,7 +317,7 @@ async fn values_that_are_called_something_else_are_read_anew() {
              insert into cards values (1, 'open', row(1)); select rowcast.watch('cards')",
         )
         .await;
-    let (mut cards, mut screen) = shown(&relay, "/rest/v1/cards").await;
+    let (mut cards, mut screen) = relay.shown("/rest/v1/cards").await;
     for (sql, member, value) in [
         (
             "alter type state rename value 'open' to 'todo'",
@@ -359,7 +352,7 @@ async fn a_partition_whose_columns_stand_in_another_order_tells_rows_as_reads_do
              insert into parts values (1, 'a', 2); select rowcast.watch('parts')",
         )
         .await;
-    let (mut stream, _) = shown(&relay, "/rest/v1/parts").await;
+    let (mut stream, _) = relay.shown("/rest/v1/parts").await;
     // In its partition, and out of it: there the order is another one.
     for (sql, id) in [
         ("update parts set v = 'b'", 1),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Database, Event, Relay, Screen, Stream, command, database, eventually};
+use crate::harness::{Database, Event, command, database, eventually};
 
 /// Tables that are made twice, and captured in two ways; `%` stands for which.
 const TABLES: &str = "create table % (id int primary key, title text);
@@ -51,13 +51,6 @@ const DONE: [(&str, &str); 20] = [
     ("all goes", "update % set title = 'lost'; truncate %; insert into % values (1, 'first')"),
 ];
 
-async fn shown(relay: &Relay, path: &str) -> (Stream, Screen) {
-    let mut stream = relay.stream(path).await;
-    let mut screen = Screen::default();
-    screen.follow(&mut stream, |_| true).await;
-    (stream, screen)
-}
-
 /// Key, operation and value of each change, in the order of the keys.
 fn changes(events: &[Event], txid: &str) -> Vec<(String, String, Value)> {
     let mut changes: Vec<_> = events
@@ -91,8 +84,8 @@ async fn whatever_is_written_it_shows_what_a_table_captured_by_row_shows() {
     for name in ["%", "%_keys", "%_up", "%_down"] {
         let [by_row, by_statement] = ["row", "statement"].map(|way| name.replace('%', way));
         let path = |table: &str| format!("/rest/v1/{table}");
-        let row = shown(&relay, &path(&by_row)).await;
-        let statement = shown(&relay, &path(&by_statement)).await;
+        let row = relay.shown(&path(&by_row)).await;
+        let statement = relay.shown(&path(&by_statement)).await;
         shown_twice.push((name, row, statement, by_statement));
     }
     for (what, sql) in DONE {
@@ -195,7 +188,7 @@ async fn a_table_that_becomes_a_part_of_another_is_captured_by_row() {
             ))
             .await;
         let path = format!("/rest/v1/{table}");
-        let (mut stream, mut screen) = shown(&relay, &path).await;
+        let (mut stream, mut screen) = relay.shown(&path).await;
         // In one transaction, so that nothing comes between: the write is not seen, and the repair tells of it.
         database
             .sql(&format!("begin; {sql}; {through}; commit"))
@@ -244,7 +237,7 @@ async fn triggers_that_fire_where_they_must_not_are_put_right() {
              select rowcast.watch('tasks', 'statement')",
         )
         .await;
-    let (mut stream, mut screen) = shown(&relay, "/rest/v1/tasks").await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/tasks").await;
     let fires = "select string_agg(tgenabled::text, '' order by tgname collate \"C\") from pg_trigger where tgname like '!rowcast%'";
     assert_eq!(database.one(fires).await, "ROOAO");
     for (sql, title) in [
@@ -287,7 +280,7 @@ async fn nothing_is_missed_while_the_way_of_capturing_changes() {
              insert into counters select n, 0 from generate_series(1, 20) n; select rowcast.watch('counters')",
         )
         .await;
-    let (mut stream, mut screen) = shown(&relay, "/rest/v1/counters").await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/counters").await;
     // The reset of watching comes first, wherever the stream began.
     let txid = database.commit("update counters set n = 1").await;
     screen.reach(&mut stream, &txid).await;
