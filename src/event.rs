@@ -2,9 +2,10 @@
 //!
 //! The path is [`Entry`] (a row of the log) to [`Change`] (what a transaction did to one key) to
 //! [`Element`] (what one view says of it). This room knows row images only as text that PostgreSQL
-//! wrote; it never re-encodes a value. Pure: no socket, no task.
+//! wrote; it never re-encodes a value, but for times of another [zone]. Pure: no socket, no task.
 
 mod net;
+pub mod zone;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -31,7 +32,7 @@ pub struct Entry {
     pub operation: Operation,
     /// The channel of a message.
     pub channel: Option<String>,
-    /// The row before, as JSON text.
+    /// The row before, as JSON text. Times may be in any [zone].
     pub old: Option<Arc<str>>,
     /// The row after, or the payload of a message, as JSON text.
     pub new: Option<Arc<str>>,

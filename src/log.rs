@@ -409,11 +409,20 @@ async fn rows_by_key(
     let name = quote::qualified(&table.schema, &table.name);
     let keys: Vec<String> = table.key.iter().map(|k| quote::identifier(k)).collect();
     let same: Vec<String> = keys.iter().map(|k| format!("t.{k} = k.{k}")).collect();
+    // The key's columns alone: others may be of a domain that takes no null.
+    let type_of = |key: &String| {
+        let column = table.columns.iter().find(|column| column.name == *key)?;
+        let whole = quote::whole_type(&column.type_name);
+        Some(format!("{} {whole}", quote::identifier(key)))
+    };
+    let typed: Option<Vec<String>> = table.key.iter().map(type_of).collect();
+    let typed = typed.ok_or(LogError::Unexpected("a key that is no column"))?;
     // Names are quoted and come from the catalogue; the keys travel as a parameter.
     let sql = format!(
         "select pg_catalog.row_to_json((select \"!row\" from (select {columns}) as \"!row\")), \
            case when pg_column_size(t.*) <= {TOO_LARGE} then pg_catalog.row_to_json(t.*) end \
-         from {name} t join json_populate_recordset(null::{name}, $1) k on {on}",
+         from {name} t join pg_catalog.json_to_recordset($1) k ({typed}) on {on}",
+        typed = typed.join(", "),
         columns = keys
             .iter()
             .map(|k| format!("t.{k}"))

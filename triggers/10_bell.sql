@@ -20,7 +20,18 @@ revoke all on function rowcast.rang() from public;
 grant execute on function rowcast.rang() to rowcast_trigger;
 comment on function rowcast.rang() is 'Tells every relay to look at the log, unless one is looking anyway; whether it did';
 
--- The same for those to whom it does not matter whether it did.
+-- The question alone, which costs less to make ready. Who is told that nobody is awake has the lock, and rings.
+create or replace function rowcast.awake() returns boolean
+language sql
+as $$
+  select not pg_catalog.pg_try_advisory_xact_lock_shared(7094114, 3)
+$$;
+alter function rowcast.awake() owner to rowcast_owner;
+revoke all on function rowcast.awake() from public;
+grant execute on function rowcast.awake() to rowcast_trigger;
+comment on function rowcast.awake() is 'Whether a relay looks at the log anyway, so that nobody need ring';
+
+-- The same as rang() for those to whom it does not matter whether it did.
 create or replace function rowcast.ring() returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp

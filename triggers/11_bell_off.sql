@@ -5,3 +5,9 @@ language sql
 as $$
   select false
 $$;
+
+create or replace function rowcast.awake() returns boolean
+language sql
+as $$
+  select true
+$$;

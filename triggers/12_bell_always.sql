@@ -4,3 +4,9 @@ language sql
 as $$
   select pg_catalog.pg_notify('rowcast', '') is null
 $$;
+
+create or replace function rowcast.awake() returns boolean
+language sql
+as $$
+  select false
+$$;

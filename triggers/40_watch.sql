@@ -102,7 +102,7 @@ comment on function rowcast.guard(oid) is 'Whether the capture trigger of a tabl
 
 -- The capture function that a table needs: the one that pins the settings on which the text of its
 -- columns depends. What is not known here gets every pin. Dates and times stand in json as ISO 8601
--- whatever DateStyle says; in a range they do not, so ranges are not among these.
+-- whatever DateStyle says, with their zone; in a range they do not, so ranges are not among these.
 create or replace function rowcast.capturer(rel oid) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -110,24 +110,25 @@ as $$
 begin
   return (
   select case
-    when bool_or(needs = 'all') then 'rowcast.capture()'
-    when bool_or(needs = 'zone') then 'rowcast.capture_zoned()'
+    when bool_or(pinned) then 'rowcast.capture()'
     else 'rowcast.capture_plain()'
   end
   from (
     select case
-      when t.oid = 'timestamptz'::regtype then 'zone'
       when t.oid in ('bool'::regtype, '"char"'::regtype, 'name'::regtype, 'int2'::regtype, 'int4'::regtype,
                      'int8'::regtype, 'oid'::regtype, 'numeric'::regtype, 'text'::regtype, 'varchar'::regtype,
                      'bpchar'::regtype, 'uuid'::regtype, 'json'::regtype, 'jsonb'::regtype, 'date'::regtype,
-                     'timestamp'::regtype, 'time'::regtype, 'inet'::regtype, 'cidr'::regtype,
-                     'macaddr'::regtype, 'macaddr8'::regtype, 'bit'::regtype, 'varbit'::regtype) then 'nothing'
+                     'timestamp'::regtype, 'timestamptz'::regtype, 'time'::regtype, 'inet'::regtype, 'cidr'::regtype,
+                     'macaddr'::regtype, 'macaddr8'::regtype, 'bit'::regtype, 'varbit'::regtype) then false
+      -- whoever reads the log does not see that these are made of times
+      when t.typcategory = 'A' and t.typelem <> 'timestamptz'::regtype
+           and rowcast.behind(t.typelem) = 'timestamptz'::regtype then true
       -- judged by what they are made of
-      when t.typtype = 'd' or t.typcategory = 'A' and t.typelem <> 0 then 'nothing'
+      when t.typtype = 'd' or t.typcategory = 'A' and t.typelem <> 0 then false
       when t.typtype = 'e' and not exists (
-        select from pg_cast c where c.castsource = t.oid and c.casttarget = 'json'::regtype) then 'nothing'
-      else 'all'
-    end as needs
+        select from pg_cast c where c.castsource = t.oid and c.casttarget = 'json'::regtype) then false
+      else true
+    end as pinned
     from rowcast.types(rel) as u (type) join pg_type t on t.oid = u.type
   ) as n
   );
@@ -267,7 +268,8 @@ begin
         select from pg_trigger t
         where t.tgrelid = r.relid and t.tgname = '!rowcast'
           and (t.tgenabled = 'A' or t.tgenabled = 'R' and by_statement)
-          and t.tgfoid in (capturer, to_regprocedure('rowcast.capture()'))
+          and (t.tgfoid in (capturer, to_regprocedure('rowcast.capture()'))
+               or t.tgfoid = to_regprocedure('rowcast.capture_zoned()') and capturer = to_regprocedure('rowcast.capture_plain()'))
           and (r.relid <> rel or t.tgnargs = arguments))
   )
   );

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::cursor::{Cursor, Name, Xid};
 use crate::event::{
-    self, Change, Delta, Entry, Image, Message, Operation, Scope, State, Transaction,
+    self, Change, Delta, Entry, Image, Message, Operation, Scope, State, Transaction, zone,
 };
 use crate::mutants::{Mutant, on};
 use crate::schema::catalog::{Catalog, Table};
@@ -442,8 +442,11 @@ impl Pending {
                 }),
                 (Operation::Reset, _) if entry.rel == 0 => transaction.reset_all = true,
                 (_, Some(table)) => {
-                    if table.oid != entry.rel && !entry.truncated {
-                        for image in [&mut entry.old, &mut entry.new].into_iter().flatten() {
+                    for image in [&mut entry.old, &mut entry.new].into_iter().flatten() {
+                        if let Some(text) = zone::in_utc(image, |name| is_zoned(table, name)) {
+                            *image = text.into();
+                        }
+                        if table.oid != entry.rel && !entry.truncated {
                             reorder(image, table);
                         }
                     }
@@ -475,6 +478,12 @@ impl Transaction {
             changes: Vec::new(),
         });
     }
+}
+
+/// Whether the values of that column hold times with a zone.
+fn is_zoned(table: &Table, name: &str) -> bool {
+    let columns = &table.columns;
+    columns.iter().any(|c| c.is_zoned() && c.name == name)
 }
 
 /// Gives the image of a partition's row the order of the table's columns: a partition that was attached has its

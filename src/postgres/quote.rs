@@ -1,4 +1,4 @@
-//! Names in SQL text. Values are always parameters and never come here.
+//! Names of tables, columns and types in SQL text. Values are always parameters and never come here.
 
 use std::fmt::Write;
 
@@ -48,6 +48,21 @@ pub fn literal(text: &str) -> String {
     quoted
 }
 
+/// A type of a column, as `format_type` names it, for a column list: there `character` and `bit` mean one character and one bit. These do not; the
+/// assignment to the column still applies its length.
+#[must_use]
+pub fn whole_type(type_name: &str) -> String {
+    let (element, dimensions) = match type_name.find('[') {
+        Some(place) => type_name.split_at(place),
+        None => (type_name, ""),
+    };
+    match element {
+        "character" => format!("bpchar{dimensions}"),
+        "bit" => format!("\"bit\"{dimensions}"),
+        _ => type_name.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +73,11 @@ mod tests {
         assert_eq!(qualified("s", "t\n"), "\"s\".\"t\n\"");
         assert_eq!(literal("it's"), "'it''s'");
         assert_eq!(literal("a\\'"), " E'a\\\\'''");
+    }
+    #[test]
+    fn types_that_would_shrink_are_written_whole() {
+        assert_eq!(whole_type("character"), "bpchar");
+        assert_eq!(whole_type("bit[]"), "\"bit\"[]");
+        assert_eq!(whole_type("character varying"), "character varying");
     }
 }

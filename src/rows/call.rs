@@ -11,8 +11,8 @@ use super::Error;
 use super::body::Payload;
 use super::plan::{self, Read, Selection};
 use super::request::{Count, Item, Request, Verb, pairs};
-use super::statement::{Key, RESULT, Statement, array, count_rows_in, select_rows_in, whole_type};
-use crate::postgres::quote::{identifier, qualified};
+use super::statement::{Key, RESULT, Statement, array, count_rows_in, select_rows_in};
+use crate::postgres::quote::{identifier, qualified, whole_type};
 use crate::schema::catalog::{Argument, Catalog, Column, Function, Returns, Table};
 
 /// What a request says about a call.

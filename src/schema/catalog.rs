@@ -95,6 +95,14 @@ pub struct Column {
     pub virtual_: bool,
 }
 
+impl Column {
+    /// Its value holds times with a zone, of which the log may have any.
+    #[must_use]
+    pub fn is_zoned(&self) -> bool {
+        matches!(self.base.as_str(), "timestamptz" | "_timestamptz")
+    }
+}
+
 /// What people are told about a table. Apart from [`Table`], so that a new comment makes no table
 /// a different one to its screens.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

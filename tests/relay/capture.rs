@@ -1,6 +1,11 @@
 //! What the trigger writes into the log depends on the row alone, never on the session that wrote it.
 
-use crate::harness::{Database, database, eventually};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use crate::harness::{Database, database, eventually, seed};
 
 /// Settings of a writer that has nothing as we have it.
 const ODD: &str = "set timezone = 'Asia/Kolkata'; set datestyle = 'German, DMY'; \
@@ -11,7 +16,7 @@ const PINS: &str = "set timezone = 'UTC'; set datestyle = 'ISO'; set intervalsty
      set extra_float_digits = 1; set bytea_output = 'hex'; set lc_monetary = 'C'";
 
 /// A type, the capture function that a table with it needs, and values.
-const TYPES: [(&str, &str, &str); 44] = [
+const TYPES: [(&str, &str, &str); 45] = [
     ("boolean", "plain", "(true), (null)"),
     ("\"char\"", "plain", "('x')"),
     ("name", "plain", "('n\"n')"),
@@ -44,9 +49,10 @@ const TYPES: [(&str, &str, &str); 44] = [
     ("mood", "plain", "('glad')"),
     ("mood[]", "plain", "('{glad}')"),
     ("positive", "plain", "(3)"),
-    ("moment", "zoned", "('2026-03-04 05:06:07+00')"),
-    ("timestamptz", "zoned", "('2026-03-04 05:06:07.8+03')"),
-    ("timestamptz[]", "zoned", "('{2026-03-04 05:06+00}')"),
+    ("moment", "plain", "('2026-03-04 05:06:07+00')"),
+    ("timestamptz", "plain", "('2026-03-04 05:06:07.8+03')"),
+    ("timestamptz[]", "plain", "('{2026-03-04 05:06+00}')"),
+    ("moment[]", "all", "('{2026-03-04 05:06+00}')"),
     ("timetz", "all", "('23:59:59.5+05')"),
     ("interval", "all", "('1 day 2:03')"),
     ("real", "all", "(0.1)"),
@@ -92,10 +98,17 @@ async fn an_image_does_not_depend_on_the_settings_of_the_writer() {
             database
                 .sql(&format!("{ODD}; insert into public.{table} (v) values {values}; update public.{table} set id = default"))
                 .await;
+            // The log has times in the writer's zone; all who read it bring them to UTC (below).
+            let told = match *of {
+                "moment" | "timestamptz" | "timestamptz[]" => {
+                    format!("row_to_json(json_populate_record(null::{table}, l.new))")
+                }
+                _ => "l.new".to_owned(),
+            };
             let different = format!(
                 "{PINS}; select string_agg(l.new::text, ' ') from rowcast.log l \
                  where l.rel = '{table}'::regclass and l.op = 'U' \
-                   and l.new::text not in (select row_to_json(t)::text from {table} t)"
+                   and {told}::text not in (select row_to_json(t)::text from {table} t)"
             );
             assert_eq!(database.one(&different).await, "", "{of}");
             let seen = format!(
@@ -134,11 +147,11 @@ async fn no_name_of_the_writer_is_taken_for_one_of_ours() {
     let database = database().await;
     database.relay().await.kill().await;
     database.sql(TRAPS).await;
-    // A plain table, a zoned one, one that needs every pin, a guarded one; each with a row that is too large,
+    // A plain table, one with times, one that needs every pin, a guarded one; each with a row that is too large,
     // and one that is not small.
     for (table, of, capture) in [
         ("plain", "int", "row"),
-        ("zoned", "timestamptz", "row"),
+        ("times", "timestamptz[]", "row"),
         ("pinned", "float8", "row"),
         ("guarded", "jsonb", "row"),
         ("together", "timestamptz", "statement"),
@@ -174,53 +187,82 @@ async fn no_name_of_the_writer_is_taken_for_one_of_ours() {
     assert_eq!(database.one("select is_called from rowcast.gap").await, "f");
 }
 
+/// Zones of every kind: with halves and quarters of an hour, on both sides of the date line, and with the
+/// seconds of the time before there were zones.
+const ZONES: [&str; 9] = [
+    "UTC",
+    "Europe/Berlin",
+    "America/St_Johns",
+    "Asia/Kathmandu",
+    "Pacific/Kiritimati",
+    "Pacific/Marquesas",
+    "Etc/GMT+12",
+    "Europe/Amsterdam",
+    "Africa/Monrovia",
+];
+
 #[tokio::test]
-async fn the_time_zone_of_a_writer_is_what_it_was() {
+async fn times_are_told_in_utc_whatever_zone_the_writer_has() {
     let database = database().await;
-    database.relay().await.kill().await;
-    let client = database.client().await;
-    client
-        .batch_execute(
-            "create table moments (id int primary key, at timestamptz); select rowcast.watch('moments')",
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create domain moment as timestamptz; \
+             create table moments (at timestamptz, n int, said moment, all_of_them timestamptz[], note text, \
+               primary key (at, n)); \
+             create table halves (like moments including all) partition by range (n); \
+             create table half (note text, all_of_them timestamptz[], said moment, n int not null, at timestamptz not null); \
+             alter table halves attach partition half for values from (0) to (9); \
+             select rowcast.watch('moments'), rowcast.watch('halves')",
         )
-        .await
-        .unwrap();
-    let zone = async || -> String {
-        let row = client.query_one("show timezone", &[]).await.unwrap();
-        row.get(0)
-    };
-    client
-        .batch_execute(
-            "set timezone = 'Asia/Kolkata'; begin; insert into moments values (1, '2026-03-04 05:06+00')",
-        )
-        .await
-        .unwrap();
-    assert_eq!(zone().await, "Asia/Kolkata");
-    client
-        .batch_execute("set local timezone = 'Asia/Tokyo'; update moments set at = at")
-        .await
-        .unwrap();
-    assert_eq!(zone().await, "Asia/Tokyo");
-    client.batch_execute("commit").await.unwrap();
-    assert_eq!(zone().await, "Asia/Kolkata");
-    client
-        .batch_execute(
-            "begin; insert into moments values (2, now()); set timezone = 'Asia/Tokyo'; commit",
-        )
-        .await
-        .unwrap();
-    assert_eq!(zone().await, "Asia/Tokyo");
-    client
-        .batch_execute(
-            "begin; insert into moments values (3, now()); rollback; begin; savepoint s; \
-             update moments set at = at; rollback to s; commit",
-        )
-        .await
-        .unwrap();
-    assert_eq!(zone().await, "Asia/Tokyo");
-    let other =
-        "select count(*) from rowcast.log where new::text not like '%+00:00%' and op in ('I', 'U')";
-    assert_eq!(database.one(other).await, "0");
+        .await;
+    let since = "moments?said=gte.1900-06-01T00:00:00Z";
+    let paths = ["moments", "halves", since].map(|path| format!("/rest/v1/{path}"));
+    let mut screens = Vec::new();
+    for path in &paths {
+        screens.push((path, relay.shown(path).await));
+    }
+    let mut random = fastrand::Rng::with_seed(seed());
+    for (n, zone) in ZONES.iter().enumerate() {
+        let mut sql = format!("set local timezone = '{zone}';");
+        // From the first year to the last, and around those in which clocks were changed.
+        for span in [1_u64 << 43, 1 << 33, 1 << 32] {
+            let span = i64::try_from(span).unwrap();
+            let at = random.i64(-span.min(200_000_000_000)..span);
+            let micros = random.i64(0..1_000_000);
+            for table in ["moments", "halves"] {
+                // A note that looks like a time, and one that makes the row too large for the log.
+                write!(
+                    sql,
+                    "insert into {table} select v, {n}, v, array[v, null, 'infinity', v + interval '1 s'], \
+                       case when {micros} % 3 = 0 then repeat('x', 300000) else '2026-03-04T05:06:07+05:30' end \
+                     from (select to_timestamp({at}) + interval '{micros} us' as v) as one; \
+                     update {table} set note = note || ' ' where n < {n} and abs(extract(epoch from at)) % 2 < 1;"
+                )
+                .unwrap();
+            }
+        }
+        let txid = database.commit(&sql).await;
+        for (path, (stream, screen)) in &mut screens {
+            screen.reach(stream, &txid).await;
+            let read = relay.get(path).await;
+            let read = read.json();
+            let read: BTreeSet<String> = read
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(Value::to_string)
+                .collect();
+            let shown: BTreeSet<String> = screen.rows.values().map(Value::to_string).collect();
+            assert_eq!(shown, read, "{path} {zone}");
+            assert_eq!(screen.rows.len(), read.len(), "{path} {zone}");
+        }
+    }
+    assert!(
+        screens
+            .iter()
+            .all(|(_, (_, screen))| !screen.rows.is_empty())
+    );
 }
 
 #[tokio::test]
@@ -232,14 +274,14 @@ async fn a_table_that_comes_to_need_more_gets_it_and_is_read_anew() {
         .await;
     assert_eq!(function(&database, "notes").await, "rowcast.capture_plain");
     database
-        .sql("alter table notes add at timestamptz default '2026-03-04 05:06+00'")
+        .sql("alter table notes add share float8 default 0.1::float8 + 0.2")
         .await;
-    // An image that is logged now is in the writer's time zone; the reset comes after it.
+    // An image that is logged now has as many digits as the writer likes; the reset comes after it.
     let odd = database
-        .commit("set local timezone = 'Asia/Kolkata'; insert into notes values (1)")
+        .commit("set local extra_float_digits = -5; insert into notes values (1)")
         .await;
     eventually("the other function", async || {
-        (function(&database, "notes").await == "rowcast.capture_zoned").then_some(())
+        (function(&database, "notes").await == "rowcast.capture").then_some(())
     })
     .await;
     let later = format!(
@@ -257,21 +299,30 @@ async fn a_table_of_an_earlier_version_becomes_cheaper_and_nobody_reads_it_anew(
         .sql("create table notes (id int primary key, title text); select rowcast.watch('notes')")
         .await;
     relay.kill().await;
-    // As it was watched before there was a choice.
-    let earlier = "drop trigger \"!rowcast\" on notes; \
-        create trigger \"!rowcast\" after insert or update or delete on notes for each row execute function rowcast.capture(); \
-        alter table notes enable always trigger \"!rowcast\"";
-    database.sql(earlier).await;
-    let resets = "select count(*) from rowcast.log where op = 'R'";
-    let before = database.one(resets).await;
-    let _relay = database.relay().await;
-    eventually("the cheaper function", async || {
-        (function(&database, "notes").await == "rowcast.capture_plain").then_some(())
-    })
-    .await;
-    assert_eq!(database.one(resets).await, before);
-    let always = "select tgenabled from pg_trigger where tgname = '!rowcast'";
-    assert_eq!(database.one(always).await, "A");
+    // As it was watched before there was a choice, and with the function for times of releases before this one.
+    for earlier in ["capture", "capture_zoned"] {
+        let earlier = format!(
+            "do $$ begin if to_regprocedure('rowcast.{earlier}()') is null then \
+               create function rowcast.{earlier}() returns trigger language plpgsql as 'begin return null; end'; \
+             end if; end $$; \
+             drop trigger \"!rowcast\" on notes; \
+             create trigger \"!rowcast\" after insert or update or delete on notes for each row execute function rowcast.{earlier}(); \
+             alter table notes enable always trigger \"!rowcast\"; \
+             update rowcast.state set functions = ''"
+        );
+        database.sql(&earlier).await;
+        let resets = "select count(*) from rowcast.log where op = 'R'";
+        let before = database.one(resets).await;
+        let relay = database.relay().await;
+        eventually("the cheaper function", async || {
+            (function(&database, "notes").await == "rowcast.capture_plain").then_some(())
+        })
+        .await;
+        assert_eq!(database.one(resets).await, before);
+        let always = "select tgenabled from pg_trigger where tgname = '!rowcast'";
+        assert_eq!(database.one(always).await, "A");
+        relay.kill().await;
+    }
 }
 
 #[tokio::test]

@@ -298,6 +298,48 @@ async fn a_type_that_cannot_be_converted_fails_no_write_and_breaks_no_stream() {
     }
 }
 
+/// Rows that are too large for the log are read again by their key, whatever the key and the other columns are.
+#[tokio::test]
+async fn large_rows_are_found_by_any_key() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create domain filled as text not null; create domain code as char(3) not null; \
+             create type hue as enum ('red', 'blue')",
+        )
+        .await;
+    for (number, (of, value)) in [
+        ("int", "7"),
+        ("char(9)", "'abc'"),
+        ("bit(3)", "'101'"),
+        ("code", "'xyz'"),
+        ("hue", "'blue'"),
+        ("timestamptz", "'2026-03-04 05:06:07.8+05:30'"),
+        ("uuid[]", "'{6fa459ea-ee8a-3ca4-894e-db77e160355e}'"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let table = format!("large{number}");
+        database
+            .sql(&format!(
+                "create table {table} (\"a key\" {of} primary key, v filled, body text); select rowcast.watch('{table}')"
+            ))
+            .await;
+        let (mut stream, mut screen) = relay.shown(&format!("/rest/v1/{table}")).await;
+        let txid = database
+            .commit(&format!(
+                "set local timezone = 'Asia/Tokyo'; insert into {table} values ({value}, 'v', repeat('x', 300000))"
+            ))
+            .await;
+        screen.reach(&mut stream, &txid).await;
+        let read = relay.get(&format!("/rest/v1/{table}")).await.json();
+        let shown: Vec<_> = screen.rows.into_values().collect();
+        assert_eq!(serde_json::Value::from(shown), read, "{of}");
+    }
+}
+
 async fn unconvertible(database: &Database, relay: &Relay, moods: &str) {
     let mut calm = opened(relay, "/rest/v1/calm").await;
     let mut stream = opened(relay, &format!("/rest/v1/{moods}")).await;
