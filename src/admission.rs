@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -171,6 +171,7 @@ impl Admission {
         let user = guest.user.map(|user| self.shared.keys.hash_one(user));
         let address = guest.address.map(|address| address.to_canonical());
         let address = address.filter(|address| user.is_none() && is_one_guest(*address));
+        let address = address.map(network);
         if let Some(user) = user
             && is_reached(limits.per_user, open.users.get(&user).copied().unwrap_or(0))
         {
@@ -270,6 +271,14 @@ impl Admission {
 /// Whether a limit leaves no room beside `there`.
 fn is_reached(limit: usize, there: usize) -> bool {
     limit > 0 && there >= limit
+}
+
+/// What one client has of addresses: of those of IPv6, 64 bits are its own to choose.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+    }
 }
 
 /// Whether an address can be taken for one client.
@@ -397,6 +406,18 @@ mod tests {
         assert_eq!(admission.shared.lock().users.len(), 0);
         assert_eq!(admission.shared.lock().addresses.len(), 0);
         assert_eq!(admission.shared.lock().streams.len(), 0);
+    }
+
+    #[test]
+    fn one_client_of_ipv6_has_many_addresses() {
+        let (admission, _pressure) = admission(LIMITS);
+        let _two = [
+            enter(&admission, None, "2001:db8:1:2::1").unwrap(),
+            enter(&admission, None, "2001:db8:1:2:ffff::9").unwrap(),
+        ];
+        let refused = enter(&admission, None, "2001:db8:1:2:3:4:5:6").unwrap_err();
+        assert_eq!(refused, Full::Address(2));
+        assert!(enter(&admission, None, "2001:db8:1:3::1").is_ok());
     }
 
     #[test]

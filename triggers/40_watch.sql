@@ -316,6 +316,11 @@ begin
      from pg_auth_members m),
     (select string_agg(o.oid::text, ',' order by o.oid) from pg_roles o where o.rolsuper or o.rolbypassrls),
     (select string_agg(o.oid::text, ',' order by o.oid) from pg_roles o where not o.rolinherit),
+    -- Of roles that somebody may take: whether they can log in, and what is set for them.
+    (select string_agg(o.oid::text, ',' order by o.oid) from pg_roles o
+     where o.rolcanlogin and o.oid in (select m.roleid from pg_auth_members m)),
+    (select string_agg(concat_ws(' ', s.setdatabase, s.setrole, s.setconfig::text), ',' order by s.setdatabase, s.setrole)
+     from pg_db_role_setting s where s.setrole in (select m.roleid from pg_auth_members m)),
     (select coalesce(n.nspacl::text, '') from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = rel),
     -- a policy is also what the functions say that it calls
     (select string_agg(distinct md5(concat_ws(' ', f.prosrc, f.prosqlbody::text, f.proconfig::text, f.proacl::text,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::print::say;
-use super::{Told, database, healthcheck};
+use super::{Told, database, demo, healthcheck};
 use crate::causes::Causes;
 use crate::config::{Bell, Config};
 use crate::postgres::connect::Target;
@@ -187,6 +187,14 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
                 "the same server and database in --api-url and --database-url",
             );
         }
+    } else if config.database_url.is_none() && demo::is_wanted(config) {
+        findings.ok(
+            "api login",
+            format!(
+                "requests run as {}, which has no rights of its own",
+                demo::LOGIN
+            ),
+        );
     } else {
         findings.add(
             Level::Note,
@@ -625,7 +633,7 @@ async fn bell(config: &Config, client: &Client, findings: &mut Findings) -> Aske
             "bell",
             "writers ring, and max_prepared_transactions is not 0",
             "PREPARE TRANSACTION fails after a change of a watched table",
-            "start a relay with --bell auto, which silences it",
+            "rowcast sql --bell off | psql, as the one who installed it; or start a relay whose login may do that",
         ),
         (true, ..) => findings.ok("bell", "writers ring"),
         (false, Bell::Auto, true) | (false, Bell::Off, _) => {

@@ -57,6 +57,7 @@ enum Command {
     /// Serve the database (the default)
     Serve,
     /// Run psql on the database that serve uses
+    #[command(disable_help_flag = true)]
     Psql {
         /// psql's own arguments
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -80,7 +81,7 @@ enum Command {
     },
     /// List watched tables
     Watched,
-    /// Follow a stream: a view such as '`tasks?board_id=eq.7`', or channels/lobby
+    /// Follow a stream: a view such as 'tasks?priority=gt.2', or channels/lobby
     Tail {
         /// The view or channel
         stream: String,

@@ -483,11 +483,11 @@ impl Relay {
             Arc::clone(&definitions),
             shutdown.clone(),
         ));
-        let stop = shutdown.clone();
+        let (stop, word) = (shutdown.clone(), Arc::clone(&definitions));
         tasks.spawn(async move {
             let tell = async {
                 while definitions_changed.recv().await.is_some() {
-                    definitions.changed();
+                    word.changed();
                 }
             };
             tokio::select! {
@@ -497,6 +497,7 @@ impl Relay {
         });
         let upkeep = upkeep::Parts {
             target,
+            definitions,
             retention: config.retention,
             log_size: config.log_size,
             long_transaction: Duration::from_secs(config.long_transaction),

@@ -187,8 +187,14 @@ pub(super) async fn install(
         }
         Ok(_) => {}
         Err(MigrateError::Forbidden(error)) => {
+            // What `rowcast sql` prints goes by --bell alone: it does not know the server.
+            let variant = match rings {
+                migrate::Bell::Adaptive => "",
+                migrate::Bell::Always => " --bell always",
+                migrate::Bell::Silent => " --bell off",
+            };
             let advice = format!(
-                "rowcast sql | {}   # as a superuser, or as a login with CREATEROLE that may create schemas",
+                "rowcast sql{variant} | {}   # with another user: a superuser, or a login with CREATEROLE that may create schemas",
                 target.psql_line()
             );
             return Err(Told::new(

@@ -70,6 +70,18 @@ pub(super) async fn run(
 /// A path as it is; `channels/…` a channel; anything else a table with its filters.
 fn address(base: &str, stream: &str) -> String {
     let base = base.trim_end_matches('/');
+    // What a shell lets pass and a URL does not; all else is as in a browser's address.
+    let mut encoded = String::with_capacity(stream.len());
+    for c in stream.chars() {
+        match c {
+            ' ' => encoded.push_str("%20"),
+            '"' => encoded.push_str("%22"),
+            '<' => encoded.push_str("%3C"),
+            '>' => encoded.push_str("%3E"),
+            c => encoded.push(c),
+        }
+    }
+    let stream = encoded.as_str();
     if stream.starts_with('/') {
         format!("{base}{stream}")
     } else if stream.starts_with("channels/") {

@@ -36,7 +36,8 @@ enum NoAnswer {
 }
 
 impl NoAnswer {
-    /// Asking the same again is of no use: permissions or definitions have changed.
+    /// Asking the same again is of no use: permissions or definitions have changed, or a value is none that the
+    /// view's own casts take. A read is answered by the error then, and so is a stream that begins anew.
     fn is_final(&self) -> bool {
         let (Self::Transaction(TransactionError::Failed(error))
         | Self::Ask(AskError::Query(error))) = self
@@ -47,10 +48,11 @@ impl NoAnswer {
             );
         };
         error.code().is_some_and(|code| {
-            *code == SqlState::INSUFFICIENT_PRIVILEGE
+            // Class 22, data exceptions, those of parameters among them.
+            code.code().starts_with("22")
+                || *code == SqlState::INSUFFICIENT_PRIVILEGE
                 || *code == SqlState::UNDEFINED_COLUMN
                 || *code == SqlState::UNDEFINED_TABLE
-                || *code == SqlState::INVALID_PARAMETER_VALUE
         })
     }
 }

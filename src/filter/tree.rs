@@ -197,17 +197,22 @@ fn enclosed(scanner: &mut Scanner<'_>, close: char) -> Result<String, ConditionE
     let mut text = String::new();
     let (mut depth, mut in_quotes) = (0_usize, false);
     let open = scanner.peek();
+    // A member of a list may have quotes around it, which begin it, and others are as they are. In an array's
+    // text each counts.
+    let is_array = close == '}';
+    let mut begins = false;
     loop {
         let c = scanner
             .bump()
             .ok_or_else(|| tree("a bracket is not closed"))?;
         text.push(c);
         match c {
-            '\\' => text.extend(scanner.bump()),
-            '"' => in_quotes = !in_quotes,
+            '\\' if in_quotes || is_array => text.extend(scanner.bump()),
+            '"' if in_quotes => in_quotes = false,
+            '"' => in_quotes = is_array || begins,
             _ if in_quotes => {}
             // Lists do not nest, arrays do.
-            c if Some(c) == open && (close == '}' || depth == 0) => depth += 1,
+            c if Some(c) == open && (is_array || depth == 0) => depth += 1,
             c if c == close => {
                 depth -= 1;
                 if depth == 0 {
@@ -216,6 +221,7 @@ fn enclosed(scanner: &mut Scanner<'_>, close: char) -> Result<String, ConditionE
             }
             _ => {}
         }
+        begins = matches!(c, '(' | ',') && !in_quotes;
     }
 }
 
@@ -260,6 +266,12 @@ mod tests {
                 "or",
                 "(and.eq.1,not.eq.2,\"or\".eq.3,e.eq.,f.eq.a.b)",
                 "Or(and:[\"1\"], not:[\"2\"], or:[\"3\"], e:[\"\"], f:[\"a.b\"])",
+            ),
+            // A quote inside of a member is one like any other character.
+            (
+                "and",
+                "(a.in.(5\",7),b.in.(6\",\\,\"x)\"))",
+                "And(a:[\"5\\\"\", \"7\"], b:[\"6\\\"\", \"\\\\\", \"x)\"])",
             ),
             (
                 "or",

@@ -161,18 +161,23 @@ fn cookie<'a>(auth: &Authenticator, parts: &'a Parts) -> Result<Option<&'a str>,
     if !auth.has_keys() {
         return Ok(None);
     }
+    // By bytes: another cookie may hold any, and must not make this one unseen.
     let mut values = parts
         .headers
         .get_all(COOKIE)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .filter(|(name, value)| *name == auth.cookie() && !value.is_empty())
-        .map(|(_, value)| value);
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'))
+        .filter_map(|pair| {
+            let pair = pair.trim_ascii();
+            pair.strip_prefix(auth.cookie().as_bytes())?
+                .strip_prefix(b"=")
+        })
+        .filter(|value| !value.is_empty());
     let Some(token) = values.next() else {
         return Ok(None);
     };
+    let token =
+        str::from_utf8(token).map_err(|_| bad("the cookie with the token holds no text"))?;
     if values.next().is_some() {
         return Err(bad("there are two cookies with a token"));
     }
@@ -442,6 +447,27 @@ mod tests {
             ..Settings::default()
         });
         who(&auth, line, &headers).await
+    }
+
+    #[tokio::test]
+    async fn a_cookie_of_bytes_beside_it_does_not_hide_the_token() {
+        let auth = auth(Settings {
+            secret: Some(Secret::new(SECRET)),
+            anon_role: Some("web_anon".into()),
+            ..Settings::default()
+        });
+        let with = |token: &str| {
+            let mut parts = request(READ, &[("host", "relay.example")]);
+            let cookie = [b"n=caf\xc3\xa9; __Host-rowcast=", token.as_bytes()].concat();
+            parts.headers.insert(
+                COOKIE,
+                hyper::header::HeaderValue::from_bytes(&cookie).unwrap(),
+            );
+            parts
+        };
+        let known = identify(&auth, &with(&token_for("ann"))).await.unwrap();
+        assert_eq!(known.role.as_deref(), Some("web_user"));
+        assert!(identify(&auth, &with("nonsense")).await.is_err());
     }
 
     const OURS: (&str, &str) = ("origin", "https://relay.example");

@@ -572,7 +572,8 @@ pub async fn looked_up<T>(
     let catalog = service.catalog.at_hand().await.map_err(unread)?;
     match look(&catalog) {
         Err(error) if error.is_about_catalog() => {
-            let catalog = service.catalog.reload().await.map_err(unread)?;
+            // Nobody has said that anything changed, so that what is known of the rest stays known.
+            let catalog = service.catalog.catch_up().await.map_err(unread)?;
             look(&catalog).map_err(|error| logged(&error))
         }
         other => other.map_err(|error| logged(&error)),
@@ -614,7 +615,7 @@ impl Exchange<'_> {
     async fn run(&self, job: &Job) -> Result<Reply, Error> {
         let answered = match &job.operation {
             Operation::Read(reading) => self.show(job, reading).await,
-            Operation::Write(writing) if writing.statement.is_none() => {
+            Operation::Write(writing) if writing.statement.is_none() && writing.guard.is_none() => {
                 writing.check.holds(0)?;
                 job.reply(Done::Written(Written::default()), self.end())
             }

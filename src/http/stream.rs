@@ -52,6 +52,9 @@ pub async fn respond(
                     if before.swap(definitions, Ordering::Relaxed) == definitions {
                         let _old_picture_serves = rows.catalog.reload().await;
                     }
+                    // The role may have become one that is never taken.
+                    let admitted = rows.admit(identity).await;
+                    admitted.map_err(|problem| problem.unavailable())?;
                     let made = watch::make(&rows, request, identity).await;
                     let made = made.map(|view| view.made_at(definitions));
                     made.map_err(|cannot| watch::told(cannot).unavailable())

@@ -569,6 +569,7 @@ mod tests {
             columns: Vec::new(),
             key: vec!["id".to_owned()],
             watched: true,
+            by_column: false,
         };
         Catalog::new(&["public"], vec![table(1), table(2)], &[])
     }

@@ -23,6 +23,9 @@ pub enum ConninfoError {
     /// `postgres://[::1/db`.
     #[error("the connection URL has an address that opens with [ and is not closed by ]")]
     Address,
+    /// `postgres://u:p@ss@host/db`. Nothing of it is told: it is part of a password.
+    #[error("the connection URL has two @; one inside of a user or password is written %40")]
+    Credentials,
     /// `postgres:///db?sslmode`.
     #[error("the connection URL has a parameter \"{name}\" without a value")]
     NoValue {
@@ -232,6 +235,10 @@ impl Conninfo {
                 }
                 None => place.split_once(':').unwrap_or((place, "")),
             };
+            // The rest of a password that holds one, which must not be told as a host.
+            if host.contains('@') {
+                return Err(ConninfoError::Credentials);
+            }
             hosts.push(decoded(host, "host")?);
             ports.push(decoded(port, "host")?);
         }
@@ -394,6 +401,14 @@ fn quoted(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_part_of_a_password_is_taken_for_a_host() {
+        let told = Conninfo::parse("postgres://u:PW@ONEPART@127.0.0.1:1/db");
+        let told = told.err().unwrap();
+        assert!(matches!(told, ConninfoError::Credentials));
+        assert!(!told.to_string().contains("ONEPART"));
+    }
 
     fn of(text: &str) -> String {
         Conninfo::parse(text).unwrap().to_key_values()

@@ -36,6 +36,12 @@ pub enum TlsError {
         /// What is wrong with it.
         source: rustls::pki_types::pem::Error,
     },
+    /// `verify-ca` without a root certificate.
+    #[error(
+        "sslmode=verify-ca needs sslrootcert, because any authority may sign any certificate; \
+         sslmode=verify-full takes those of the system and looks at the name too"
+    )]
+    NoAuthority,
     /// The file or the system has none.
     #[error("there are no root certificates in {0}")]
     NoRoots(String),
@@ -96,8 +102,10 @@ fn checks(mode: Option<&str>, roots: Option<&str>) -> Result<(Check, SslMode), T
         // "allow" asks for plain text first; asking for TLS first is never weaker.
         (None | Some("allow" | "prefer"), _) => Ok((Check::Nothing, SslMode::Prefer)),
         (Some("require"), None) => Ok((Check::Nothing, SslMode::Require)),
+        // A certificate of any authority in the world, for any name: libpq refuses it too.
+        (Some("verify-ca"), None) => Err(TlsError::NoAuthority),
         // libpq: require with a root certificate is verify-ca.
-        (Some("require" | "verify-ca"), _) => Ok((Check::Chain, SslMode::Require)),
+        (Some("require" | "verify-ca"), Some(_)) => Ok((Check::Chain, SslMode::Require)),
         (Some("verify-full"), _) => Ok((Check::ChainAndName, SslMode::Require)),
         (Some(other), _) => Err(TlsError::Mode(other.to_owned())),
     }
@@ -268,7 +276,6 @@ mod tests {
         assert_eq!(is_encrypted(at, "sslmode=disable").await, Some(false));
         assert_eq!(is_encrypted(at, "").await, Some(true));
         assert_eq!(is_encrypted(at, "sslmode=require").await, Some(true));
-        assert_eq!(is_encrypted(at, "sslmode=verify-ca").await, None);
         let elsewhere = "db.example";
         for (mode, name_counts) in [
             ("require", false),
@@ -296,7 +303,7 @@ mod tests {
         assert_eq!(checks(Some("require"), None), (nothing, SslMode::Require));
         let chain = (Check::Chain, SslMode::Require);
         assert_eq!(checks(Some("require"), Some("ca.pem")), chain);
-        assert_eq!(checks(Some("verify-ca"), None), chain);
+        assert_eq!(checks(Some("verify-ca"), Some("ca.pem")), chain);
         let full = (Check::ChainAndName, SslMode::Require);
         assert_eq!(checks(Some("verify-full"), None), full);
         assert_eq!(checks(None, Some("system")), full);
@@ -307,6 +314,10 @@ mod tests {
         assert!(matches!(
             connector(Some("require"), Some("system")),
             Err(TlsError::WeakSystem(_))
+        ));
+        assert!(matches!(
+            connector(Some("verify-ca"), None),
+            Err(TlsError::NoAuthority)
         ));
         assert!(matches!(
             connector(Some("verify_full"), None),

@@ -13,6 +13,9 @@ use super::Error;
 /// Most operations in one body.
 pub const MOST: usize = 100;
 
+/// Bytes of an operation's path and query at most: as many as a request's may have.
+const LONGEST_PATH: usize = 8 << 10;
+
 /// One of the requests.
 #[derive(Debug)]
 pub struct Asked<'a> {
@@ -104,7 +107,16 @@ fn asked(operation: &RawValue) -> Result<Asked<'_>, Error> {
         if !HEADERS.contains(&name.as_str()) {
             return Err(wrong(format!("an operation has no header \"{name}\"")));
         }
+        if headers.contains_key(&name) {
+            return Err(wrong(format!("the header \"{name}\" is given twice")));
+        }
         headers.insert(name, value);
+    }
+    if written.path.len() > LONGEST_PATH {
+        return Err(wrong(format!(
+            "a path of {} bytes is longer than {LONGEST_PATH}",
+            written.path.len()
+        )));
     }
     let preferences = headers.get("prefer").map_or("", String::as_str).split(',');
     for preference in preferences.map(str::trim) {
@@ -179,6 +191,11 @@ mod tests {
             r#"{"method":"GET","path":"a","headers":{"Authorization":"x"}}"#,
             r#"{"method":"GET","path":"a","headers":{"Prefer":1}}"#,
             r#"{"method":"GET","path":"a","headers":{"Prefer":"count=exact, tx=rollback"}}"#,
+            r#"{"method":"GET","path":"a","headers":{"Prefer":"return=minimal","prefer":"count=exact"}}"#,
+            &format!(
+                r#"{{"method":"GET","path":"a?b=eq.{}"}}"#,
+                "x".repeat(LONGEST_PATH)
+            ),
         ] {
             let body = format!("[{good},{wrong}]");
             let refused = parse(body.as_bytes());

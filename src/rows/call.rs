@@ -485,6 +485,7 @@ fn of_values(function: &Function) -> Table {
         }],
         key: Vec::new(),
         watched: false,
+        by_column: false,
     }
 }
 

@@ -7,6 +7,7 @@
 use std::pin::pin;
 
 use futures::TryStreamExt;
+use serde::Deserialize;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, RowStream};
@@ -506,7 +507,22 @@ async fn found(client: &Client, reading: &Reading) -> Result<Found, Error> {
 
 async fn change(client: &Client, writing: &Writing) -> Result<Written, Error> {
     let written = match (&writing.statement, &writing.guard) {
-        (None, _) => Written::default(),
+        (None, None) => Written::default(),
+        (None, Some(guard)) => {
+            // Nothing is to be changed, and what was to hold is looked at all the same.
+            let (reach, current) =
+                futures::join!(counted(client, &guard.reach), rows(client, &guard.current));
+            if reach?.is_some_and(|rows| rows > 1) {
+                return Err(Error::SeveralInReach);
+            }
+            match unmet(guard, current?) {
+                Error::Precondition {
+                    holds: true,
+                    current: Some(_),
+                } => Written::default(),
+                unmet => return Err(unmet),
+            }
+        }
         (Some(statement), None) => {
             written(run(client, statement).await?, writing.returning).await?
         }
@@ -634,13 +650,25 @@ async fn planned(client: &Client, explain: &Statement) -> Result<Option<u64>, Er
     let mut rows = None;
     while let Some(row) = stream.try_next().await? {
         let Plan(plan) = row.try_get(0)?;
-        rows = plan[0]["Plan"]["Plan Rows"].as_u64();
+        rows = plan.first().map(|plan| plan.node.rows);
     }
     Ok(rows)
 }
 
-/// What EXPLAIN answers.
-struct Plan(serde_json::Value);
+/// What EXPLAIN answers, as far as somebody reads it: what lies below the first node may be very deep.
+struct Plan(Vec<Explained>);
+
+#[derive(Deserialize)]
+struct Explained {
+    #[serde(rename = "Plan")]
+    node: Node,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    #[serde(rename = "Plan Rows")]
+    rows: u64,
+}
 
 impl<'a> FromSql<'a> for Plan {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
@@ -722,4 +750,21 @@ async fn check_constraints(client: &Client, end: End) -> Result<(), tokio_postgr
 
 fn number(count: i64) -> u64 {
     u64::try_from(count).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_may_be_as_deep_as_it_likes() {
+        let mut below = "{}".to_owned();
+        for _ in 0..500 {
+            below = format!(r#"{{"Plan Rows":1,"Plans":[{below}]}}"#);
+        }
+        let told =
+            format!(r#"[{{"Plan":{{"Node Type":"Limit","Plans":[{below}],"Plan Rows":42}}}}]"#);
+        let Plan(plan) = Plan::from_sql(&Type::JSON, told.as_bytes()).unwrap();
+        assert_eq!(plan[0].node.rows, 42);
+    }
 }

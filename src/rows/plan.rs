@@ -380,12 +380,22 @@ fn column_names(table: &Table) -> impl Iterator<Item = &str> {
     table.columns.iter().map(|column| column.name.as_str())
 }
 
+/// Columns of an answer at most: `MaxTupleAttributeNumber` of PostgreSQL.
+const MOST_OUTPUTS: usize = 1664;
+
 fn selection(request: &Request, table: &Table) -> Result<Selection, Error> {
     if request.select == [Item::All] {
         return Ok(Selection::All);
     }
     let mut outputs = Vec::new();
     for item in &request.select {
+        // Where nobody looks PostgreSQL plans for minutes, and heeds no cancellation.
+        if outputs.len() > MOST_OUTPUTS {
+            return Err(Error::Syntax {
+                parameter: "select".to_owned(),
+                reason: format!("PostgreSQL gives at most {MOST_OUTPUTS} columns"),
+            });
+        }
         match item {
             Item::All => outputs.extend(column_names(table).map(Output::whole)),
             Item::Column {
@@ -419,9 +429,14 @@ fn castable(table: &Table, cast: &Cast) -> Result<(), Error> {
     };
     let built_in = matches!(cast.schema.as_deref(), None | Some("pg_catalog"))
         && TYPES.contains(&cast.name.as_str());
+    // One of the served schema goes without it, as that schema is the first to be looked through.
+    let own = cast
+        .schema
+        .is_none()
+        .then(|| format!("{}.{name}", table.schema));
     let of_column = |column: &Column| {
-        let element = column.type_name.trim_end_matches("[]");
-        element.replace('"', "") == name
+        let element = column.type_name.trim_end_matches("[]").replace('"', "");
+        element == name || own.as_ref() == Some(&element)
     };
     if built_in || table.columns.iter().any(of_column) {
         Ok(())
@@ -590,6 +605,10 @@ fn conflict(request: &Request, table: &Table) -> Result<Option<Conflict>, Error>
 
 /// The candidate that a typing mistake may have meant.
 pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
+    // PostgreSQL has no such names, and who makes one up must not have us compare it.
+    if name.len() > 63 {
+        return None;
+    }
     let allowed = name.chars().count().div_ceil(3).min(3);
     candidates
         .map(|candidate| (distance(name, candidate), candidate))
@@ -654,6 +673,7 @@ pub(super) mod tests {
             ],
             key: key.iter().map(|&name| name.to_owned()).collect(),
             watched: true,
+            by_column: false,
         };
         Catalog::new(
             &["public"],
@@ -713,6 +733,16 @@ pub(super) mod tests {
             ),
             Err(Error::UnknownColumn { .. })
         ));
+    }
+
+    #[test]
+    fn nobody_is_compared_with_a_name_that_none_can_have_and_stars_have_an_end() {
+        assert_eq!(nearest(&"a".repeat(64), ["a"].into_iter()), None);
+        let stars = vec!["*"; 500].join(",");
+        let refused = plan(Verb::Read, "tasks", &format!("select={stars}"), "");
+        assert!(matches!(refused, Err(Error::Syntax { parameter, .. }) if parameter == "select"));
+        let stars = vec!["*"; 300].join(",");
+        assert!(plan(Verb::Read, "tasks", &format!("select={stars}"), "").is_ok());
     }
 
     #[test]

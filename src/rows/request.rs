@@ -260,8 +260,7 @@ impl Request {
             "offset" => self.range.offset = count(name, value)?,
             "columns" => self.columns = Some(Reader::of(name, value).names()?),
             "on_conflict" => self.on_conflict = Some(Reader::of(name, value).names()?),
-            // The stream's own.
-            "last_event_id" => {}
+            "last_event_id" if self.shape == Some(Shape::Stream) => {}
             _ => self.filter(name, value)?,
         }
         Ok(())
@@ -590,10 +589,10 @@ impl<'a> Reader<'a> {
     }
 
     fn names(mut self) -> Result<Vec<String>, Error> {
-        let mut names = Vec::new();
+        let (mut names, mut seen) = (Vec::new(), HashSet::new());
         loop {
             let name = self.name()?;
-            if !names.contains(&name) {
+            if seen.insert(name.clone()) {
                 names.push(name);
             }
             if !self.comma()? {

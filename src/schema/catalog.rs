@@ -68,6 +68,8 @@ pub struct Table {
     pub key: Vec<String>,
     /// Carries the `"!rowcast"` trigger.
     pub watched: bool,
+    /// Somebody has been granted columns of it, who may then look at no system column.
+    pub by_column: bool,
 }
 
 /// One column.
@@ -457,6 +459,7 @@ impl Catalog {
                     columns: Vec::new(),
                     key: row.get("key"),
                     watched: row.get("watched"),
+                    by_column: row.get("by_column"),
                 });
             }
             let told = notes.entry(oid).or_insert_with(|| Notes {
@@ -573,6 +576,7 @@ fn result(row: &Row, schema: &str, name: &str) -> Option<Arc<Table>> {
             .collect(),
         key: Vec::new(),
         watched: false,
+        by_column: false,
     }))
 }
 
@@ -599,6 +603,7 @@ with recursive ours as (
   select b.oid, t.typbasetype from bare b join pg_type t on t.oid = b.base where t.typtype = 'd'
 )
 select l.oid, l.relname, l.nspname, l.relkind, l.watched,
+  exists (select from pg_attribute g where g.attrelid = l.oid and g.attacl is not null) as by_column,
   array(select k.attname::text
         from pg_index i
         cross join lateral unnest(i.indkey::int2[]) with ordinality as u (attnum, place)

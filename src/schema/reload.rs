@@ -28,6 +28,8 @@ const LONGEST: Duration = Duration::from_secs(1);
 pub struct Word {
     came: Notify,
     is_sure: AtomicBool,
+    /// The same word for whoever looks whether watched tables are what they were.
+    for_upkeep: Notify,
 }
 
 impl Word {
@@ -35,6 +37,12 @@ impl Word {
     pub fn changed(&self) {
         self.is_sure.store(true, Ordering::SeqCst);
         self.came.notify_one();
+        self.for_upkeep.notify_one();
+    }
+
+    /// Waits for word that definitions have changed, since this was last waited for.
+    pub async fn said(&self) {
+        self.for_upkeep.notified().await;
     }
 
     /// Nobody was listening until now.

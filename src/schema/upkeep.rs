@@ -6,17 +6,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::time::MissedTickBehavior;
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
+use super::reload::Word;
 use crate::backoff::Backoff;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::postgres::connect::Target;
 use crate::shutdown::Shutdown;
 
-/// A policy or grant must take effect on open streams within 5 s.
+/// A policy or grant must take effect on open streams within 5 s, also where nobody tells of it: roles have no
+/// event triggers, and only a superuser can make any.
 const DRIFT: Duration = Duration::from_secs(2);
+/// Between two looks because somebody told: a migration says something with each of its statements.
+const TOLD: Duration = Duration::from_millis(100);
 /// Every how many drift checks the log is trimmed and a snapshot noted.
 const TRIM_EVERY: u32 = 5;
 /// Log rows deleted in one transaction.
@@ -32,6 +37,8 @@ const SILENCE: Duration = Duration::from_mins(1);
 pub struct Parts {
     /// Where the log is.
     pub target: Target,
+    /// Says when definitions or grants have changed.
+    pub definitions: Arc<Word>,
     /// How long a screen may be away and still resume.
     pub retention: Duration,
     /// Bytes that the log may hold; 0 for any number.
@@ -80,17 +87,26 @@ impl Upkeep {
             Err(error) => return error.to_string(),
         };
         let work = async {
+            let definitions = Arc::clone(&self.parts.definitions);
+            let mut clock = tokio::time::interval(DRIFT);
+            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut round: u32 = 0;
             loop {
-                let rounds = self.rounds(&client, round.is_multiple_of(TRIM_EVERY));
-                match tokio::time::timeout(SILENCE, rounds).await {
+                // The log is trimmed by the clock alone.
+                let trim = tokio::select! {
+                    _ = clock.tick() => {
+                        round = round.wrapping_add(1);
+                        round % TRIM_EVERY == 1
+                    }
+                    () = definitions.said() => false,
+                };
+                match tokio::time::timeout(SILENCE, self.rounds(&client, trim)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => return error.to_string(),
                     Err(_silent) => return "no answer".to_owned(),
                 }
                 backoff.reset();
-                round = round.wrapping_add(1);
-                tokio::time::sleep(DRIFT).await;
+                tokio::time::sleep(TOLD).await;
             }
         };
         tokio::select! {

@@ -426,6 +426,7 @@ pub(crate) mod tests {
             columns: Vec::new(),
             key: vec!["id".into()],
             watched: true,
+            by_column: false,
         };
         Definition {
             table: Arc::new(table),

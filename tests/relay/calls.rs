@@ -608,6 +608,46 @@ async fn what_a_function_sets_for_the_session_meets_nobody_else() {
 }
 
 #[tokio::test]
+async fn what_a_function_leaves_in_the_session_meets_nobody_else() {
+    let (database, relay) = world(&["--pool", "1"]).await;
+    database
+        .sql(
+            "create function leave() returns text language plpgsql as $$
+               begin
+                 create temp table if not exists tasks (id int, title text, done boolean);
+                 perform pg_advisory_lock(4711);
+                 if not exists (select from pg_cursors where name = 'left') then
+                   execute 'declare \"left\" cursor with hold for select 1';
+                 end if;
+                 listen somewhere;
+                 return 'left';
+               end $$;
+             create function leave_and_fail() returns text language plpgsql as $$
+               begin perform pg_advisory_lock(4712); raise exception 'no'; end $$;
+             create function found() returns json language sql volatile as $$
+               select json_build_object('tables', to_regclass('pg_temp.tasks'),
+                 'cursors', (select count(*) from pg_cursors where is_holdable), 'channels', (select count(*) from pg_listening_channels())) $$;
+             select rowcast.expose_function('leave()'), rowcast.expose_function('leave_and_fail()'),
+                    rowcast.expose_function('found()')",
+        )
+        .await;
+    let nothing = json!({"tables": null, "cursors": 0, "channels": 0});
+    for function in ["leave", "leave_and_fail"] {
+        call(&relay, function, "").await;
+        assert_eq!(
+            call(&relay, "found", "").await.json(),
+            nothing,
+            "{function}"
+        );
+        let locks =
+            "select count(*) from pg_locks where locktype = 'advisory' and objid in (4711, 4712)";
+        assert_eq!(database.one(locks).await, "0", "{function}");
+        let finished = call(&relay, "finish", "").await;
+        assert_eq!(finished.json().as_array().unwrap().len(), 3, "{function}");
+    }
+}
+
+#[tokio::test]
 async fn a_plan_from_before_a_change_is_healed_and_an_unknown_time_zone_is_told() {
     let (database, relay) = world(&[]).await;
     database

@@ -63,3 +63,34 @@ async fn rows_enter_and_leave_a_filtered_view() {
     database.sql("update tasks set board_id = 8").await;
     assert_eq!(operation(&stream.data().await).0, "delete");
 }
+
+#[tokio::test]
+async fn a_view_that_cannot_be_asked_for_a_value_ends_with_the_error_of_a_read() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create table notes (id int primary key, note text); \
+             insert into notes values (1, '7'); select rowcast.watch('notes')",
+        )
+        .await;
+    let path = "/rest/v1/notes?select=id,number:note::int";
+    let (mut stream, mut screen) = relay.shown(path).await;
+    let txid = database.commit("update notes set note = '8'").await;
+    screen.reach(&mut stream, &txid).await;
+    assert_eq!(screen.rows["1"], json!({"id": 1, "number": 8}));
+    database.sql("update notes set note = 'abc'").await;
+    let told = stream.until(|event| event.data.contains("error")).await;
+    let read = relay.get(path).await;
+    assert_eq!(read.status, 400);
+    assert_eq!(
+        told.json()["error"]["code"],
+        read.json()["code"],
+        "{told:?}"
+    );
+    assert!(told.retry.is_some());
+    assert_eq!(stream.next().await, None);
+    database.sql("update notes set note = '9'").await;
+    let (_stream, screen) = relay.shown(path).await;
+    assert_eq!(screen.rows["1"], json!({"id": 1, "number": 9}));
+}

@@ -269,6 +269,80 @@ async fn a_revoked_grant_ends_the_stream_and_a_new_policy_changes_it() {
     assert_eq!(screen.stream.next().await, None);
 }
 
+/// The role is made for it: what is changed of one that others use would be seen by their tests.
+#[tokio::test]
+async fn a_stream_ends_when_its_role_is_one_that_is_never_taken_and_follows_what_is_set_for_it() {
+    let (database, relay) = world().await;
+    let role = format!("temp_{}", std::process::id());
+    database
+        .sql(&format!(
+            "create role {role} nologin; grant {role} to api_login; grant select (id, tenant, body) on notes to {role}; \
+             grant select on membership to {role}; \
+             alter role {role} set app.tenant = '1'; \
+             create policy by_setting on notes for select to {role} \
+               using (tenant = current_setting('app.tenant', true)::int)"
+        ))
+        .await;
+    let ann = token(&role, &["sub=ann"]).await;
+    let shown_of = async |tenant: i64| {
+        let sql = format!(
+            "select json_object_agg(id, json_build_object('id', id, 'tenant', tenant, 'body', body)) \
+                           from notes where tenant = {tenant}"
+        );
+        let rows: BTreeMap<String, Value> =
+            serde_json::from_str(&database.one(&sql).await).unwrap();
+        rows
+    };
+    let mut screen = Watcher::of(&relay, PATH, &ann, None).await;
+    screen.shows("the state", &shown_of(1).await).await;
+    database
+        .sql(&format!("alter role {role} set app.tenant = '2'"))
+        .await;
+    screen.shows("the other setting", &shown_of(2).await).await;
+    // It would see all rows.
+    database.sql(&format!("alter role {role} bypassrls")).await;
+    let told = screen
+        .stream
+        .until(|event| event.data.contains("error"))
+        .await;
+    assert_eq!(told.json()["error"]["code"], "42501", "{told:?}");
+    assert_eq!(screen.stream.next().await, None);
+    drop(relay);
+    database
+        .sql(&format!("drop owned by {role}; drop role {role}"))
+        .await;
+}
+
+#[tokio::test]
+async fn who_was_granted_columns_may_do_with_them_what_postgresql_lets_do() {
+    let (database, relay) = world().await;
+    database
+        .sql(
+            "create table prices (id int primary key, price int, cost int default 1); \
+             grant select (id, price), insert (id, price), update (id, price) on prices to member; \
+             select rowcast.watch('prices')",
+        )
+        .await;
+    let bearer = format!("Bearer {}", token("member", &["sub=ann"]).await);
+    let write = async |method: hyper::Method, path: &str, price: i32| {
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+            ("prefer", "resolution=merge-duplicates"),
+        ];
+        let body = json!({"id": 1, "price": price}).to_string();
+        let answer = relay.request(method, path, &headers, &body).await;
+        assert!(answer.status.is_success(), "{}", answer.body);
+        answer.status.as_u16()
+    };
+    let path = "/rest/v1/prices";
+    assert_eq!(write(hyper::Method::POST, path, 1).await, 201);
+    assert_eq!(write(hyper::Method::POST, path, 2).await, 200);
+    let one = "/rest/v1/prices?id=eq.1";
+    assert_eq!(write(hyper::Method::PUT, one, 3).await, 204);
+    assert_eq!(database.one("select price from prices").await, "3");
+}
+
 #[tokio::test]
 async fn what_nobody_watches_is_compared() {
     let (database, relay) = world().await;

@@ -771,5 +771,6 @@ fn definition(oid: u32, wordy: bool) -> Definition {
         columns: ["id", "v", "tx", "board"].map(column).into(),
         key: vec!["id".to_owned()],
         watched: true,
+        by_column: false,
     }
 }
