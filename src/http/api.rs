@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use hyper::http::request::Parts as Head;
@@ -14,7 +15,7 @@ use super::{
     Response, batch, call, channels, demo, exchange, openapi, profile, route, rows, stream, tickets,
 };
 use crate::admission::Admission;
-use crate::auth::{Authenticator, Identity};
+use crate::auth::{Authenticator, Identity, TokenError};
 use crate::metrics::Reason;
 use crate::subscription::Parts;
 
@@ -75,6 +76,10 @@ impl Api {
             }
             Err(problem) => return problem.into_response(),
         };
+        // Clocks may differ, so that a request is let through some time after; a stream would end at once.
+        if identity.expires.is_some_and(|end| end <= SystemTime::now()) {
+            return Problem::of_token(&TokenError::Expired).into_response();
+        }
         // Before anything is asked of the database.
         match stream::place(&self.admission, head, &identity) {
             Ok(place) => {

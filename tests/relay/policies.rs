@@ -473,6 +473,22 @@ async fn a_stream_ends_with_its_token_unless_a_later_one_is_brought() {
 }
 
 #[tokio::test]
+async fn a_token_that_only_a_slow_clock_takes_opens_no_stream() {
+    let (_database, relay) = world().await;
+    let bearer = format!("Bearer {}", lasting("member", &["sub=ann"], "1s").await);
+    let ask = async |accept: &str| {
+        let headers = [("authorization", bearer.as_str()), ("accept", accept)];
+        relay.request(hyper::Method::GET, PATH, &headers, "").await
+    };
+    let refused = crate::harness::eventually("the end of the token", async || {
+        let answer = ask("text/event-stream").await;
+        (answer.status == 401).then_some(answer)
+    });
+    assert_eq!(refused.await.json()["code"], "PGRST303");
+    assert_eq!(ask("application/json").await.status, 200);
+}
+
+#[tokio::test]
 async fn functions_decide_who_may_use_a_channel() {
     let (database, relay) = world().await;
     database
