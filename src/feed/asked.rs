@@ -24,6 +24,8 @@ use crate::view::{Check, Delivery, Effect, Event, Mark, View};
 
 /// Views that ask, above which no more are taken: each costs queries with every change.
 const MOST: usize = 1_000;
+/// As many of these may be of one context, all who bring no token being one: so that nobody shuts out all others.
+const MOST_OF_ONE: usize = 750;
 /// Views whose policies read what nobody watches are compared this often.
 const COMPARE: Duration = Duration::from_secs(5);
 
@@ -101,8 +103,8 @@ impl Stage {
         {
             self.reset_entry(state, view.name(), None);
         }
-        if state.views.len() >= MOST && !state.views.contains_key(&view.name()) {
-            return Err(Unjoined::Crowded(MOST));
+        if !state.views.contains_key(&view.name()) {
+            state.has_room_for(&view)?;
         }
         let here = Position {
             epoch: at.epoch,
@@ -389,6 +391,21 @@ impl Asked {
 }
 
 impl State {
+    fn has_room_for(&self, view: &View) -> Result<(), Unjoined> {
+        if self.views.len() >= MOST {
+            return Err(Unjoined::Crowded(MOST));
+        }
+        // Nobody has so many while there are not so many in all.
+        if self.views.len() >= MOST_OF_ONE {
+            let views = self.views.values();
+            let own = views.filter(|entry| entry.view.context() == view.context());
+            if own.count() >= MOST_OF_ONE {
+                return Err(Unjoined::Crowded(MOST_OF_ONE));
+            }
+        }
+        Ok(())
+    }
+
     fn is_touched(&self, transaction: &Transaction) -> bool {
         transaction.reset_all
             || transaction.deltas.iter().any(|delta| {
@@ -518,6 +535,28 @@ mod tests {
         stage.publish_answer(question, Ok(answer), &here);
         assert_eq!(told(), 11);
         assert!(stage.round(&here).is_none(), "nothing is asked twice");
+    }
+
+    #[test]
+    fn one_who_has_very_many_views_leaves_room_for_others() {
+        let stage = stage();
+        let join = |number: usize, role: Option<&str>| {
+            let mut definition = definition(Sight::Asking(Arc::new(asking())));
+            definition.context.role = role.map(str::to_owned);
+            let name = format!("{number} {role:?}");
+            let view = View::new(Name::of([name.as_str()]), definition);
+            stage.join_asking(view).map(|_joined| ())
+        };
+        for number in 0..MOST_OF_ONE {
+            join(number, None).unwrap();
+        }
+        let full = Err(Unjoined::Crowded(MOST_OF_ONE));
+        assert_eq!(join(MOST_OF_ONE, None), full);
+        join(0, None).unwrap();
+        for number in 0..MOST - MOST_OF_ONE {
+            join(number, Some("ann")).unwrap();
+        }
+        assert_eq!(join(0, Some("bob")), Err(Unjoined::Crowded(MOST)));
     }
 
     #[test]
