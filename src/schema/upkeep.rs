@@ -29,6 +29,14 @@ const CHUNK: i32 = 10_000;
 /// The same thing is told again after so long.
 const AGAIN: Duration = Duration::from_mins(10);
 
+/// What the catalogue holds of roles, of which PostgreSQL tells nobody.
+const ROLES: &str = "select md5(concat_ws(E'\\n', \
+    (select string_agg(concat_ws(' ', r.oid, r.rolname, r.rolsuper, r.rolbypassrls, r.rolcanlogin, r.rolinherit), ',' \
+       order by r.oid) from pg_roles r), \
+    (select string_agg(concat_ws(' ', m.roleid, m.member), ',' order by m.roleid, m.member) from pg_auth_members m), \
+    (select string_agg(concat_ws(' ', s.setdatabase, s.setrole, s.setconfig::text), ',' order by s.setdatabase, s.setrole) \
+       from pg_db_role_setting s)))";
+
 /// Longest round. A large log is trimmed in many; what one leaves, the next one takes.
 const SILENCE: Duration = Duration::from_mins(1);
 
@@ -58,6 +66,7 @@ pub async fn run(parts: Parts, shutdown: Shutdown) {
         told_early: None,
         told_long: None,
         unordered: false,
+        roles: None,
     };
     let mut backoff = Backoff::new();
     loop {
@@ -77,6 +86,8 @@ struct Upkeep {
     /// When it was last told of a long transaction.
     told_long: Option<Instant>,
     unordered: bool,
+    /// Digest of the roles, once it is known.
+    roles: Option<String>,
 }
 
 impl Upkeep {
@@ -124,6 +135,11 @@ impl Upkeep {
             );
         }
         self.order(client).await?;
+        let roles: String = client.query_one(ROLES, &[]).await?.get(0);
+        let before = self.roles.replace(roles);
+        if before.is_some() && before != self.roles {
+            self.parts.definitions.changed();
+        }
         if trim {
             self.trim(client).await?;
             self.look(client).await?;

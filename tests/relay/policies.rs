@@ -314,6 +314,36 @@ async fn a_stream_ends_when_its_role_is_one_that_is_never_taken_and_follows_what
 }
 
 #[tokio::test]
+async fn a_role_that_comes_to_be_one_that_is_never_taken_is_refused_where_nothing_is_watched() {
+    let database = database().await;
+    database.sql(ROLES).await;
+    let relay = relay(&database).await;
+    let role = format!("lone_{}", std::process::id());
+    database
+        .sql(&format!(
+            "create role {role} nologin; grant {role} to api_login; create table plain (id int primary key); \
+             grant select on plain to {role}; select rowcast.expose('plain')"
+        ))
+        .await;
+    let bearer = format!("Bearer {}", token(&role, &[]).await);
+    let status = async || {
+        let headers = [("authorization", bearer.as_str())];
+        let path = "/rest/v1/plain";
+        let answer = relay.request(hyper::Method::GET, path, &headers, "").await;
+        answer.status.as_u16()
+    };
+    assert_eq!(status().await, 200);
+    for (how, wanted) in [("login", 403), ("nologin", 200), ("bypassrls", 403)] {
+        database.sql(&format!("alter role {role} {how}")).await;
+        crate::harness::eventually(how, async || (status().await == wanted).then_some(())).await;
+    }
+    drop(relay);
+    database
+        .sql(&format!("drop owned by {role}; drop role {role}"))
+        .await;
+}
+
+#[tokio::test]
 async fn who_was_granted_columns_may_do_with_them_what_postgresql_lets_do() {
     let (database, relay) = world().await;
     database
