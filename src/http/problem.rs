@@ -379,7 +379,7 @@ impl Problem {
             Error::UnknownType(_) => Self::new(StatusCode::BAD_REQUEST, "42704", message)
                 .hint("cast to a type of PostgreSQL's own, or to that of a column"),
             Error::OtherKey => Self::new(StatusCode::BAD_REQUEST, "PGRST115", message)
-                .hint("send the row with the primary key that the URL names"),
+                .hint("send the row with the primary key that the URL names; or a trigger has left it out"),
             Error::ResponseHeaders(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "PGRST111", message)
                     .hint("a function set it: [{\"name\":\"value\"}, ...]")
