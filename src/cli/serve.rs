@@ -393,6 +393,7 @@ impl Relay {
                 limits: subscription::Limits::default(),
                 explain: problem::explain,
             },
+            permits: Arc::default(),
             listening: heard,
             sign_in: door.sign_in,
             admission: admission.clone(),
@@ -455,6 +456,10 @@ impl Relay {
         } = self;
         let observer = bounds::observer(&metrics, &health);
         let streams = router.api.streams.clone();
+        let (permits, rows) = (
+            Arc::clone(&router.api.permits),
+            Arc::clone(&router.api.rows),
+        );
         let server = Server::new(
             vec![listener],
             shutdown.clone(),
@@ -478,6 +483,8 @@ impl Relay {
         tasks.spawn(async move { asking.ask(stop).await });
         tasks.spawn(doorbell.run(shutdown.clone()));
         tasks.spawn(beats::run(streams));
+        let stop = shutdown.clone();
+        tasks.spawn(async move { permits.run(&rows, stop).await });
         tasks.spawn(reload::run(
             catalog,
             Arc::clone(&definitions),

@@ -9,6 +9,7 @@ use hyper::http::request::Parts as Head;
 use tokio::sync::watch;
 
 use super::identify::identify;
+use super::permits::Permits;
 use super::problem::Problem;
 use super::rows::Rows;
 use super::{
@@ -30,6 +31,8 @@ pub struct Api {
     pub streams: Parts,
     /// How many of them there may be.
     pub admission: Admission,
+    /// Who listens to channels.
+    pub permits: Arc<Permits>,
     /// Channels that are listened on.
     pub listening: watch::Receiver<BTreeSet<String>>,
     /// Who signs people in, on the demo board.
@@ -164,9 +167,8 @@ impl route::Api for Api {
 
     async fn subscribe(&self, head: &Head, channel: &str) -> Response {
         self.known_reader(head, async |identity| {
-            let (rows, streams) = (&self.rows, &self.streams);
-            let (end, heard) = (self.auth.sessions.end(&identity), &self.listening);
-            channels::subscribe(rows, streams, heard, head, &identity, end, channel).await
+            let end = self.auth.sessions.end(&identity);
+            channels::subscribe(self, head, &identity, end, channel).await
         })
         .await
     }

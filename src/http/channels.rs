@@ -1,64 +1,129 @@
 //! `/channels/{name}`: messages that are not rows.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hyper::StatusCode;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts as Head;
-use tokio::sync::watch;
-
-use super::problem::{JSON, Problem, logged};
-use super::rows::{Rows, TXID, json_body};
-use super::stream::{closed, stream, token};
-use super::{Response, body, context};
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 
+use super::Response;
+use super::api::Api;
+use super::headers::joined;
+use super::problem::{JSON, Problem, logged};
+use super::reply::Reply;
+use super::rows::{Rows, applied, ended, json_body, preferences, terms};
+use super::stream::{closed, stream, token};
+use super::watch::watcher;
 use crate::auth::Identity;
-use crate::postgres::pool::{Lease, Pool};
-use crate::postgres::transaction::{self, Access, Context, Terms};
+use crate::postgres::pool::Lease;
+use crate::postgres::quote::literal;
+use crate::postgres::transaction::{self, Context, Terms, TransactionError};
 use crate::postgres::untyped::Untyped;
-use crate::rows::Error;
-use crate::subscription::{End, Held, Parts, Source, Subscription};
+use crate::rows::request::Preferences;
+use crate::rows::{Error, execute};
+use crate::subscription::{End, Held, Source, Subscription};
 
 /// How long a stream waits for LISTEN before it opens all the same; messages do not need it.
 const LISTEN: Duration = Duration::from_secs(2);
 
+/// What `rowcast.may_subscribe` says to this role, which an operator may have replaced, about a channel
+/// that is allowed at all.
+const MAY_SUBSCRIBE: &str = "select c.allowed, c.allowed and rowcast.may_subscribe($1) \
+     from (select rowcast.channel_allowed($1) as allowed offset 0) as c";
+
+/// The same of `rowcast.may_publish`, and the transaction's id where it was published. One statement, so
+/// that a function which is called before each request is called once.
+const PUBLISH: &str = "select a.allowed, a.may, case when a.may then rowcast.publish($1, $2) end \
+     from (select c.allowed, c.allowed and rowcast.may_publish($1) as may \
+           from (select rowcast.channel_allowed($1) as allowed offset 0) as c offset 0) as a";
+
+/// Why somebody may not, or nobody knows whether he may.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The answer is no.
+    Forbidden(Problem),
+    /// There is none.
+    Failed(Error),
+}
+
+impl Refusal {
+    /// What the outside hears; the log hears its causes when the fault is ours.
+    fn logged(self) -> Problem {
+        match self {
+            Self::Forbidden(problem) => problem,
+            Self::Failed(error) => logged(&error),
+        }
+    }
+
+    /// What the outside hears.
+    pub(super) fn problem(self) -> Problem {
+        match self {
+            Self::Forbidden(problem) => problem,
+            Self::Failed(error) => Problem::of_rows(&error),
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<TransactionError> for Refusal {
+    fn from(error: TransactionError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 /// `GET`: messages from now on, or from the client's token.
 pub async fn subscribe(
-    rows: &Rows,
-    parts: &Parts,
-    listening: &watch::Receiver<BTreeSet<String>>,
+    api: &Api,
     head: &Head,
     identity: &Identity,
     end: Option<End>,
     channel: &str,
 ) -> Response {
+    let (rows, parts) = (&api.rows, &api.streams);
     let token = token(head);
-    let context = context::of_view(identity, rows.schema(None), true);
-    match may(rows, &rows.views, &context, "subscribe", channel).await {
-        Ok(true) => {}
-        Ok(false) => {
-            let problem = forbidden(rows, &context, channel).await;
-            let problem = problem.seen_by(identity);
-            return closed(token.as_deref(), &problem.unavailable());
-        }
-        Err(problem) => return closed(token.as_deref(), &problem.unavailable()),
+    let context = watcher(rows, identity, rows.schema(None), true);
+    if let Err(refusal) = may_subscribe(rows, &context, channel).await {
+        return closed(token.as_deref(), &refusal.logged().unavailable());
     }
+    let permit = api.permits.give(channel, context);
     // Joining makes the doorbell listen; the stream opens once it does, so that a NOTIFY sent after
     // `open` is not missed.
     let held = Held::join(&parts.stage, channel).ok();
     if held.is_some() {
-        let mut watched = listening.clone();
+        let mut watched = api.listening.clone();
         let heard = watched.wait_for(|channels| channels.contains(channel));
         let _late_is_fine = tokio::time::timeout(LISTEN, heard).await;
     }
-    let source = Source::Channel(channel.to_owned());
+    let source = Source::Channel(channel.to_owned(), permit);
     let subscription = Subscription::new(parts.clone(), source, token, None, end);
     stream(match held {
         Some(held) => subscription.holding(held),
         None => subscription,
     })
+}
+
+/// Whether somebody may listen, asked as a view is read.
+///
+/// # Errors
+/// [`Refusal`].
+pub(super) async fn may_subscribe(
+    rows: &Rows,
+    context: &Context,
+    channel: &str,
+) -> Result<(), Refusal> {
+    let lease = Lease::take(&rows.views).await.map_err(Error::from)?;
+    let terms = Terms::read(context, rows.statement_timeout);
+    transaction::run(lease, terms, async |client: &Client| {
+        let answer = one(client, MAY_SUBSCRIBE, &[channel]).await?;
+        permitted(answer.as_ref(), channel)
+    })
+    .await
 }
 
 /// `POST`: a durable message.
@@ -69,97 +134,76 @@ pub async fn publish(
     channel: &str,
     body: &[u8],
 ) -> Response {
-    let context = context::of_request(identity, rows.schema(None), head);
-    let published = async {
-        json_body(&head.headers)?;
-        let text = std::str::from_utf8(body)
-            .ok()
-            .filter(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
-            .ok_or_else(|| logged(&Error::Body("a message is one JSON value")))?;
-        if !may(rows, &rows.pool, &context, "publish", channel).await? {
-            return Err(forbidden(rows, &context, channel).await);
-        }
-        let values = [channel.to_owned(), text.to_owned()];
-        let sql = "select rowcast.publish($1, $2)";
-        let txid = ask(rows, &rows.pool, Access::ReadWrite, &context, sql, &values).await?;
-        Ok::<String, Problem>(txid.unwrap_or_default())
-    };
-    match published.await {
-        Ok(txid) => {
-            let mut response = Response::new(body::full(format!(r#"{{"txid":"{txid}"}}"#)));
-            *response.status_mut() = StatusCode::CREATED;
-            let headers = response.headers_mut();
-            headers.insert(CONTENT_TYPE, JSON);
-            if let Ok(txid) = HeaderValue::from_str(&txid) {
-                headers.insert(TXID, txid);
-            }
-            response
-        }
+    match published(rows, head, identity, channel, body).await {
+        Ok(reply) => reply.into_response(),
         Err(problem) => problem.seen_by(identity).into_response(),
     }
 }
 
-/// What `rowcast.may_subscribe` or `rowcast.may_publish` says to this role, which an operator may
-/// have replaced, about a channel that is allowed at all.
-async fn may(
+async fn published(
     rows: &Rows,
-    pool: &Pool,
-    context: &Context,
-    what: &str,
+    head: &Head,
+    identity: &Identity,
     channel: &str,
-) -> Result<bool, Problem> {
-    let sql =
-        format!("select (rowcast.channel_allowed($1) and rowcast.may_{what}($1))::pg_catalog.text");
-    let values = [channel.to_owned()];
-    let may = ask(rows, pool, Access::ReadOnly, context, &sql, &values).await?;
-    Ok(may.as_deref() == Some("true"))
-}
-
-/// One value, as text, from one statement in a transaction of its own.
-async fn ask(
-    rows: &Rows,
-    pool: &Pool,
-    access: Access,
-    context: &Context,
-    sql: &str,
-    values: &[String],
-) -> Result<Option<String>, Problem> {
-    let asked = async {
-        let lease = Lease::take(pool).await?;
-        let values: Vec<_> = values.iter().map(|value| Untyped(value)).collect();
-        let values: Vec<(&(dyn ToSql + Sync), Type)> = values
-            .iter()
-            .map(|value| (value as _, Type::UNKNOWN))
-            .collect();
-        let terms = Terms {
-            access,
-            ..Terms::read(context, rows.statement_timeout)
-        };
-        transaction::run(lease, terms, async |client| {
-            let answer = client.query_typed(sql, &values).await?;
-            Ok(answer
-                .first()
-                .map(|row| row.try_get(0))
-                .transpose()?
-                .flatten())
-        })
-        .await
+    body: &[u8],
+) -> Result<Reply, Problem> {
+    json_body(&head.headers)?;
+    let text = std::str::from_utf8(body)
+        .ok()
+        .filter(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
+        .ok_or_else(|| logged(&Error::Body("a message is one JSON value")))?;
+    let header = joined(&head.headers, "prefer").unwrap_or_default();
+    // Of the others none is about a message.
+    let preferences = Preferences {
+        tx: preferences(&header)?.tx,
+        ..Preferences::default()
     };
-    asked.await.map_err(|error: Error| logged(&error))
+    let context = rows.context(identity, None, head, &preferences);
+    let terms = terms(rows, &context, &preferences);
+    let lease = Lease::take(&rows.pool).await;
+    let lease = lease.map_err(|error| logged(&error.into()))?;
+    let end = transaction::run(lease, terms, async |client: &Client| {
+        let answer = one(client, PUBLISH, &[channel, text]).await?;
+        permitted(answer.as_ref(), channel)?;
+        Ok(execute::ended(client, terms.end).await?)
+    });
+    let end = end.await.map_err(Refusal::logged)?;
+    let txid = serde_json::json!({"txid": end.txid});
+    let mut reply = Reply::json(txid.to_string(), JSON);
+    reply.status = StatusCode::CREATED;
+    if let Some(told) = rows.end(&preferences).1 {
+        applied(&mut reply.headers, [(told, true)]);
+    }
+    Ok(ended(reply, &end))
 }
 
-/// Why not: because nobody may, or because this role may not.
-async fn forbidden(rows: &Rows, context: &Context, channel: &str) -> Problem {
-    let sql = "select rowcast.channel_allowed($1)::pg_catalog.text";
-    let values = [channel.to_owned()];
-    let allowed = ask(rows, &rows.pool, Access::ReadOnly, context, sql, &values).await;
-    let problem = |message: String| Problem::new(StatusCode::UNAUTHORIZED, "42501", message);
-    if allowed.is_ok_and(|allowed| allowed.as_deref() == Some("true")) {
-        return problem(format!("permission denied for channel \"{channel}\""))
-            .hint("rowcast.may_subscribe and rowcast.may_publish decide who may");
+/// What the answer says of the channel, and of this role.
+fn permitted(answer: Option<&Row>, channel: &str) -> Result<(), Refusal> {
+    let says = |column| answer.and_then(|row| row.try_get::<_, Option<bool>>(column).ok()?);
+    if says(1) == Some(true) {
+        return Ok(());
     }
-    problem(format!("channel \"{channel}\" is not allowed")).hint(format!(
+    let problem = |message: String| Problem::new(StatusCode::UNAUTHORIZED, "42501", message);
+    if says(0) == Some(true) {
+        let problem = problem(format!("permission denied for channel \"{channel}\""));
+        return Err(Refusal::Forbidden(problem.hint(
+            "rowcast.may_subscribe and rowcast.may_publish decide who may",
+        )));
+    }
+    let problem = problem(format!("channel \"{channel}\" is not allowed"));
+    Err(Refusal::Forbidden(problem.hint(format!(
         "select rowcast.allow_channel({});",
-        crate::postgres::quote::literal(channel).trim_start()
-    ))
+        literal(channel).trim_start()
+    ))))
+}
+
+/// The first row of an answer.
+async fn one(client: &Client, sql: &str, values: &[&str]) -> Result<Option<Row>, Error> {
+    let values: Vec<_> = values.iter().map(|value| Untyped(value)).collect();
+    let values: Vec<(&(dyn ToSql + Sync), Type)> = values
+        .iter()
+        .map(|value| (value as _, Type::UNKNOWN))
+        .collect();
+    let answer = client.query_typed(sql, &values).await?;
+    Ok(answer.into_iter().next())
 }

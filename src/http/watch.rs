@@ -107,7 +107,12 @@ pub(super) async fn make(
 
 /// As whom a view is read. What a login of the role would set holds here as it does for reads, and a
 /// function that is called before each request may look at any claim.
-fn watcher(rows: &Rows, identity: &Identity, schema: &str, row_security: bool) -> Context {
+pub(super) fn watcher(
+    rows: &Rows,
+    identity: &Identity,
+    schema: &str,
+    row_security: bool,
+) -> Context {
     let claims = row_security || rows.pre_request.is_some();
     let mut context = context::of_view(identity, schema, claims);
     let (settings, _timeout) = rows.role_settings(identity);

@@ -740,6 +740,16 @@ async fn last(client: &Client) -> Result<Last, tokio_postgres::Error> {
     })
 }
 
+/// What is known of a transaction of which all is done, for who runs statements of his own in it.
+///
+/// # Errors
+/// [`Error::Database`], and those of [`Overrides::parse`].
+pub async fn ended(client: &Client, end: End) -> Result<Ended, Error> {
+    let (checked, last) = futures::join!(check_constraints(client, end), last(client));
+    checked?;
+    last?.ended(end, true)
+}
+
 /// COMMIT would check what is deferred. A write that is only tried must fail where it would fail.
 async fn check_constraints(client: &Client, end: End) -> Result<(), tokio_postgres::Error> {
     match end {

@@ -775,6 +775,12 @@ impl Handle {
         self.current.borrow().clone()
     }
 
+    /// Follows the picture.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.current.subscribe()
+    }
+
     /// Reads the catalogue anew and returns it. Calls that overlap share one read that began after
     /// the later of them was made, so the answer is never older than the question.
     ///

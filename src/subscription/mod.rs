@@ -72,6 +72,9 @@ pub type Opener = Arc<dyn Fn() -> BoxFuture<'static, Result<View, Unavailable>> 
 /// When a stream ends, unless that moves on.
 pub type End = watch::Receiver<SystemTime>;
 
+/// Whether a stream may go on, and why not once that is taken back.
+pub type Permit = watch::Receiver<Option<Unavailable>>;
+
 /// Why a stream cannot show anything now, though it may later.
 #[derive(Debug, Clone)]
 pub struct Unavailable {
@@ -171,8 +174,8 @@ impl From<Unjoined> for Trouble {
 pub enum Source {
     /// Rows of a view, which this makes.
     View(Opener),
-    /// Messages of a channel.
-    Channel(String),
+    /// Messages of a channel, for as long as they are permitted.
+    Channel(String, Permit),
 }
 
 /// A stream of frames for one connection.
@@ -415,10 +418,14 @@ impl Subscription {
         };
         let direct = Arc::new(Direct::new(Arc::clone(&parts.metrics)));
         parts.beats.add(&direct);
+        let permit = match &source {
+            Source::Channel(_, permit) => Some(permit.clone()),
+            Source::View(_) => None,
+        };
         Self {
             queue: VecDeque::from([Bytes::from_static(sse::COMMENT.as_bytes())]),
             phase: Phase::Opening(token, view.map(Box::new)),
-            signals: Signals::new(&parts, Arc::clone(&direct), end),
+            signals: Signals::new(&parts, Arc::clone(&direct), end, permit),
             columns: None,
             direct,
             present,
@@ -496,6 +503,10 @@ impl Subscription {
                 }
                 Poll::Ready(Some(Signal::Expired)) => {
                     self.expire();
+                    continue;
+                }
+                Poll::Ready(Some(Signal::Refused(why))) => {
+                    self.refuse(&why);
                     continue;
                 }
                 Poll::Ready(None) => return Poll::Ready(Step::End),
@@ -632,7 +643,10 @@ impl Subscription {
         retry: Option<u64>,
     ) -> Result<Live, Unavailable> {
         match &self.source {
-            Source::Channel(channel) => {
+            Source::Channel(channel, permit) => {
+                if let Some(why) = &*permit.borrow() {
+                    return Err(why.clone());
+                }
                 let channel = channel.clone();
                 self.open_channel(&channel, token, coming, retry).await
             }
@@ -941,6 +955,17 @@ impl Subscription {
         let id = live.screen.token().to_string();
         let ended = control::ended(&id, fastrand::u64(200..1000), &why);
         self.queue.push_back(ended);
+    }
+
+    /// As a view does that may not be made again: the client tries later, from where it was.
+    fn refuse(&mut self, why: &Unavailable) {
+        let Phase::Live(live) = std::mem::replace(&mut self.phase, Phase::Ended) else {
+            return;
+        };
+        self.count_drop("unavailable");
+        let token = live.screen.token().to_string();
+        let frame = Self::unavailable(Some(&token), why);
+        self.queue.push_back(frame.slice(sse::COMMENT.len()..));
     }
 
     /// Says goodbye, if it can tell where it stands.

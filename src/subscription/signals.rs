@@ -9,7 +9,7 @@ use futures::stream::{self, Stream};
 use tokio::sync::watch;
 
 use super::direct::Direct;
-use super::{End, Parts};
+use super::{End, Parts, Permit, Unavailable};
 use crate::shutdown::Shutdown;
 use crate::wake::Seldom;
 
@@ -19,6 +19,8 @@ pub(super) enum Signal {
     Closing(Duration),
     /// Whoever opened the stream may not see it any more.
     Expired,
+    /// The same, for another reason.
+    Refused(Unavailable),
     /// It is time to say how things stand.
     Control,
 }
@@ -33,10 +35,16 @@ struct Heard {
     fresh: watch::Receiver<bool>,
     direct: Arc<Direct>,
     end: Option<End>,
+    permit: Option<Permit>,
 }
 
 impl Signals {
-    pub(super) fn new(parts: &Parts, direct: Arc<Direct>, end: Option<End>) -> Self {
+    pub(super) fn new(
+        parts: &Parts,
+        direct: Arc<Direct>,
+        end: Option<End>,
+        permit: Option<Permit>,
+    ) -> Self {
         let mut fresh = parts.health.watch_fresh();
         fresh.mark_unchanged();
         let heard = Heard {
@@ -44,6 +52,7 @@ impl Signals {
             fresh,
             direct,
             end,
+            permit,
         };
         let signals = stream::unfold(heard, |mut heard| async move {
             Some((heard.next().await?, heard))
@@ -63,10 +72,22 @@ impl Heard {
             biased;
             grace = self.shutdown.begun() => Some(Signal::Closing(grace)),
             () = expired(self.end.as_mut()) => Some(Signal::Expired),
+            why = refused(self.permit.as_mut()) => Some(Signal::Refused(why)),
             changed = self.fresh.changed() => changed.ok().map(|()| Signal::Control),
             () = self.direct.is_due() => Some(Signal::Control),
         }
     }
+}
+
+/// Waits until the permit is taken back; for ever where there is none.
+async fn refused(permit: Option<&mut Permit>) -> Unavailable {
+    if let Some(permit) = permit
+        && let Ok(why) = permit.wait_for(Option::is_some).await
+        && let Some(why) = &*why
+    {
+        return why.clone();
+    }
+    std::future::pending().await
 }
 
 /// Waits for the end; for ever where there is none.

@@ -118,6 +118,11 @@ fn parts(takes: Duration) -> Parts {
     parts
 }
 
+/// Its messages, for ever.
+fn lobby() -> Source {
+    Source::Channel("lobby".to_owned(), watch::Sender::default().subscribe())
+}
+
 /// The controls of somebody who comes back from 11.
 fn controls(takes: Duration) -> impl Stream<Item = String> {
     controls_with(parts(takes))
@@ -187,7 +192,7 @@ async fn who_has_not_taken_everything_is_not_told_to_be_up_to_date() {
         ..parts
     };
     let (stage, health) = (Arc::clone(&parts.stage), Arc::clone(&parts.health));
-    let source = Source::Channel("lobby".to_owned());
+    let source = lobby();
     let mut controls = pin!(controls_of(Subscription::new(
         parts, source, None, None, None
     )));
@@ -225,7 +230,7 @@ async fn who_has_not_taken_everything_is_not_told_to_be_up_to_date() {
 async fn streams_that_began_at_different_moments_say_together_how_things_stand() {
     let parts = parts(Duration::ZERO);
     let open = || {
-        let source = Source::Channel("lobby".to_owned());
+        let source = lobby();
         let stream = Subscription::new(parts.clone(), source, None, None, None);
         Box::pin(controls_of(stream))
     };
@@ -271,7 +276,7 @@ async fn a_channel_is_listened_to_from_before_its_stream_opens_until_the_last_on
     let wanted = parts.stage.wanted();
     let held = || Held::join(&parts.stage, "lobby").unwrap();
     let stream = || {
-        let source = Source::Channel("lobby".to_owned());
+        let source = lobby();
         Subscription::new(parts.clone(), source, None, None, None).holding(held())
     };
     // Gone while it waits, and gone before anybody has looked at the stream.
@@ -291,4 +296,33 @@ async fn a_channel_is_listened_to_from_before_its_stream_opens_until_the_last_on
     assert_eq!(*wanted.borrow(), ["lobby"]);
     drop(stream());
     assert_eq!(*wanted.borrow(), ["lobby"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_s_stream_ends_where_it_is_once_its_permit_is_taken_back() {
+    let parts = parts(Duration::ZERO);
+    let wanted = parts.stage.wanted();
+    let permits = watch::Sender::default();
+    let open = |permit| {
+        let source = Source::Channel("lobby".to_owned(), permit);
+        Subscription::new(parts.clone(), source, None, None, None)
+    };
+    let mut controls = pin!(controls_of(open(permits.subscribe())));
+    next(&mut controls).await;
+    read_on(&parts.stage, &parts.health, 40);
+    permits.send_replace(Some(Unavailable {
+        body: "\"no more\"".to_owned(),
+        passing: false,
+        crowded: false,
+    }));
+    let goodbye = next(&mut controls).await;
+    for told in [&format!(".{}\n", at(11)), r#""error":"no more""#, "retry: "] {
+        assert!(goodbye.contains(told), "{told} is not in {goodbye}");
+    }
+    assert_eq!(controls.next().await, None);
+    assert!(wanted.borrow().is_empty(), "nobody listens any more");
+    // One that begins again is not given what came since.
+    let mut again = pin!(controls_of(open(permits.subscribe())));
+    assert!(next(&mut again).await.contains("no more"));
+    assert_eq!(again.next().await, None);
 }

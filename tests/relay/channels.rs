@@ -1,9 +1,10 @@
 //! Messages that are not rows reach everybody on their channel, and nobody on another.
 
-use hyper::StatusCode;
-use serde_json::json;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
 
-use crate::harness::{Relay, Stream, database};
+use crate::harness::{Answer, Relay, Stream, database};
+use crate::policies::{self, ROLES, SECRET, token};
 
 async fn subscribed(relay: &Relay, channel: &str) -> Stream {
     let mut stream = relay.stream(&format!("/channels/{channel}")).await;
@@ -12,6 +13,21 @@ async fn subscribed(relay: &Relay, channel: &str) -> Stream {
         .until(|event| event.name == "control" && !event.id.is_empty())
         .await;
     stream
+}
+
+/// A channel as somebody with this token sees it.
+async fn seen_by(relay: &Relay, token: &str, channel: &str, id: Option<&str>) -> Stream {
+    let url = format!("{}/channels/{channel}", relay.url);
+    let bearer = format!("Bearer {token}");
+    Stream::with(&url, id, &[("authorization", &bearer)]).await
+}
+
+/// Under which id a stream ends that is not permitted, and why it is not.
+async fn refused(stream: &mut Stream) -> (String, Value) {
+    let last = stream.until(|event| event.data.contains("error")).await;
+    assert!(last.retry.is_some());
+    assert_eq!(stream.next().await, None);
+    (last.id.clone(), last.json()["error"].clone())
 }
 
 #[tokio::test]
@@ -162,7 +178,9 @@ async fn who_missed_more_than_is_kept_for_one_is_told_so_and_others_get_each_mes
             "select rowcast.publish('bulk', to_json(repeat('x', 200000))) from generate_series(1, {missed})"
         );
         let txid = database.commit(&publish).await;
-        let mut live = subscribed(&relay, "bulk").await;
+        // Nobody has missed what the relay has not read yet.
+        let mut live = relay.stream("/channels/bulk").await;
+        live.until(|event| event.covers(&txid)).await;
         let mut back = relay.resume("/channels/bulk", &id).await;
         let event = back.data().await;
         let kinds = event.elements();
@@ -182,4 +200,154 @@ async fn who_missed_more_than_is_kept_for_one_is_told_so_and_others_get_each_mes
             stream.until(|event| event.has_txid(&txid)).await;
         }
     }
+}
+
+#[tokio::test]
+async fn the_function_before_each_request_and_the_end_of_transactions_hold_for_channels_too() {
+    let database = database().await;
+    database.sql(ROLES).await;
+    database
+        .sql(
+            "do $$ begin execute format('alter role member in database %I set app.house = ''ours''', current_database()); end $$; \
+             create table visits (who text); grant insert on visits to member; \
+             create function gate() returns void language plpgsql as $$ \
+             declare who text := current_setting('request.jwt.claims')::json ->> 'sub'; \
+             begin \
+               if who = 'eve' or current_setting('app.house', true) is distinct from 'ours' then \
+                 raise 'not you' using errcode = 'PT403'; \
+               end if; \
+               if current_setting('request.method') = 'POST' then \
+                 insert into visits values (who); \
+                 perform set_config('response.headers', '[{\"x-gate\":\"passed\"}]', true); \
+               end if; \
+             end $$",
+        )
+        .await;
+    let api = database.url.replace("user=postgres", "user=api_login");
+    let arguments = [
+        "--api-url",
+        &api,
+        "--jwt-secret",
+        SECRET,
+        "--pre-request",
+        "public.gate",
+        "--tx-end",
+        "rollback-allow-override",
+    ];
+    let relay = Relay::start(&database, &arguments).await;
+    database.sql("select rowcast.allow_channel('lobby')").await;
+    let publish = async |token: &str, prefer: &str| -> Answer {
+        let bearer = format!("Bearer {token}");
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+            ("prefer", prefer),
+        ];
+        let path = "/channels/lobby";
+        relay.request(Method::POST, path, &headers, "1").await
+    };
+    let written = async || {
+        let sql = "select concat((select count(*) from rowcast.log where op = 'P'), ' ', (select count(*) from visits))";
+        database.one(sql).await
+    };
+
+    let eve = token("member", &["sub=eve"]).await;
+    for prefer in ["tx=rollback", "tx=commit"] {
+        let answer = publish(&eve, prefer).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.json()["code"]),
+            (403, &json!("PT403"))
+        );
+    }
+    let (_, why) = refused(&mut seen_by(&relay, &eve, "lobby", None).await).await;
+    assert_eq!(why["code"], "PT403");
+    assert_eq!(written().await, "0 0");
+
+    let ann = token("member", &["sub=ann"]).await;
+    let mut lobby = seen_by(&relay, &ann, "lobby", None).await;
+    lobby.until(|event| event.json()["upToDate"] == true).await;
+    let tried = publish(&ann, "").await;
+    assert_eq!(tried.status, 201, "{}", tried.body);
+    assert_eq!(tried.json(), json!({"txid": null}));
+    assert!(!tried.headers.contains_key("rowcast-txid"));
+    assert!(!tried.headers.contains_key("preference-applied"));
+    assert_eq!(written().await, "0 0");
+    let held = publish(&ann, "tx=commit").await;
+    assert_eq!(held.status, 201, "{}", held.body);
+    assert_eq!(held.header("preference-applied"), "tx=commit");
+    assert_eq!(held.header("x-gate"), "passed");
+    assert_eq!(held.json(), json!({"txid": held.txid()}));
+    // It was called once for what is one request.
+    assert_eq!(written().await, "1 1");
+    assert!(lobby.data().await.has_txid(held.txid()));
+}
+
+#[tokio::test]
+async fn who_may_not_listen_any_more_is_told_so_and_gets_nothing_that_came_later() {
+    let database = database().await;
+    database.sql(ROLES).await;
+    let relay = policies::relay(&database).await;
+    // Nobody watches the table, so nothing tells when it changes.
+    database
+        .sql(
+            "select rowcast.allow_channel('lobby'), rowcast.allow_channel('hall'); \
+             create table members (who text, room text); grant select on members to member; \
+             insert into members select w, r from unnest('{ann,bob}'::text[]) w, unnest('{lobby,hall}'::text[]) r; \
+             create or replace function rowcast.may_subscribe(channel text) returns boolean \
+             language sql stable as $$ select exists (select from public.members where room = channel \
+               and who = current_setting('request.jwt.claims')::json ->> 'sub') $$",
+        )
+        .await;
+    let ann = token("member", &["sub=ann"]).await;
+    let bob = token("member", &["sub=bob"]).await;
+    let open = async |who: &str, channel: &str| {
+        let mut stream = seen_by(&relay, who, channel, None).await;
+        stream.until(|event| event.json()["upToDate"] == true).await;
+        stream
+    };
+    let mut anns = [open(&ann, "lobby").await, open(&ann, "lobby").await];
+    let mut bobs = open(&bob, "lobby").await;
+    let mut hall = open(&ann, "hall").await;
+
+    // What the function reads changes.
+    database
+        .sql("delete from members where who = 'ann' and room = 'lobby'")
+        .await;
+    for stream in &mut anns {
+        let (id, why) = refused(stream).await;
+        assert!(id.parse::<rowcast::cursor::Token>().is_ok(), "{id}");
+        assert_eq!(why["message"], "permission denied for channel \"lobby\"");
+    }
+    let (_, why) = refused(&mut seen_by(&relay, &ann, "lobby", None).await).await;
+    assert_eq!(why["code"], "42501");
+    let txid = database
+        .commit("select rowcast.publish('lobby', '1')")
+        .await;
+    assert!(bobs.data().await.has_txid(&txid));
+
+    // The channel is forbidden.
+    database.sql("select rowcast.forbid_channel('lobby')").await;
+    let (id, why) = refused(&mut bobs).await;
+    assert_eq!(why["message"], "channel \"lobby\" is not allowed");
+    let txid = database.commit("select rowcast.publish('hall', '1')").await;
+    assert!(hall.data().await.has_txid(&txid));
+
+    // The function becomes another one.
+    database
+        .sql(
+            "create or replace function rowcast.may_subscribe(channel text) returns boolean \
+             language sql stable as $$ select channel = 'lobby' $$",
+        )
+        .await;
+    let (_, why) = refused(&mut hall).await;
+    assert_eq!(why["message"], "permission denied for channel \"hall\"");
+
+    // Who may again goes on where he was.
+    database.sql("select rowcast.allow_channel('lobby')").await;
+    let txid = database
+        .commit("select rowcast.publish('lobby', '2')")
+        .await;
+    let event = seen_by(&relay, &bob, "lobby", Some(&id)).await.data().await;
+    assert_eq!(event.elements().len(), 1, "{}", event.data);
+    assert!(event.has_txid(&txid));
 }

@@ -41,7 +41,7 @@ use rowcast::view::image::Images;
 use rowcast::view::keys::Keys;
 use rowcast::view::snapshot::{Pieces, SnapshotError, State};
 use rowcast::view::{Definition, Sight, View};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::database::{CHANNEL, Database, Picture, Row};
 use crate::truth::Shows;
@@ -700,7 +700,7 @@ impl Relay {
         token: Option<String>,
     ) -> (BoxStream<'static, Bytes>, Arc<Direct>) {
         let subscription = if shows == Shows::Channel {
-            let source = Source::Channel(CHANNEL.to_owned());
+            let source = Source::Channel(CHANNEL.to_owned(), watch::Sender::default().subscribe());
             Subscription::new(self.parts.clone(), source, token, None, None)
         } else {
             let (link, stage) = (self.link.clone(), Arc::clone(&self.parts.stage));
