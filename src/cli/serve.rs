@@ -366,6 +366,7 @@ impl Relay {
             bounds::streams(&config.bounds, limits.connections),
             pressure.subscribe(),
         );
+        let cookie = door.auth.cookie().to_owned();
         let api = Api {
             auth: Arc::new(door.auth),
             rows: Arc::new(Rows {
@@ -377,6 +378,7 @@ impl Relay {
                 statement_timeout: STATEMENT_TIMEOUT,
                 tx_end: config.tx_end,
                 pre_request: config.pre_request.as_deref().map(quoted),
+                cookie,
             }),
             streams: subscription::Parts {
                 stage: Arc::clone(feed.stage()),

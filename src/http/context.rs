@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use hyper::header::{AUTHORIZATION, COOKIE, HeaderMap};
+use hyper::header::{AUTHORIZATION, COOKIE, HeaderMap, PROXY_AUTHORIZATION};
 use hyper::http::request::Parts;
 
 use crate::auth::Identity;
@@ -14,15 +14,16 @@ use crate::postgres::transaction::Context;
 
 type Settings = Vec<(Cow<'static, str>, String)>;
 
-/// As whom `identity` reads and writes rows of `schema` by this request.
+/// As whom `identity` reads and writes rows of `schema` by this request. `cookie` is the name of the one that may
+/// hold a token.
 #[must_use]
-pub fn of_request(identity: &Identity, schema: &str, parts: &Parts) -> Context {
+pub fn of_request(identity: &Identity, schema: &str, parts: &Parts, cookie: &str) -> Context {
     let mut settings = named(schema, &identity.claims);
     settings.extend([
         setting("request.method", parts.method.as_str()),
         setting("request.path", parts.uri.path()),
         setting("request.headers", &headers(&parts.headers)),
-        setting("request.cookies", &cookies(&parts.headers)),
+        setting("request.cookies", &cookies(&parts.headers, cookie)),
     ]);
     Context {
         role: identity.role.clone(),
@@ -69,7 +70,7 @@ fn headers(headers: &HeaderMap) -> String {
     let mut members = serde_json::Map::new();
     for name in headers.keys() {
         // Clients of Supabase send their token as the key of the API too.
-        if *name == AUTHORIZATION || *name == COOKIE || name == "apikey" {
+        if [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(name) || name == "apikey" {
             continue;
         }
         let values = headers.get_all(name).iter();
@@ -79,14 +80,14 @@ fn headers(headers: &HeaderMap) -> String {
     serde_json::Value::from(members).to_string()
 }
 
-/// By name, without those that browsers let only their own site set: they hold tokens.
-fn cookies(headers: &HeaderMap) -> String {
+/// By name, without the one that may hold a token, and those that browsers let only their own site set.
+fn cookies(headers: &HeaderMap, token: &str) -> String {
     let values = headers.get_all(COOKIE).iter();
     let pairs = values
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
-        .filter(|(name, _)| !name.starts_with("__Host-"));
+        .filter(|(name, _)| *name != token && !name.starts_with("__Host-"));
     let members: serde_json::Map<String, serde_json::Value> = pairs
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect();
@@ -110,11 +111,15 @@ mod tests {
             .header("X-Seen", "yes")
             .header("Authorization", "Bearer secret-token")
             .header("apikey", "secret-token")
-            .header("Cookie", "theme=dark; __Host-rowcast=secret-token")
+            .header("Proxy-Authorization", "Basic secret-token")
+            .header(
+                "Cookie",
+                "theme=dark; __Host-rowcast=secret-token; sid=secret-token",
+            )
             .body(())
             .unwrap()
             .into_parts();
-        let context = of_request(&identity, "api", &parts);
+        let context = of_request(&identity, "api", &parts, "sid");
         let get = |name| {
             let mut settings = context.settings.iter();
             settings.find_map(|(n, value)| (n == name).then_some(value.as_str()))

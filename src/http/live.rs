@@ -106,6 +106,7 @@ impl World {
                 statement_timeout: Duration::from_secs(8),
                 tx_end: crate::config::TxEnd::Commit,
                 pre_request: None,
+                cookie: String::new(),
             },
             psql,
             _server: (cluster, place),

@@ -71,6 +71,8 @@ pub struct Rows {
     pub tx_end: TxEnd,
     /// A function that is called before each request: its name as SQL.
     pub pre_request: Option<String>,
+    /// The name of the cookie that may hold a token, which functions do not see.
+    pub cookie: String,
 }
 
 impl Rows {
@@ -83,7 +85,7 @@ impl Rows {
         parts: &Parts,
         preferences: &Preferences,
     ) -> Context {
-        let mut context = context::of_request(identity, self.schema(schema), parts);
+        let mut context = context::of_request(identity, self.schema(schema), parts, &self.cookie);
         let (settings, timeout) = self.role_settings(identity);
         context.settings.splice(0..0, settings);
         let timeout = timeout.as_millis().to_string();
