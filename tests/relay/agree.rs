@@ -271,7 +271,10 @@ async fn streams_and_reads_agree_on_every_type_and_operator() {
         let statements: Vec<_> = (0..random.usize(1..4))
             .map(|_| statement(&mut random))
             .collect();
-        database.commit(&statements.join("; ")).await;
+        let zone = ["UTC", "Asia/Kathmandu", "America/St_Johns"][random.usize(0..3)];
+        let statements = statements.join("; ");
+        let statements = format!("set local timezone = '{zone}'; {statements}");
+        database.commit(&statements).await;
     }
     let last = database
         .commit("update many set id = id where id < 0; select pg_current_xact_id()")
