@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::stage::{Joined, NotYet, Position, Stage};
 use crate::backoff::Backoff;
 use crate::cursor::{Cursor, Name, Token};
-use crate::event::Transaction;
+use crate::event::{Element, Transaction};
 use crate::log::Batch;
 use crate::metrics::Answer as Counted;
 use crate::mutants::{Mutant, on};
@@ -89,11 +89,16 @@ pub enum Unjoined {
 }
 
 impl Stage {
-    /// Joins the view of that name which asks, registering `view` if there is none.
+    /// Joins the view of that name which asks, registering `view` if there is none. Who comes back may show rows
+    /// of it already.
     ///
     /// # Errors
     /// [`Unjoined`].
-    pub fn join_asking(&self, view: View) -> Result<(Arc<View>, Joined), Unjoined> {
+    pub fn join_asking(
+        &self,
+        view: View,
+        comes_back: bool,
+    ) -> Result<(Arc<View>, Joined), Unjoined> {
         let live = self.lock();
         let at = live.at.as_ref().ok_or(NotYet)?;
         let mut state = self.asked.lock();
@@ -130,6 +135,9 @@ impl Stage {
             }
         });
         let view = Arc::clone(&entry.view);
+        if comes_back {
+            view.set_shown();
+        }
         let joined = Joined {
             place: at.place.clone(),
             epoch: at.epoch,
@@ -311,11 +319,18 @@ impl Stage {
         entry.put = None;
         match answer {
             Ok(Answer {
-                elements,
+                mut elements,
                 change,
                 whole,
             }) => {
                 entry.retry = None;
+                // Whoever shows nothing need not know that rows are there which change.
+                let is_delete = |element: &Element| matches!(element, Element::Delete { .. });
+                if elements.iter().any(|element| !is_delete(element)) {
+                    view.set_shown();
+                } else if !view.may_be_shown() {
+                    elements.clear();
+                }
                 if let Some(shown) = &whole {
                     // What policies read of tables that nobody watches changes between comparisons
                     // unseen; everything else is compared at once.
@@ -502,7 +517,7 @@ mod tests {
     fn what_a_round_that_broke_off_was_to_ask_is_asked_again_before_anybody_is_told_to_be_further()
     {
         let stage = stage();
-        let (view, _joined) = stage.join_asking(view()).unwrap();
+        let (view, _joined) = stage.join_asking(view(), false).unwrap();
         let told = || view.told_until().until.unwrap().xmax();
         let batch = insert(10);
         stage.publish(&batch, &at(10), true);
@@ -545,7 +560,7 @@ mod tests {
             definition.context.role = role.map(str::to_owned);
             let name = format!("{number} {role:?}");
             let view = View::new(Name::of([name.as_str()]), definition);
-            stage.join_asking(view).map(|_joined| ())
+            stage.join_asking(view, false).map(|_joined| ())
         };
         for number in 0..MOST_OF_ONE {
             join(number, None).unwrap();
@@ -562,7 +577,7 @@ mod tests {
     #[test]
     fn nobody_is_told_to_be_further_by_what_the_feed_knows_of_another_epoch() {
         let stage = stage();
-        let (view, _joined) = stage.join_asking(view()).unwrap();
+        let (view, _joined) = stage.join_asking(view(), false).unwrap();
         let batch = insert(10);
         stage.publish(&batch, &at(10), true);
         let here = stage.position().unwrap();
@@ -582,7 +597,7 @@ mod tests {
             stage.position().unwrap()
         };
         read(true);
-        let (view, _joined) = stage.join_asking(view()).unwrap();
+        let (view, _joined) = stage.join_asking(view(), false).unwrap();
         let round = |here: &Position| {
             let nothing = Batch {
                 transactions: Vec::new(),

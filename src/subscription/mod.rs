@@ -680,7 +680,7 @@ impl Subscription {
         let from = brought.as_ref().filter(|token| token.view == name);
         let stage = &self.parts.stage;
         let (view, joined) = if view.asking().is_some() {
-            let joined = stage.join_asking(view);
+            let joined = stage.join_asking(view, from.is_some());
             joined.map_err(|error| self.explain(&error.into()))?
         } else {
             let joined = stage.join_view(view, from.map(|token| &token.cursor));

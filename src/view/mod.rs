@@ -11,6 +11,7 @@ pub mod image;
 pub mod keys;
 pub mod snapshot;
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -70,6 +71,16 @@ pub struct View {
     topic: Topic<Delivery>,
     snapshots: snapshot::Flight,
     told: Mutex<Told>,
+    sightings: Sightings,
+}
+
+/// Whether some screen may show a row.
+#[derive(Debug, Default)]
+struct Sightings {
+    /// One was told, or a state that holds one was read.
+    any: AtomicBool,
+    /// States that are being read.
+    reading: AtomicUsize,
 }
 
 /// How far a view that asks is.
@@ -277,6 +288,7 @@ impl View {
             topic: Topic::new(BUFFER),
             snapshots: snapshot::Flight::default(),
             told: Mutex::default(),
+            sightings: Sightings::default(),
         }
     }
 
@@ -395,6 +407,32 @@ impl View {
 
     fn told(&self) -> std::sync::MutexGuard<'_, Told> {
         self.told.lock().expect("no panic while held")
+    }
+
+    /// Some screen may show a row: what goes must be told.
+    pub fn set_shown(&self) {
+        self.sightings.any.store(true, Ordering::SeqCst);
+    }
+
+    /// A state is being read, until the guard is dropped.
+    fn read_state(&self) -> impl Drop + '_ {
+        struct Reading<'a>(&'a AtomicUsize);
+        impl Drop for Reading<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.sightings.reading.fetch_add(1, Ordering::SeqCst);
+        Reading(&self.sightings.reading)
+    }
+
+    /// Whether some screen may show a row of it. Whoever begins to read a state after this was asked, reads one
+    /// that is later than all that had been read by then.
+    #[must_use]
+    pub fn may_be_shown(&self) -> bool {
+        let sightings = &self.sightings;
+        // In this order: what was being read is noted before it is over.
+        sightings.reading.load(Ordering::SeqCst) > 0 || sightings.any.load(Ordering::SeqCst)
     }
 
     /// The data lines of these elements.

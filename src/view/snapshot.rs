@@ -157,7 +157,12 @@ pub async fn read(view: &Arc<View>, begin: Begin<'_>) -> Result<Arc<Snapshot>, A
                     tokio::time::sleep_until(at).await;
                 }
                 let position = view.topic.end();
+                let reading = view.read_state();
                 let state = state.await.map_err(Arc::new)?;
+                if state.digest != Digest::default() {
+                    view.set_shown();
+                }
+                drop(reading);
                 Ok(Arc::new(Snapshot {
                     cursor: Arc::new(state.cursor),
                     epoch: state.epoch,

@@ -374,6 +374,41 @@ async fn who_was_granted_columns_may_do_with_them_what_postgresql_lets_do() {
 }
 
 #[tokio::test]
+async fn who_is_shown_nothing_is_told_of_nothing() {
+    let (database, relay) = world().await;
+    let zed = token("member", &["sub=zed"]).await;
+    let mut screen = Watcher::of(&relay, PATH, &zed, None).await;
+    screen.shows("nothing", &BTreeMap::new()).await;
+    for step in [
+        "update notes set body = body || '!'",
+        "delete from notes where tenant = 2",
+        "insert into notes values (200, 2, 'canary-2')",
+    ] {
+        let txid = database.commit(step).await;
+        let events = screen.screen.reach(&mut screen.stream, &txid).await;
+        let told: Vec<_> = events
+            .iter()
+            .filter(|event| event.name != "control")
+            .collect();
+        assert!(told.is_empty(), "{step}: {told:?}");
+    }
+    // From the first row on, what goes is told.
+    let join = "insert into membership values (2, 'zed')";
+    let txid = database.commit(join).await;
+    screen.screen.reach(&mut screen.stream, &txid).await;
+    assert_eq!(screen.shown(), truth(&database, "zed").await);
+    assert_eq!(screen.shown().len(), 1);
+    let txid = database
+        .commit("delete from membership where who = 'zed'")
+        .await;
+    screen.screen.reach(&mut screen.stream, &txid).await;
+    assert_eq!(screen.shown(), BTreeMap::new());
+    let txid = database.commit("update notes set body = body || '?'").await;
+    screen.screen.reach(&mut screen.stream, &txid).await;
+    assert_eq!(screen.shown(), BTreeMap::new());
+}
+
+#[tokio::test]
 async fn what_nobody_watches_is_compared() {
     let (database, relay) = world().await;
     database.sql("select rowcast.unwatch('membership')").await;
