@@ -10,8 +10,10 @@ use crate::mutants::{Mutant, on};
 use crate::sse;
 use crate::view::View;
 
-/// The member of a control that says that the relay stops.
-pub(super) const CLOSING: &str = r#","closing":true"#;
+/// The members of a control that says that the relay stops, and when to come back.
+pub(super) fn closing(retry: u64) -> String {
+    format!(r#","closing":true,"retry_ms":{retry}"#)
+}
 
 /// How far behind a stream is.
 #[derive(Debug, Clone, Copy)]
@@ -31,9 +33,11 @@ pub(super) fn frame(id: &str, retry: Option<u64>, state: State, more: &str) -> B
     sse::control(retry, id, &json)
 }
 
-/// A control that says why the stream ends.
+/// A control that says why the stream ends. An `EventSource` keeps `retry:` to itself, and a page that
+/// makes a new one each time has to know it as well.
 pub(super) fn ended(id: &str, retry: u64, why: &Unavailable) -> Bytes {
-    let json = format!(r#"{{"upToDate":false,"error":{}}}"#, why.body);
+    let error = &why.body;
+    let json = format!(r#"{{"upToDate":false,"error":{error},"retry_ms":{retry}}}"#);
     sse::control(Some(retry), id, &json)
 }
 

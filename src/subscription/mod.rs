@@ -50,7 +50,6 @@ use crate::view::snapshot::{self, SnapshotError};
 use crate::view::{Channel, Delivery, Sight, View};
 use beats::Beats;
 use catch_up::{CaughtUp, Coming, Told};
-use control::CLOSING;
 use direct::Direct;
 pub use reads::{Ask, Pools, Reads, Since};
 use screen::{Screen, Taken};
@@ -994,9 +993,10 @@ impl Subscription {
     /// Says goodbye to somebody at `id`, who has been told `everything` or not.
     fn say_closing(&mut self, id: &str, everything: bool) {
         self.count_drop("shutdown");
-        let retry = Some(self.retry_later());
-        let closing = control::frame(id, retry, self.parts.state(everything), CLOSING);
-        self.queue.push_back(closing);
+        let retry = self.retry_later();
+        let state = self.parts.state(everything);
+        let goodbye = control::frame(id, Some(retry), state, &control::closing(retry));
+        self.queue.push_back(goodbye);
     }
 
     /// Open streams of this relay.

@@ -266,7 +266,10 @@ async fn who_is_still_waiting_for_a_state_is_told_that_the_relay_stops() {
     let id = format!(".{}\n", at(11));
     assert!(goodbye.contains(&id), "{goodbye}");
     assert!(goodbye.contains(r#""closing":true"#), "{goodbye}");
-    assert!(goodbye.contains("retry: "), "{goodbye}");
+    let (_, retry) = goodbye.split_once("retry: ").unwrap();
+    let (retry, _) = retry.split_once('\n').unwrap();
+    let told = format!(r#""retry_ms":{retry}}}"#);
+    assert!(goodbye.contains(&told), "{goodbye}");
     assert_eq!(controls.next().await, None);
 }
 

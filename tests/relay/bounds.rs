@@ -22,6 +22,7 @@ async fn refused(mut stream: Stream, code: &str) -> Event {
         control.retry.is_some_and(|retry| retry >= 10_000),
         "{control:?}"
     );
+    assert_eq!(told["retry_ms"].as_u64(), control.retry, "{control:?}");
     assert_eq!(stream.next().await, None);
     control
 }
