@@ -71,6 +71,8 @@ function drawNow() {
 
 for (const table of ['people', 'lists', 'cards']) {
   views[table].subscribe(rows => {
+    // Whoever takes the seat may see this board, too: it stays until his own rows are here.
+    if (!views[table].ready) return ready.delete(table)
     ready.add(table)
     if (table === 'people') {
       know(rows)

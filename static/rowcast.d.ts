@@ -49,11 +49,13 @@ interface Stream {
   readonly status: Status
   /** When the rows were last known to be the truth. */
   readonly since: Date | null
+  /** Whether the state is complete: no rows then means that there are none. */
+  readonly ready: boolean
   readonly error: RowcastError | null
   on(name: 'status', listener: (status: Status, error: RowcastError | null) => void): () => void
   /** Resolves when this stream covers the write; at once when there is no txid. Rejects on `close`. */
   synced(txid: string | null | undefined, options?: { signal?: AbortSignal }): Promise<void>
-  /** Asks `token` anew: a stream of somebody else is opened in place of this one. */
+  /** Asks `token` anew: if somebody else sits here, the rows are forgotten and his stream is opened. */
   renew(): Promise<void>
   close(): void
 }
@@ -65,7 +67,7 @@ export interface View<Row = any> extends Stream {
   readonly outdated: ReadonlySet<string>
   /** The version of a row, for the `etag` of a write. */
   etag(key: string): string | undefined
-  /** The whole state: once the first snapshot is complete, and after each event. */
+  /** The whole state: once the first snapshot is complete, after each event, and empty when somebody else's is awaited. */
   subscribe(listener: (rows: Row[], byKey: ReadonlyMap<string, Row>) => void): () => void
   /** Live changes only: what a snapshot or a TRUNCATE replaced is told by `subscribe` alone. */
   on(name: 'change', listener: (change: Change<Row>) => void): () => void

@@ -26,6 +26,8 @@ const SILENCE = 11_000
 const PATIENCE = 20_000
 /** How long a lost connection may take to come back before the page says so. */
 const GRACE = 3_000
+/** How long a proxy that has refused a stream may take to say why. */
+const ANSWER = 5_000
 /** Hub and page greet each other with this; a tab of another release then works alone. */
 const VERSION = 2
 
@@ -145,7 +147,9 @@ class Source {
   /** Whether this connection has said itself whether it is up to date. */
   #told = false
   #attempt = 0
-  /** The latest request for each row that was too large. @type {Map<string, symbol>} */
+  /** Not before this moment, in ms, wants the relay to be called again. */
+  #until = 0
+  /** The latest request for each row that was too large; null for one that failed, until the next beat. @type {Map<string, symbol | null>} */
   #asked = new Map()
   #timer = 0
   /** The latest attempt to connect; an earlier one that still waits for a ticket gives up. */
@@ -183,7 +187,9 @@ class Source {
   check(awake) {
     const silent = Date.now() - Math.max(this.#heard, this.#tried)
     const limit = this.#events?.readyState === 1 ? (awake ? SILENCE / 2 : SILENCE) : awake ? 1_000 : PATIENCE
-    if (!this.#timer && silent > limit) this.#again(awake)
+    if (Date.now() < this.#until) return
+    // Whoever comes back to a page does not wait for what is left of a pause.
+    if (this.#timer ? awake : silent > limit) this.#again(awake)
   }
 
   #facts(more) {
@@ -202,6 +208,8 @@ class Source {
 
   #beat() {
     this.check()
+    for (const [key, turn] of this.#asked) if (!turn) this.#asked.delete(key)
+    this.#fetchAll()
     for (const [port, missed] of this.ports) {
       if (missed > 5) {
         port.postMessage(this.#facts({ gone: true }))
@@ -232,7 +240,7 @@ class Source {
 
   async #connect() {
     this.#tried = Date.now()
-    this.#timer = 0
+    this.#timer = this.#until = 0
     const turn = (this.#turn = Symbol())
     let ticket
     try {
@@ -248,6 +256,7 @@ class Source {
     events.onopen = () => {
       this.replica.cut()
       this.#told = false
+      this.#until = 0
     }
     // A ticket is good for one connection: the next one is ours to make.
     events.onerror = () => this.#lost(events.readyState === 2, ticket)
@@ -303,6 +312,7 @@ class Source {
   /** An EventSource gives up on any answer but 200 and does not say why. Ask, then decide. */
   async #refused() {
     const stop = new AbortController()
+    const late = setTimeout(() => stop.abort(), ANSWER)
     const turn = this.#turn
     this.#timer = -1
     try {
@@ -321,6 +331,7 @@ class Source {
     } catch {
       // No answer at all: the error that follows says as much.
     } finally {
+      clearTimeout(late)
       stop.abort()
     }
     if (this.#turn === turn) this.#again()
@@ -333,7 +344,9 @@ class Source {
   #again(soon) {
     clearTimeout(this.#timer)
     this.#events?.close()
-    const wait = soon ? 0 : Math.min(5_000, 500 * 2 ** this.#attempt++) * (0.5 + Math.random() / 2)
+    // What still waits for an answer gives up: there is one attempt at a time.
+    this.#turn = Symbol()
+    const wait = soon ? 0 : Math.max(this.#until - Date.now(), Math.min(5_000, 500 * 2 ** this.#attempt++) * (0.5 + Math.random() / 2))
     this.#timer = setTimeout(() => this.#connect(), wait)
   }
 
@@ -343,6 +356,7 @@ class Source {
     const before = replica.generation
     const changes = replica.apply(data, lastEventId)
     if (lastEventId === '0') return
+    if (before !== replica.generation) this.#asked.clear()
     this.#attempt = 0
     if (!this.#told) this.behind = false
     if (!this.behind) {
@@ -353,12 +367,13 @@ class Source {
     for (const { key, value, operation } of changes) {
       if (value === undefined && operation !== 'delete') this.#asked.delete(key)
     }
-    for (const key of replica.outdated) if (this.key && !this.#asked.has(key)) this.#fetch(key)
+    this.#fetchAll()
   }
 
   #control({ data, lastEventId }) {
     this.#heard = Date.now()
-    const { upToDate, error } = JSON.parse(data)
+    const { upToDate, error, retry_ms } = JSON.parse(data)
+    if (retry_ms) this.#until = this.#heard + retry_ms
     // The token's time is over and not the relay's: with the next one it goes on from here.
     if (this.who && error?.code === 'PGRST303') {
       this.replica.apply([], lastEventId)
@@ -371,25 +386,37 @@ class Source {
       this.#told = true
       this.behind = !upToDate
       this.error = error ? { status: 200, ...error } : null
-      if (upToDate) this.fresh = this.#heard
-      this.#attempt = 0
+      if (upToDate) {
+        this.fresh = this.#heard
+        this.#attempt = 0
+      }
     }
     this.replica.apply([], lastEventId)
     this.#tell()
   }
 
-  /** Gets a row that was too large for the stream, if the page named the key's column. */
+  /** Gets the rows that were too large for the stream, if the page named the key's column. */
+  #fetchAll() {
+    if (!this.key) return
+    for (const key of this.replica.outdated) if (!this.#asked.has(key)) this.#fetch(key)
+  }
+
   async #fetch(key) {
     const { replica } = this
-    const { generation } = replica
     const turn = Symbol()
     this.#asked.set(key, turn)
     const url = more(this.url, [`${this.key}=eq.${encodeURIComponent(key)}`])
-    const rows = await this.#headers().then(headers => fetch(url, { headers: { accept: 'application/json', ...headers } })).then(r => (r.ok ? r.json() : []), () => [])
+    const { status, rows } = await this.#headers()
+      .then(headers => fetch(url, { headers: { accept: 'application/json', ...headers }, signal: AbortSignal.timeout?.(60_000) }))
+      .then(async answer => ({ status: answer.status, rows: answer.ok ? await answer.json() : [] }))
+      .catch(() => ({ rows: [] }))
     // A newer change of the same row, or a new snapshot, makes this answer old news.
-    if (rows.length !== 1 || !replica.outdated.has(key) || this.#asked.get(key) !== turn || generation !== replica.generation) return
+    if (this.#asked.get(key) !== turn) return
+    // What the relay does not understand it will not understand the next time either.
+    if (status === 400 || rows.length > 1) return
+    if (!rows.length) return this.#asked.set(key, null)
     this.#asked.delete(key)
-    this.#tell({ changes: replica.apply([{ key, value: rows[0], headers: { operation: 'update' } }]) })
+    if (replica.outdated.has(key)) this.#tell({ changes: replica.apply([{ key, value: rows[0], headers: { operation: 'update' } }]) })
   }
 }
 
@@ -435,6 +462,9 @@ function hand(port, request, alone) {
   }
 }
 
+/** What is known of a stream that has said nothing yet. */
+const NOTHING = { ready: false, token: '0', fresh: 0, behind: false }
+
 /** What a page holds: a view or a channel. Connects when somebody first listens. */
 class Stream {
   /** The last trouble, or null. @type {RowcastError | null} */
@@ -448,13 +478,15 @@ class Stream {
   status = 'connecting'
   #listeners = { rows: new Set(), change: new Set(), message: new Set(), status: new Set() }
   #waiting = new Set()
-  #facts = { ready: false, token: '0', fresh: 0, behind: false }
+  #facts = NOTHING
   #alone = false
   #heard = 0
   #who
   #port
   #clock
   #page
+  /** Ends with the port. */
+  #call
 
   /**
    * @param {string} url
@@ -476,6 +508,11 @@ class Stream {
     return this.#facts.fresh ? new Date(this.#facts.fresh) : null
   }
 
+  /** Whether `rows` is a complete state: nothing in it then means that there is nothing. */
+  get ready() {
+    return this.#facts.ready
+  }
+
   /** The version of a row, for the `If-Match` of a write. */
   etag(key) {
     return this.#etags.get(key)
@@ -485,8 +522,20 @@ class Stream {
   async renew() {
     const port = this.#port
     // Without an answer nothing is known; the next connection asks again.
-    const who = await this.token?.().then(personOf).catch(() => this.#who)
-    if (port && this.#port === port && (who ?? '') !== this.#who) this.#reopen()
+    const who = (await this.token?.().then(personOf).catch(() => this.#who)) ?? ''
+    if (!port || this.#port !== port || who === this.#who) return
+    this.#forget()
+    this.#reopen()
+  }
+
+  /** Somebody else sits here: what the one before was shown is not his to see. */
+  #forget() {
+    if (!this.#facts.ready && !this.rows.size) return
+    this.rows = new Map()
+    this.#etags = new Map()
+    this.outdated = new Set()
+    this.#facts = NOTHING
+    this.#emit('rows', [], this.rows)
   }
 
   /**
@@ -542,13 +591,20 @@ class Stream {
     const { port1, port2 } = new MessageChannel()
     this.#port = port1
     this.#heard = Date.now()
+    const { signal } = (this.#call = new AbortController())
     let greeted = false
+    let slow = false
     const failed = () => {
       if (greeted || this.#port !== port1) return
       this.#alone = true
       this.#reopen()
     }
     port1.onmessage = ({ data }) => {
+      if (slow && data.version === VERSION) {
+        // The worker was only slow to start. Its streams are shared, and connections are few.
+        slow = this.#alone = false
+        if (this.#port) this.#reopen()
+      }
       if (this.#port !== port1) return
       if (data.version !== VERSION) return failed()
       greeted = true
@@ -561,9 +617,16 @@ class Stream {
     this.#watch()
     const start = who => {
       if (this.#port !== port1) return
+      if (who !== this.#who) this.#forget()
       this.#who = who
-      hand(port2, { url: this.url, key: this.key, who }, this.#alone)?.addEventListener('error', failed)
-      setTimeout(failed, 3_000)
+      const worker = hand(port2, { url: this.url, key: this.key, who }, this.#alone)
+      worker?.addEventListener('error', failed, { signal })
+      const late = setTimeout(() => {
+        if (greeted) return
+        slow = Boolean(worker)
+        failed()
+      }, 3_000)
+      signal.addEventListener('abort', () => clearTimeout(late))
     }
     if (!this.token) return start('')
     this.token().then(personOf).then(start, error => {
@@ -579,7 +642,10 @@ class Stream {
       const is = await this.token(refused)
       // Somebody else sits here now: it is not this stream that he should have.
       if (personOf(is) === this.#who) port.postMessage({ token: { is } })
-      else if (this.#port === port) this.#reopen()
+      else if (this.#port === port) {
+        this.#forget()
+        this.#reopen()
+      }
     } catch ({ message, status, code }) {
       port.postMessage({ token: { error: { message, status, code } } })
     }
@@ -601,6 +667,7 @@ class Stream {
 
   #drop() {
     clearInterval(this.#clock)
+    this.#call?.abort()
     this.#port?.postMessage('bye')
     this.#port = undefined
   }

@@ -47,6 +47,14 @@ async fn the_client_module_keeps_the_replica_that_events_describe() {
 }
 
 #[tokio::test]
+async fn the_client_module_comes_back_to_a_relay_that_is_played() {
+    if !has_chromium() {
+        return;
+    }
+    node(&folder("browser").join("stream.test.mjs"), "", "").await;
+}
+
+#[tokio::test]
 async fn two_windows_show_the_same_board() {
     on_the_board("board.test.mjs").await;
 }

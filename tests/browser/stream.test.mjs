@@ -1,0 +1,296 @@
+// The client's streams before a relay that is only played, on a clock of their own:
+// node --test tests/browser/
+import assert from 'node:assert/strict'
+import { afterEach, beforeEach, mock, test } from 'node:test'
+import { view } from '../../static/rowcast.js'
+
+/** Each stream that was opened, the latest one last. */
+let streams
+const { fetch, EventSource, AbortSignal } = globalThis
+
+class Played extends EventTarget {
+  readyState = 0
+  constructor(url) {
+    super()
+    this.url = url
+    this.at = Date.now()
+    streams.push(this)
+  }
+
+  #event(name, more) {
+    const event = Object.assign(new Event(name), more)
+    this.dispatchEvent(event)
+    this[`on${name}`]?.(event)
+  }
+
+  open() {
+    this.readyState = 1
+    this.#event('open')
+  }
+
+  say(name, data, lastEventId = '0') {
+    this.#event(name, { data: JSON.stringify(data), lastEventId })
+  }
+
+  /** An end of the connection, after which it comes back by itself; or a refusal, which it does not survive. */
+  fail(refused = false) {
+    this.readyState = refused ? 2 : 0
+    this.#event('error')
+  }
+
+  close() {
+    this.readyState = 2
+  }
+
+  /** Opens with these rows, by key. */
+  show(rows, more = {}) {
+    this.open()
+    const row = ([key, value]) => ({ key, value, headers: { operation: 'insert', etag: `v${key}`, ...(value === undefined && { too_large: true }) } })
+    this.say('data', [{ headers: { control: 'snapshot-start' } }, ...Object.entries(rows).map(row), { headers: { control: 'snapshot-end' } }], 'e.v.a')
+    this.say('control', { upToDate: true, lag_ms: 0, ...more }, 'e.v.a')
+  }
+}
+
+const latest = () => streams.at(-1)
+const stops = []
+
+/** Lets messages arrive; they need no time. */
+const settle = async () => {
+  for (let turns = 0; turns < 6; turns++) await new Promise(done => setImmediate(done))
+}
+
+/** Lets time pass. */
+async function pass(ms) {
+  for (let passed = 0; passed < ms; passed += 100) {
+    mock.timers.tick(100)
+    await settle()
+  }
+}
+
+/** A view that somebody looks at, and what its page was shown. */
+async function look(options) {
+  const cards = view('http://relay.example/rest/v1/cards', options)
+  const shown = []
+  stops.push(() => cards.close(), cards.subscribe(rows => shown.push(rows)))
+  await settle()
+  return { cards, shown }
+}
+
+const tokenOf = name => `a.${btoa(JSON.stringify({ sub: name }))}.b`
+const never = signal => new Promise((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason)))
+
+beforeEach(() => {
+  streams = []
+  globalThis.EventSource = Played
+  globalThis.fetch = async () => Response.json({ ticket: 't' })
+  mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'], now: 1e12 })
+})
+afterEach(async () => {
+  for (const stop of stops.splice(0)) stop()
+  await settle()
+  mock.timers.reset()
+  delete globalThis.SharedWorker
+  delete globalThis.addEventListener
+  delete globalThis.document
+  Object.assign(globalThis, { fetch, EventSource, AbortSignal })
+})
+
+/* ---- coming back ---------------------------------------------------------------------------- */
+
+test('a proxy that refuses once and then says nothing does not end the stream', async () => {
+  const { cards } = await look()
+  latest().show({ 1: 'a' })
+  globalThis.fetch = (_, { signal }) => never(signal)
+  latest().fail(true)
+  await pass(15_000)
+  assert.ok(streams.length > 1, 'it has called again')
+  latest().show({ 1: 'b' })
+  await settle()
+  assert.equal(cards.status, 'live')
+  assert.equal(cards.rows.get('1'), 'b')
+})
+
+/** What a page hears of its window. */
+function hearing() {
+  const heard = new EventTarget()
+  globalThis.addEventListener = (...listening) => heard.addEventListener(...listening)
+  globalThis.document = heard
+  return heard
+}
+
+test('whoever comes back to a page does not wait for the rest of a pause', async () => {
+  const heard = hearing()
+  await look({ token: async () => tokenOf('ann') })
+  for (let tries = 0; tries < 6; tries++) {
+    latest().fail()
+    await pass(5_200)
+  }
+  const tries = streams.length
+  latest().fail()
+  heard.dispatchEvent(new Event('online'))
+  await pass(200)
+  assert.equal(streams.length, tries + 1)
+})
+
+test('a pause that the relay asks for is kept, by those with a token, too', async () => {
+  const heard = hearing()
+  const { cards } = await look({ token: async () => tokenOf('ann') })
+  const crowded = { upToDate: false, error: { code: 'RCH08', message: 'too many' }, retry_ms: 15_000 }
+  for (let tries = 1; tries < 4; tries++) {
+    assert.equal(streams.length, tries)
+    const refused = latest()
+    refused.open()
+    refused.say('control', crowded)
+    refused.fail()
+    // Looking at another window does not make room.
+    heard.dispatchEvent(new Event('visibilitychange'))
+    await pass(14_000)
+    assert.equal(streams.length, tries, 'it waits')
+    await pass(2_000)
+  }
+  assert.equal(cards.error.message, 'too many')
+  latest().open()
+  latest().say('control', { upToDate: true, closing: true, retry_ms: 3_000 })
+  latest().fail()
+  await pass(2_500)
+  assert.equal(streams.length, 4, 'a relay that stops asks, too')
+  await pass(1_000)
+  assert.equal(streams.length, 5)
+})
+
+test('a stream that is refused again and again is asked for less and less often', async () => {
+  await look({ token: async () => tokenOf('ann') })
+  const end = Date.now() + 60_000
+  while (Date.now() < end) {
+    const refused = latest()
+    if (refused.readyState === 0) {
+      refused.open()
+      refused.say('control', { upToDate: false, error: { code: '42501', message: 'no' } })
+      refused.fail()
+    }
+    await pass(100)
+  }
+  assert.ok(streams.length < 30, `${streams.length} in a minute`)
+})
+
+/* ---- what is shown -------------------------------------------------------------------------- */
+
+test('a row that was too large is fetched at the next beat when it could not be fetched at once', async () => {
+  globalThis.AbortSignal = Object.assign(() => {}, { timeout: undefined })
+  const asked = []
+  globalThis.fetch = async url => {
+    asked.push(url)
+    if (asked.length === 1) throw new TypeError('no network')
+    if (asked.length === 2) return new Response('bad gateway', { status: 502 })
+    return Response.json(['a large one'])
+  }
+  const { cards } = await look({ key: 'id' })
+  latest().show({ 7: undefined })
+  await settle()
+  assert.equal(asked.length, 1)
+  latest().say('data', [], 'e.v.b')
+  await settle()
+  assert.equal(asked.length, 1, 'not with each event')
+  await pass(5_000)
+  assert.equal(asked.length, 2)
+  assert.equal(cards.rows.has('7'), false)
+  await pass(5_000)
+  assert.equal(cards.rows.get('7'), 'a large one')
+  assert.equal(cards.outdated.size, 0)
+  await pass(10_000)
+  assert.equal(asked.length, 3)
+})
+
+test('a row that is too large in a new state is fetched for that one', async () => {
+  const answers = []
+  globalThis.fetch = () => new Promise(done => answers.push(rows => done(Response.json(rows))))
+  const { cards } = await look({ key: 'id' })
+  latest().show({ 7: undefined })
+  latest().show({ 7: undefined })
+  await settle()
+  assert.equal(answers.length, 2)
+  answers[0](['of the old state'])
+  await settle()
+  assert.equal(cards.rows.has('7'), false)
+  answers[1](['of the new state'])
+  await settle()
+  assert.equal(cards.rows.get('7'), 'of the new state')
+})
+
+test('a row whose question the relay does not understand is not asked for again', async () => {
+  let asked = 0
+  globalThis.fetch = async () => ++asked && Response.json({ code: '42703' }, { status: 400 })
+  await look({ key: 'no_such_column' })
+  latest().show({ 7: undefined })
+  await pass(20_000)
+  assert.equal(asked, 1)
+})
+
+for (const how of ['the page says so', 'the stream finds out']) {
+  test(`rows of one person are gone before the next one's are here, when ${how}`, async () => {
+    let name = 'ann'
+    const { cards, shown } = await look({ token: async () => tokenOf(name) })
+    latest().show({ 1: 'for Ann alone' })
+    await settle()
+    assert.deepEqual(shown.at(-1), ['for Ann alone'])
+    assert.equal(cards.ready, true)
+    name = 'bob'
+    if (how === 'the page says so') await cards.renew()
+    else {
+      latest().fail()
+      await pass(1_000)
+    }
+    await settle()
+    assert.deepEqual(shown.at(-1), [])
+    assert.equal(cards.rows.size, 0)
+    assert.equal(cards.etag('1'), undefined)
+    assert.equal(cards.since, null)
+    assert.equal(cards.ready, false)
+    latest().show({ 2: 'for Bob' })
+    await settle()
+    assert.deepEqual(shown.at(-1), ['for Bob'])
+  })
+}
+
+test('the same person with a new token keeps what is shown', async () => {
+  let n = 0
+  const { cards, shown } = await look({ token: async () => `${n++}.${btoa(JSON.stringify({ sub: 'ann', exp: n }))}.b` })
+  latest().show({ 1: 'a' })
+  await settle()
+  await cards.renew()
+  await settle()
+  assert.deepEqual(shown, [['a']])
+})
+
+/* ---- the worker ----------------------------------------------------------------------------- */
+
+test('a worker that was only slow to start gets the stream as soon as it is there', async () => {
+  const handed = []
+  let listening = 0
+  globalThis.SharedWorker = class extends EventTarget {
+    port = { postMessage: (request, [port]) => handed.push(port) }
+    addEventListener(name, listener, { signal } = {}) {
+      listening++
+      signal?.addEventListener('abort', () => listening--)
+    }
+  }
+  const { cards } = await look()
+  assert.equal(handed.length, 1)
+  await pass(3_100)
+  assert.equal(streams.length, 1, 'the page does it alone')
+  latest().show({ 1: 'by the page' })
+  await settle()
+  assert.equal(cards.status, 'live')
+
+  const facts = { version: 2, ready: false, token: '0', outdated: new Set(), fresh: 0, behind: false, error: null }
+  handed[0].postMessage(facts)
+  await settle()
+  assert.equal(handed.length, 2, 'the worker has it')
+  handed[1].postMessage({ ...facts, ready: true, token: 'e.v.a', fresh: Date.now(), rows: new Map([['1', 'by the worker']]), etags: new Map() })
+  await pass(4_000)
+  assert.equal(cards.rows.get('1'), 'by the worker')
+  assert.equal(streams.length, 1)
+  assert.equal(latest().readyState, 2, 'and the page has let go')
+  assert.equal(listening, 1, 'one listener, however often it was opened')
+  for (const port of handed) port.close()
+})
