@@ -22,7 +22,7 @@ export type Token = (refused?: string) => Promise<string | null>
 
 /** Whatever goes wrong between page and relay. */
 export class RowcastError extends Error {
-  constructor(told: { message?: string; status?: number; code?: string; details?: unknown; hint?: string | null; current?: unknown; etag?: string })
+  constructor(told: { message?: string; status?: number; code?: string; details?: unknown; hint?: string | null; current?: unknown; etag?: string; sent?: boolean })
   /** The HTTP status; 0 when no answer came at all. */
   readonly status: number
   /** SQLSTATE or PGRST code; empty when the relay did not give one. */
@@ -33,6 +33,8 @@ export class RowcastError extends Error {
   readonly current?: any
   /** The version of `current`. */
   readonly etag?: string
+  /** A write that got no answer, twice: it may be stored all the same. */
+  readonly sent?: boolean
 }
 
 export interface Options {
@@ -85,7 +87,10 @@ export function view<Row = any>(url: string, options?: Options): View<Row>
 /** Messages that are not rows. */
 export function channel<Payload = any>(name: string, options?: Options): Channel<Payload>
 
-/** One write; throws a RowcastError when it is refused. */
+/** A text that nobody else has, for `once`. */
+export function unique(): string
+
+/** One write; throws a RowcastError when it is refused, or, with `sent`, when no answer came. */
 export function write<Row = any>(
   method: 'POST' | 'PATCH' | 'PUT' | 'DELETE',
   url: string,
@@ -95,6 +100,8 @@ export function write<Row = any>(
     token?: Token
     /** Writes nothing to a row that is another version by now: RowcastError with status 412. */
     etag?: string
+    /** Names this write, to send it again after no answer came: the relay stores it once. */
+    once?: string
   },
 ): Promise<{ rows: Row[]; txid: string | null }>
 

@@ -34,13 +34,14 @@ const VERSION = 2
 /** Whatever goes wrong between page and relay; `status` is 0 when no answer came at all. */
 export class RowcastError extends Error {
   /**
-   * @param {{message?: string, status?: number, code?: string, details?: any, hint?: any, current?: any, etag?: string}} told
-   *   `current` and `etag` tell of the row as it is, where a guarded write came too late (412)
+   * @param {{message?: string, status?: number, code?: string, details?: any, hint?: any, current?: any, etag?: string, sent?: boolean}} told
+   *   `current` and `etag` tell of the row as it is, where a guarded write came too late (412);
+   *   `sent` tells of a write without an answer whether it may be stored all the same
    */
-  constructor({ message, status = 0, code = '', details = null, hint = null, current, etag }) {
+  constructor({ message, status = 0, code = '', details = null, hint = null, current, etag, sent }) {
     super(message || 'the relay did not answer')
     this.name = 'RowcastError'
-    Object.assign(this, { status, code, details, hint, current, etag })
+    Object.assign(this, { status, code, details, hint, current, etag, sent })
   }
 }
 
@@ -754,28 +755,50 @@ export const view = (url, options) => new Stream(url, options)
 /** A channel: messages that are not rows, by `on('message')`. */
 export const channel = (name, options) => new Stream('/channels/' + encodeURIComponent(name), options, true)
 
+/** A text that nobody else has. A page that is not from a safe origin has no `randomUUID`. */
+export const unique = () => crypto.randomUUID?.() ?? Array.from(crypto.getRandomValues(new Uint8Array(16)), byte => byte.toString(16).padStart(2, '0')).join('')
+
 /**
  * One write. `await view.synced(txid)` then waits until the view shows it.
+ *
+ * A browser by itself sends a request again whose connection broke, so each write of rows and each
+ * call has a name of its own by which the relay writes it once. A message of a channel has none.
  * @param {'POST' | 'PATCH' | 'PUT' | 'DELETE'} method
  * @param {string} url
  * @param {any} [body]
- * @param {{signal?: AbortSignal, token?: (refused?: string) => Promise<string | null>, etag?: string}} [options]
- *   with `etag`, nothing is written to a row that is another version by now
+ * @param {{signal?: AbortSignal, token?: (refused?: string) => Promise<string | null>, etag?: string, once?: string}} [options]
+ *   with `etag`, nothing is written to a row that is another version by now; with the `once` of an
+ *   earlier write that got no answer, the same write is stored once
  * @returns {Promise<{rows: any[], txid: string | null}>}
- * @throws {RowcastError}
+ * @throws {RowcastError} with `sent` where no answer came: whether it is stored is not known
  */
-export async function write(method, url, body, { signal, token, etag } = {}) {
-  const headers = { 'content-type': 'application/json', prefer: 'return=representation', ...(etag && { 'if-match': `"${etag}"` }) }
-  const send = is => fetch(url, { method, headers: { ...headers, ...bearer(is) }, signal, body: body === undefined ? undefined : JSON.stringify(body) }).catch(cause => {
-    if (signal?.aborted) throw cause
-    throw new RowcastError({})
-  })
+export async function write(method, url, body, { signal, token, etag, once = unique() } = {}) {
+  const named = /\/rest\/v1\//.test(url)
+  const headers = { 'content-type': 'application/json', prefer: 'return=representation', ...(etag && { 'if-match': `"${etag}"` }), ...(named && { 'idempotency-key': once }) }
+  const attempt = async is => {
+    const answer = await fetch(url, { method, headers: { ...headers, ...bearer(is) }, signal, body: body === undefined ? undefined : JSON.stringify(body) })
+    // What was stored before is answered without its rows where they are too many to be kept.
+    const empty = answer.status === 204 || answer.headers.get('idempotency-replayed')?.includes('omitted')
+    // An answer that breaks off is none.
+    return { answer, told: !answer.ok ? await reason(answer) : empty ? [] : await answer.json() }
+  }
+  const send = async is => {
+    for (let again = named; ; again = false) {
+      try {
+        return await attempt(is)
+      } catch (cause) {
+        if (signal?.aborted) throw cause
+        if (!again) throw new RowcastError({ message: 'no answer came; it is not known whether this was stored', sent: true })
+        await new Promise(done => setTimeout(done, 1_000))
+      }
+    }
+  }
   const is = await token?.()
-  let answer = await send(is)
+  let { answer, told } = await send(is)
   // Nothing was written for a token that is no good.
-  if (is && answer.status === 401) answer = await send(await token(is))
-  if (!answer.ok) throw new RowcastError(await reason(answer))
-  return { rows: answer.status === 204 ? [] : await answer.json(), txid: answer.headers.get('rowcast-txid') }
+  if (is && answer.status === 401) ({ answer, told } = await send(await token(is)))
+  if (!answer.ok) throw new RowcastError(told)
+  return { rows: told, txid: answer.headers.get('rowcast-txid') }
 }
 
 /** Why an answer is a refusal, as plain data: the relay's own words, or the status line. */

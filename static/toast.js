@@ -43,8 +43,9 @@ export function toast(text, { detail, tone, action, act } = {}) {
 
 /** A write that was refused, in the server's words. */
 export function refused(what, error) {
-  const detail = [error.message, error.hint].filter(Boolean).join(' — ')
-  toast(what, { tone: 'trouble', detail: error.status ? detail : 'The server cannot be reached. Nothing was changed.' })
+  const told = [error.message, error.hint].filter(Boolean).join(' — ')
+  const unreached = error.sent ? 'No answer came, so it is not known whether it was stored.' : 'The server cannot be reached. Nothing was changed.'
+  toast(what, { tone: 'trouble', detail: error.status || error.sent === false ? told : unreached })
 }
 
 /** Says something to those who listen instead of look. */

@@ -1,8 +1,8 @@
-// The client's streams before a relay that is only played, on a clock of their own:
+// The client's streams and writes before a relay that is only played, on a clock of their own:
 // node --test tests/browser/
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, mock, test } from 'node:test'
-import { view } from '../../static/rowcast.js'
+import { view, write } from '../../static/rowcast.js'
 
 /** Each stream that was opened, the latest one last. */
 let streams
@@ -293,4 +293,85 @@ test('a worker that was only slow to start gets the stream as soon as it is ther
   assert.equal(latest().readyState, 2, 'and the page has let go')
   assert.equal(listening, 1, 'one listener, however often it was opened')
   for (const port of handed) port.close()
+})
+
+/* ---- writes --------------------------------------------------------------------------------- */
+
+/** Plays a relay that answers writes in this order; gives the requests. */
+function answering(...answers) {
+  const requests = []
+  globalThis.fetch = async (url, request) => {
+    requests.push({ url, ...request, once: request.headers['idempotency-key'] })
+    const answer = answers.shift()
+    if (!answer) throw new TypeError('the connection broke')
+    return answer
+  }
+  return requests
+}
+
+/** A write to its end, however long it waits. */
+async function ended(writing) {
+  const ending = writing.then(value => ({ value }), error => ({ error }))
+  await settle()
+  await pass(2_000)
+  return ending
+}
+
+test('a write without an answer is sent once more, under the same name', async () => {
+  const requests = answering(null, Response.json([{ id: 1 }], { headers: { 'rowcast-txid': '5' } }))
+  const { value } = await ended(write('POST', '/rest/v1/cards', { title: 'a' }))
+  assert.deepEqual(value, { rows: [{ id: 1 }], txid: '5' })
+  assert.equal(requests.length, 2)
+  assert.match(requests[0].once, /^[\w-]{32,}$/)
+  assert.equal(requests[1].once, requests[0].once)
+  assert.equal(requests[1].body, requests[0].body)
+})
+
+test('an answer that breaks off is none', async () => {
+  const requests = answering(new Response('[{"id"', { status: 201 }), Response.json([{ id: 1 }]))
+  const { value } = await ended(write('POST', '/rest/v1/cards', {}))
+  assert.deepEqual(value.rows, [{ id: 1 }])
+  assert.equal(requests[1].once, requests[0].once)
+})
+
+test('after two tries without an answer nobody knows, and the same write can be sent again', async () => {
+  const requests = answering()
+  const { error } = await ended(write('PATCH', '/rest/v1/cards?id=eq.1', {}, { once: 'mine' }))
+  assert.deepEqual([error.name, error.status, error.sent], ['RowcastError', 0, true])
+  assert.deepEqual(requests.map(({ once }) => once), ['mine', 'mine'])
+})
+
+test('a write that is sent again with another token keeps its name, and no two writes share one', async () => {
+  const refusal = () => Response.json({ code: 'PGRST301' }, { status: 401 })
+  const requests = answering(refusal(), Response.json([]), Response.json([]))
+  const token = async refused => (refused ? 'new' : 'old')
+  await ended(write('POST', '/rest/v1/cards', {}, { token }))
+  await ended(write('POST', '/rest/v1/cards', {}, { token }))
+  assert.deepEqual(requests.map(({ headers }) => headers.authorization), ['Bearer old', 'Bearer new', 'Bearer old'])
+  assert.equal(requests[1].once, requests[0].once)
+  assert.notEqual(requests[2].once, requests[0].once)
+})
+
+test('a message has no name, so it is not sent again', async () => {
+  const requests = answering()
+  const { error } = await ended(write('POST', '/channels/lobby', 'hello'))
+  assert.equal(error.sent, true)
+  assert.deepEqual(requests.map(({ once }) => once), [undefined])
+})
+
+test('a write that was stopped is not sent again', async () => {
+  const requests = answering()
+  const stop = new globalThis.AbortController()
+  stop.abort()
+  const { error } = await ended(write('POST', '/rest/v1/cards', {}, { signal: stop.signal }))
+  assert.equal(error.message, 'the connection broke')
+  assert.equal(requests.length, 1)
+})
+
+test('a page that is not from a safe origin has names, too', async () => {
+  const { crypto } = globalThis
+  const requests = answering(Response.json([]))
+  Object.defineProperty(globalThis, 'crypto', { configurable: true, value: { getRandomValues: bytes => crypto.getRandomValues(bytes) } })
+  await ended(write('POST', '/rest/v1/cards', {})).finally(() => Object.defineProperty(globalThis, 'crypto', { configurable: true, value: crypto }))
+  assert.match(requests[0].once, /^[0-9a-f]{32}$/)
 })

@@ -47,7 +47,7 @@ async fn the_client_module_keeps_the_replica_that_events_describe() {
 }
 
 #[tokio::test]
-async fn the_client_module_comes_back_to_a_relay_that_is_played() {
+async fn the_client_module_comes_back_and_writes_once_before_a_relay_that_is_played() {
     if !has_chromium() {
         return;
     }
