@@ -369,9 +369,13 @@ async function wall(on) {
   wallToggle.setAttribute('aria-pressed', on)
   document.dispatchEvent(new Event('wall'))
   history.replaceState(null, '', on ? '#wall' : location.pathname + location.search)
-  if (on) awake = await navigator.wakeLock?.request('screen').catch(() => null)
+  if (on) stayAwake()
   else awake?.release()
 }
+
+const stayAwake = async () => (awake = await navigator.wakeLock?.request('screen').catch(() => null))
+// The browser takes the lock back whenever the page is out of sight.
+document.addEventListener('visibilitychange', () => !document.hidden && 'wall' in document.documentElement.dataset && stayAwake())
 
 wallToggle.addEventListener('click', () => {
   const on = !('wall' in document.documentElement.dataset)

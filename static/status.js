@@ -24,16 +24,17 @@ export function watchOver(streams) {
     }
     const proofs = doubtful.map(({ since }) => since)
     const since = proofs.every(Boolean) ? new Date(Math.min(...proofs)) : null
-    const refusal = doubtful.find(({ status }) => status === 'closed')?.error
-    if (refusal) show('lost', refusal.message)
-    else if (!since) show('lost', 'No connection')
-    else if (Date.now() - since > LOST) show('lost', `Lost since ${hours(since)}`)
-    else show('stale', `Behind since ${hours(since)}`)
+    // Only an answer has a status: a refusal says more than that nothing is there.
+    const refusal = doubtful.map(({ error }) => error).find(error => error?.status)?.message
+    const words = (...parts) => parts.filter(Boolean).join(' · ')
+    if (!since || doubtful.some(({ status }) => status === 'closed')) show('lost', refusal ?? 'No connection')
+    else if (Date.now() - since > LOST) show('lost', words(`Lost since ${hours(since)}`, refusal))
+    else show('stale', words(`Behind since ${hours(since)}`, refusal))
   }
   const show = (status, words) => {
     if (text.textContent === words && root.dataset.status === status) return
     root.dataset.status = status
-    text.textContent = words
+    text.textContent = text.title = words
     document.title = status === 'live' || status === 'connecting' ? title : `${words} · ${title}`
   }
   for (const stream of streams) stream.on('status', look)

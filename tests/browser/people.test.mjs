@@ -1,69 +1,9 @@
 // Signed-in people on the demo board: who they are, what only they see, and two of them at one card.
 import assert from 'node:assert/strict'
 import { createHmac } from 'node:crypto'
-import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
-import { after, afterEach, before, test } from 'node:test'
-import { promisify } from 'node:util'
-import { launch, url } from './chromium.mjs'
-
-const options = { timeout: 120_000 }
-let browser
-const mistakes = []
-const contexts = []
-
-before(async () => {
-  browser = await launch()
-})
-after(() => browser?.close())
-afterEach(async () => {
-  // A page may be signing in anew at this very moment.
-  for (const context of contexts) await context.unrouteAll({ behavior: 'ignoreErrors' })
-  await Promise.all(contexts.splice(0).map(context => context.close()))
-  assert.deepEqual(mistakes.splice(0), [])
-})
-
-/** A browser of its own, whose windows are one person's. */
-async function seat(name, { alone = false } = {}) {
-  const context = await browser.newContext({ viewport: { width: 1340, height: 900 }, reducedMotion: 'reduce' })
-  contexts.push(context)
-  if (name !== undefined) await context.addInitScript(name => localStorage.getItem('rowcast.board.me') ?? localStorage.setItem('rowcast.board.me', name), name)
-  if (alone) await context.addInitScript(() => delete globalThis.SharedWorker)
-  return context
-}
-
-/** A window on the board, live; `traffic` holds what its streams brought, where no worker hides it. */
-async function open(context) {
-  const page = await context.newPage()
-  page.setDefaultTimeout(20_000)
-  page.on('pageerror', error => mistakes.push(String(error)))
-  // A refused write is told by the browser itself, too.
-  page.on('console', message => /status of 412/.test(message.text()) || mistakes.push(message.text()))
-  await page.goto(url)
-  await page.locator('[data-status=live] [data-card]').first().waitFor()
-  return page
-}
-
-const signedIn = page => page.locator('#reminders-toggle').waitFor()
-
-async function sql(statements) {
-  const { stdout } = await promisify(execFile)('psql', ['-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', '-d', process.env.ROWCAST_DATABASE, '-c', statements])
-  return stdout.trim()
-}
-
-async function newCard(title) {
-  return Number(await sql(`insert into cards (list_id, title, note) values (1, '${title}', 'a note') returning id`))
-}
-
-const titleField = (page, id) => page.locator(`[data-card="${id}"] [name=title]`)
-const editor = (page, id) => page.locator(`[data-card="${id}"] form.editor`)
-const stored = id => sql(`select title from cards where id = ${id}`)
-
-async function edit(page, id) {
-  await page.locator(`[data-card="${id}"]`).focus()
-  await page.keyboard.press('Enter')
-  await titleField(page, id).waitFor()
-}
+import { test } from 'node:test'
+import { edit, editor, mistakes, newCard, open, options, seat, signedIn, sql, stored, titleField } from './seats.mjs'
 
 test('the board is there without a name, asks for one once, and remembers it', options, async () => {
   const context = await seat()

@@ -64,6 +64,11 @@ async fn people_sign_in_keep_reminders_and_meet_at_a_card() {
     on_the_board("people.test.mjs").await;
 }
 
+#[tokio::test]
+async fn the_board_can_be_read_and_says_why_when_something_goes_wrong() {
+    on_the_board("trouble.test.mjs").await;
+}
+
 async fn on_the_board(script: &str) {
     if !has_chromium() {
         return;
