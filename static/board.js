@@ -24,8 +24,8 @@ import { Lists, idOf } from './lists.js'
 import { greet, know, me, person, pick } from './people.js'
 import { Pending } from './pending.js'
 import { remember } from './reminders.js'
-import { view } from './rowcast.js'
-import { bearer, isMember, onChange } from './session.js'
+import { unique, view } from './rowcast.js'
+import { bearer, isMember, name, onChange } from './session.js'
 import { watchOver } from './status.js'
 import { refresh } from './time.js'
 import { announce, refused, toast } from './toast.js'
@@ -40,8 +40,11 @@ const pending = new Pending(views, {
     draw()
     reminders.draw()
   },
-  renamed: (table, from, to) => lists.rename(table, from, to),
-}, bearer)
+  renamed: (table, from, to) => {
+    lists.rename(table, from, to)
+    if (lifted === from) lifted = to
+  },
+}, bearer, name)
 const reminders = remember(views, pending, id => show(id))
 
 /* ---- what is shown ------------------------------------------------------------------------- */
@@ -65,6 +68,7 @@ function drawNow() {
   const shown = pending.rows('lists')
   const known = new Set(shown.map(({ id }) => id))
   lists.draw(shown, pending.rows('cards').filter(card => known.has(card.list_id)))
+  if (lifted !== null && !lists.cards.has(lifted)) letGo()
   meanwhile()
   rove()
 }
@@ -120,8 +124,10 @@ async function attempt(what, doing) {
 
 const end = list => (lists.cardsIn(list).at(-1)?.position ?? 0) + 1
 
-function add(list, title) {
-  return attempt(`“${title}” was not added`, pending.insert('cards', signed({ list_id: list, title, position: end(list) }), { note: '', assignee: null, changed_at: now() }))
+/** Adds a card; with what was `sent` before, it is the same request again, and stored once. */
+function add(list, title, sent) {
+  if (sent.fields?.changed_by !== me()) Object.assign(sent, { fields: signed({ list_id: list, title, position: end(list) }), once: unique() })
+  return attempt(`“${title}” was not added`, pending.insert('cards', sent.fields, { note: '', assignee: null, changed_at: now() }, sent.once))
 }
 
 async function change(id, fields, what) {
@@ -195,7 +201,7 @@ const editing = {
   remove,
   restore,
   redraw: draw,
-  etag: id => views.cards.etag(String(id)),
+  stored: id => ({ row: views.cards.rows.get(String(id)), etag: views.cards.etag(String(id)) }),
   remind: id => reminders.add(lists.cards.get(id).title, id),
 }
 
@@ -210,7 +216,7 @@ root.addEventListener('click', event => {
   if (!button) return
   if (button.classList.contains('edit')) edit(lists, idOf(item.dataset.card), editing)
   else if (button.classList.contains('assignee')) assign(idOf(item.dataset.card), button)
-  else if (button.classList.contains('add-card')) compose(section, title => add(idOf(section.dataset.list), title))
+  else if (button.classList.contains('add-card')) compose(section, (title, sent) => add(idOf(section.dataset.list), title, sent), draw)
   else if (button.classList.contains('new-list-open')) addList(button)
   // A click made by the keyboard has no position; a pointer's first click only takes the focus.
   else if (button.classList.contains('list-title') && event.detail === 0) rename(section)
@@ -232,12 +238,17 @@ function addList(button) {
 function rename(section) {
   const id = idOf(section.dataset.list)
   const row = lists.lists.get(id)
+  if (!row) return
   const empty = !lists.cardsIn(id).length
   entitle(
     section.querySelector('.list-title'),
     row.title,
-    title => attempt(`“${row.title}” was not renamed`, pending.update('lists', id, { title })),
+    async title => {
+      const done = await attempt(`“${row.title}” was not renamed`, pending.update('lists', id, { title }))
+      if (done && !done.row) toast(`“${row.title}” had been removed meanwhile.`, { tone: 'trouble', detail: `It was to be called “${title}”.` })
+    },
     empty ? () => attempt(`“${row.title}” was not removed`, pending.delete('lists', id)) : undefined,
+    draw,
   )
 }
 
@@ -270,6 +281,14 @@ function lift(id) {
   lifted = id
   lists.item(id).dataset.lifted = ''
   announce(`${titleOf(id)} lifted. ${whereabouts(id)}. Arrows move it, Space drops it, Escape puts it back.`)
+}
+
+/** The lifted card is gone: there is nothing to drop. */
+function letGo() {
+  const id = lifted
+  lifted = null
+  pending.release('cards', id)
+  announce('The lifted card was deleted.')
 }
 
 function drop(back) {

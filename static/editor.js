@@ -16,6 +16,8 @@ const theirsTemplate = document.getElementById('theirs-template')
 const composerTemplate = document.getElementById('composer-template')
 const titleTemplate = document.getElementById('title-template')
 const FIELDS = ['title', 'note']
+/** A version that no row has: the relay then tells how the row is. */
+const NONE = 'none'
 /** How often a write is tried anew because something else about the card has changed. */
 const TRIES = 8
 
@@ -36,7 +38,7 @@ const editors = new Set()
  * @param {{
  *   save: (id: any, fields: any, etag?: string) => Promise<any>, restore: (row: any) => Promise<any>,
  *   remove: (id: any) => void, redraw: () => void, remind: (id: any) => void,
- *   etag: (id: any) => string | undefined,
+ *   stored: (id: any) => {row?: any, etag?: string},
  * }} act
  */
 export function edit(lists, id, act) {
@@ -64,7 +66,7 @@ class Editor {
     this.row = lists.cards.get(id)
     /** What the text was edited from, and the version of the row that this was. */
     this.base = { title: this.row.title, note: this.row.note }
-    this.etag = act.etag(id)
+    this.etag = this.#version(NONE)
     this.form = clone(editorTemplate)
     this.fields = FIELDS.map(name => this.form.elements[name])
     for (const field of this.fields) field.value = this.base[field.name]
@@ -83,6 +85,15 @@ class Editor {
   get id() {
     const text = this.item.dataset.card
     return text.startsWith('new-') ? text : Number(text)
+  }
+
+  /**
+   * The version of the row that `base` describes. The database may have a newer one by now, which
+   * this screen has not drawn yet: then it is `otherwise`.
+   */
+  #version(otherwise = this.etag) {
+    const { row, etag } = this.act.stored(this.id)
+    return row && FIELDS.every(name => row[name] === this.base[name]) ? etag ?? otherwise : otherwise
   }
 
   get state() {
@@ -169,7 +180,7 @@ class Editor {
     }
     Object.assign(this.base, edits)
     this.#say('writing')
-    this.etag = this.act.etag(this.id)
+    this.etag = this.#version()
     // Whoever wrote on while the answer was on its way goes on writing.
     if (!Object.keys(this.#edits()).length) this.close(keepFocus)
     else if (this.#again) this.save(keepFocus)
@@ -256,13 +267,14 @@ class Editor {
     const line = form.querySelector('.meanwhile')
     item.toggleAttribute('data-gone', !row)
     if (this.state === 'conflict') {
-      if (row && Date.parse(row.changed_at) > Date.parse(this.#theirs.changed_at)) this.#clash({ row, etag: this.act.etag(id) })
+      const stored = this.act.stored(id)
+      if (stored.row && Date.parse(stored.row.changed_at) > Date.parse(this.#theirs.changed_at)) this.#clash(stored)
       return
     }
     if (this.state === 'saving') return
     const changed = row && FIELDS.filter(name => row[name] !== base[name])
     // What was edited is still what it was edited from.
-    if (row && !changed.length) this.etag = this.act.etag(id) ?? this.etag
+    this.etag = this.#version()
     const other = changed?.filter(name => row[name] !== form.elements[name].value)
     line.hidden = row && !other.length
     line.querySelector('button').hidden = !row
@@ -283,30 +295,62 @@ class Editor {
   }
 }
 
-/** Opens the foot of a list for new cards; it stays open until it is told otherwise. */
-export function compose(section, add) {
+/**
+ * Opens the foot of a list for new cards; it stays open until it is told otherwise. While it has
+ * `data-typed`, its list stays, whatever becomes of that.
+ * @param {HTMLElement} section
+ * @param {(title: string, sent: object) => Promise<any>} add nothing when it was not added; `sent` is
+ *   its own to keep what it needs to send the same again
+ * @param {() => void} closed
+ */
+export function compose(section, add, closed) {
   const foot = section.querySelector('.list-foot')
   if (foot.querySelector('form')) return foot.querySelector('textarea').focus()
   const button = foot.querySelector('.add-card')
   const form = clone(composerTemplate)
   const field = form.elements.title
+  /** What was put back into the field, as it was sent. */
+  let last = { title: '' }
+  let sending = 0
+  const mark = () => form.toggleAttribute('data-typed', sending > 0 || field.value.trim() !== '')
   const submit = async () => {
     const title = field.value.trim()
     if (!title) return
+    const sent = title === last.title ? last : { title }
     field.value = ''
+    last = { title: '' }
     form.scrollIntoView({ block: 'nearest' })
+    sending++
+    const added = await add(title, sent)
+    sending--
     // What was not added is there to be sent again, unless something else is written by then.
-    if (!await add(title) && !field.value) field.value = title
+    if (!added && !field.value) {
+      field.value = title
+      last = sent
+    }
+    mark()
+    const at = document.activeElement
+    if (at === document.body || form.contains(at)) closed()
+    else leave()
   }
-  const close = () => {
+  const shut = () => {
     form.remove()
     button.hidden = false
+    closed()
+  }
+  /** Nobody writes here any more. What is on its way may come back to be sent again. */
+  const leave = () => {
+    if (form.isConnected && !field.value.trim() && !sending) shut()
+  }
+  const close = () => {
+    shut()
     button.focus({ preventScroll: true })
   }
   button.hidden = true
   foot.append(form)
   form.scrollIntoView({ block: 'nearest' })
   field.focus()
+  form.addEventListener('input', mark)
   form.addEventListener('submit', event => {
     event.preventDefault()
     submit()
@@ -324,12 +368,7 @@ export function compose(section, add) {
     submit()
     close()
   })
-  form.addEventListener('focusout', event => {
-    if (event.relatedTarget && !form.contains(event.relatedTarget) && !field.value.trim()) {
-      form.remove()
-      button.hidden = false
-    }
-  })
+  form.addEventListener('focusout', event => event.relatedTarget && !form.contains(event.relatedTarget) && leave())
 }
 
 /**
@@ -338,8 +377,9 @@ export function compose(section, add) {
  * @param {string} value
  * @param {(title: string) => void} save not called when nothing was changed
  * @param {() => void} [remove]
+ * @param {() => void} [closed]
  */
-export function entitle(button, value, save, remove) {
+export function entitle(button, value, save, remove, closed) {
   const form = clone(titleTemplate)
   const field = form.elements.title
   let done = false
@@ -351,6 +391,7 @@ export function entitle(button, value, save, remove) {
     button.hidden = false
     if (keep && title && title !== value) save(title)
     button.focus({ preventScroll: true })
+    closed?.()
   }
   field.value = value
   if (!value) field.placeholder = 'Title'
@@ -358,6 +399,7 @@ export function entitle(button, value, save, remove) {
   button.after(form)
   field.focus()
   field.select()
+  form.addEventListener('input', () => form.toggleAttribute('data-typed', field.value.trim() !== value))
   const bin = form.querySelector('.remove')
   bin.hidden = !remove
   bin.addEventListener('click', () => {

@@ -46,7 +46,8 @@ export class Lists {
     this.lists = new Map(lists.map(row => [row.id, row]))
     this.cards = new Map(cards.map(row => [row.id, row]))
     const order = this.inOrder().map(list => [list.id, this.cardsIn(list.id).map(({ id }) => id)])
-    const shape = JSON.stringify([order, [...this.held]])
+    const kept = [...this.#sections].filter(([id, section]) => !this.lists.has(id) && isWritten(section)).map(([id]) => id)
+    const shape = JSON.stringify([order, [...this.held], kept])
     const change = () => this.#arrange(order)
     if (shape !== this.#shape) this.#shape ? this.glide(change) : change()
     this.#shape = shape
@@ -96,8 +97,9 @@ export class Lists {
       this.#items.delete(id)
     }
     for (const [id, section] of this.#sections) {
-      // A list is kept while somebody writes in one of its cards.
-      if (this.lists.has(id) || section.querySelector('[data-editing]')) continue
+      if (this.lists.has(id)) continue
+      section.querySelector('.removed').hidden = false
+      if (isWritten(section)) continue
       section.remove()
       this.#sections.delete(id)
     }
@@ -133,6 +135,7 @@ export class Lists {
     write(section.querySelector('.list-title'), title)
     write(section.querySelector('.count'), count || '')
     section.querySelector('.empty').hidden = count > 0
+    section.querySelector('.removed').hidden = true
   }
 
   #fillCard({ id, title, note, assignee, changed_at, changed_by }) {
@@ -187,6 +190,9 @@ export class Lists {
     }
   }
 }
+
+/** Whether somebody writes in a list: in one of its cards, a new one or its title. It is kept until then. */
+const isWritten = section => section.querySelector('[data-editing], [data-typed]') !== null
 
 /** The id in a data attribute, as it is in a row. */
 export const idOf = text => (text?.startsWith('new-') ? text : Number(text))

@@ -10,8 +10,9 @@ import { RowcastError, write } from './rowcast.js'
 
 export class Pending {
   /**
-   * `fields` are sent; `guess` is only shown, until the database has filled it in.
-   * @type {{table: string, kind: 'insert' | 'update' | 'delete', id: any, fields: any, guess?: any, held?: boolean}[]}
+   * `fields` are sent; `guess` is only shown, until the database has filled it in. Each is of the
+   * person who made it: nobody else sees it, and it is not sent in anybody else's name.
+   * @type {{table: string, kind: 'insert' | 'update' | 'delete', id: any, fields: any, by: string | null, guess?: any, held?: boolean}[]}
    */
   #writes = []
   /** The last write of each row: the next one waits for it, so that they arrive in order. */
@@ -22,18 +23,21 @@ export class Pending {
    * @param {Record<string, import('./rowcast.js').View>} views by table
    * @param {{changed: () => void, renamed: (table: string, from: string, to: any) => void}} listener
    * @param {import('./rowcast.js').Token} token
+   * @param {() => string | null} who sits here
    */
-  constructor(views, listener, token) {
+  constructor(views, listener, token, who) {
     this.views = views
     this.listener = listener
     this.token = token
+    this.who = who
   }
 
   /** The rows of a table as this screen should show them. */
   rows(table) {
     const rows = new Map([...(this.views[table]?.rows.values() ?? [])].map(row => [row.id, row]))
-    for (const { table: of, kind, id, fields, guess, since } of this.#writes) {
-      if (of !== table) continue
+    const who = this.who()
+    for (const { table: of, by, kind, id, fields, guess, since } of this.#writes) {
+      if (of !== table || by !== who) continue
       if (kind === 'delete') rows.delete(id)
       else if (kind === 'update') rows.has(id) && rows.set(id, { ...rows.get(id), ...fields, ...guess })
       else if (!rows.has(id)) {
@@ -53,7 +57,7 @@ export class Pending {
   /** Shows fields on this screen only, until `release` or the next `update` of the row. */
   hold(table, id, fields) {
     this.#unhold(table, id)
-    this.#writes.push({ table, kind: 'update', id, fields, held: true })
+    this.#writes.push({ table, kind: 'update', id, fields, held: true, by: this.who() })
     this.listener.changed()
   }
 
@@ -66,11 +70,14 @@ export class Pending {
     this.#writes = this.#writes.filter(write => !(write.held && write.table === table && write.id === id))
   }
 
-  /** Adds a row; it has a name of this screen (`new-1`) until the database has given it its id. */
-  insert(table, fields, guess) {
+  /**
+   * Adds a row; it has a name of this screen (`new-1`) until the database has given it its id. Sent
+   * again with the same `once`, it is added once.
+   */
+  insert(table, fields, guess, once) {
     const id = fields.id ?? `new-${++this.#names}`
     const since = Math.max(0, ...[...(this.views[table]?.rows.values() ?? [])].map(row => row.id))
-    return this.#queue({ table, kind: 'insert', id, fields, guess, since })
+    return this.#queue({ table, kind: 'insert', id, fields, guess, since, once })
   }
 
   /** With `etag`, a row that is another version by then is left as it is: RowcastError, 412. */
@@ -86,24 +93,39 @@ export class Pending {
 
   /** @returns {Promise<any>} the row as it was written; undefined when there was none any more */
   #queue(entry) {
+    entry.by = this.who()
     this.#writes.push(entry)
     this.listener.changed()
-    const before = this.#queues.get(entry.id)
+    const before = this.#queues.get(place(entry))
     const done = (before ?? Promise.resolve()).then(() => this.#send(entry))
     const settled = done.then(() => {}, () => {})
-    this.#queues.set(entry.id, settled)
-    settled.then(() => this.#queues.get(entry.id) === settled && this.#queues.delete(entry.id))
+    this.#queues.set(place(entry), settled)
+    // By then it may have its id.
+    settled.then(() => this.#queues.get(place(entry)) === settled && this.#queues.delete(place(entry)))
     return done
   }
 
+  /** The token of whoever made a write; once somebody else sits here, there is none any more. */
+  #tokenFor({ by }) {
+    const check = () => {
+      if (this.who() !== by) throw new RowcastError({ message: 'somebody else sits here now', sent: false })
+    }
+    return async refused => {
+      check()
+      const is = await this.token(refused)
+      check()
+      return is
+    }
+  }
+
   async #send(entry) {
-    const { table, kind, fields, etag } = entry
-    const { token } = this
+    const { table, kind, fields, etag, once } = entry
+    const token = this.#tokenFor(entry)
     try {
       const row = `/rest/v1/${table}?id=eq.${entry.id}`
-      if (kind !== 'insert' && unnamed(entry.id)) throw new RowcastError({ message: 'it was never stored' })
+      if (kind !== 'insert' && unnamed(entry.id)) throw new RowcastError({ message: 'it was never stored', sent: false })
       if (kind === 'delete' && fields) await write('PATCH', row, fields, { token })
-      const { rows, txid } = await (kind === 'insert' ? write('POST', `/rest/v1/${table}`, fields, { token }) : kind === 'update' ? write('PATCH', row, fields, { token, etag }) : write('DELETE', row, undefined, { token }))
+      const { rows, txid } = await (kind === 'insert' ? write('POST', `/rest/v1/${table}`, fields, { token, once }) : kind === 'update' ? write('PATCH', row, fields, { token, etag }) : write('DELETE', row, undefined, { token }))
       if (kind === 'insert') this.#rename(entry, rows[0].id)
       // Not awaited by the caller: the answer is good, and the stream may be away for long.
       Promise.resolve(this.views[table]?.synced(txid)).catch(() => {}).then(() => this.#settle(entry))
@@ -116,8 +138,10 @@ export class Pending {
 
   #rename({ table, id: from }, to) {
     if (from === to) return
+    const queue = this.#queues.get(place({ table, id: from }))
     for (const write of this.#writes) if (write.table === table && write.id === from) write.id = to
-    this.#queues.set(to, this.#queues.get(from))
+    this.#queues.set(place({ table, id: to }), queue)
+    this.#queues.delete(place({ table, id: from }))
     this.listener.renamed(table, from, to)
     this.listener.changed()
   }
@@ -128,5 +152,6 @@ export class Pending {
   }
 }
 
+const place = ({ table, id }) => `${table} ${id}`
 const unnamed = id => String(id).startsWith('new-')
 const same = (row, fields) => Object.entries(fields).every(([name, value]) => row[name] === value)

@@ -5,7 +5,7 @@
  * comes. Keys of such a view are opaque, so a row is known by its `id`.
  */
 import { idOf } from './lists.js'
-import { view } from './rowcast.js'
+import { unique, view } from './rowcast.js'
 import { bearer, isMember, name, onChange } from './session.js'
 import { refused } from './toast.js'
 
@@ -21,7 +21,7 @@ const template = document.getElementById('reminder-template')
  * @param {Record<string, import('./rowcast.js').View>} views gets and loses `reminders`
  * @param {import('./pending.js').Pending} pending
  * @param {(card: any) => void} show leads to a card
- * @returns {{draw: () => void, add: (text: string, card?: number) => Promise<void>}}
+ * @returns {{draw: () => void, add: (text: string, card?: number) => Promise<any>}}
  */
 export function remember(views, pending, show) {
   const drawn = new Map()
@@ -32,6 +32,7 @@ export function remember(views, pending, show) {
     const who = isMember() ? name() : null
     if (who === whose) return
     whose = who
+    form.reset()
     views.reminders?.close()
     delete views.reminders
     toggle.hidden = !who
@@ -85,9 +86,9 @@ export function remember(views, pending, show) {
   }
 
   const attempt = (what, doing) => doing.catch(error => refused(what, error))
-  const add = (text, card = null) => {
+  const add = (text, card = null, once = unique()) => {
     choose(true)
-    return attempt('The reminder was not kept', pending.insert('reminders', { text, card_id: card }, { done: false }))
+    return attempt('The reminder was not kept', pending.insert('reminders', { text, card_id: card }, { done: false }, once))
   }
 
   function open(shown) {
@@ -106,14 +107,22 @@ export function remember(views, pending, show) {
   }
   document.getElementById('reminders-close').addEventListener('click', close)
   panel.addEventListener('keydown', event => event.key === 'Escape' && close())
+  /** What was put back into the field, under the name by which it is kept once. */
+  let last = { text: '' }
   form.addEventListener('submit', async event => {
     event.preventDefault()
     const field = form.elements.text
     const text = field.value.trim()
+    const by = whose
     if (!text) return
+    const sent = text === last.text ? last : { text, once: unique() }
     field.value = ''
-    // What was not kept is there to be sent again, unless something else is written by then.
-    if (!await add(text) && !field.value) field.value = text
+    last = { text: '' }
+    // What was not kept is there to be sent again, unless something else is written by then, or
+    // somebody else sits here.
+    if (await add(text, null, sent.once) || field.value || whose !== by) return
+    field.value = text
+    last = sent
   })
   onChange(sit)
   sit()

@@ -1,8 +1,135 @@
-// The demo board when something goes wrong: another person at the same screen, a relay that refuses.
+// The demo board when something goes wrong: answers that are lost, lists and cards that go away under
+// the hand, another person at the same screen, a relay that refuses.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { url } from './chromium.mjs'
-import { newCard, open, options, seat, signedIn, sql } from './seats.mjs'
+import { edit, editor, mistakes, newCard, open, options, seat, signedIn, sql, stored, titleField } from './seats.mjs'
+
+/** Something to wait for, and what ends the wait. */
+function gate() {
+  let release
+  const opened = new Promise(done => (release = done))
+  return { opened, release }
+}
+
+async function eventually(what, look) {
+  for (let tries = 0; tries < 200; tries++) {
+    if (await look()) return
+    await new Promise(done => setTimeout(done, 50))
+  }
+  assert.fail(`never: ${what}`)
+}
+
+const newList = title => sql(`insert into lists (title, position) values ('${title}', 1000) returning id`)
+const composer = (page, list) => page.locator(`[data-list="${list}"] form.composer textarea`)
+
+async function compose(page, list, text) {
+  await page.locator(`[data-list="${list}"] .add-card`).click()
+  await composer(page, list).fill(text)
+}
+
+test('a card whose answer is lost is stored once, also when it is sent again by hand', options, async () => {
+  const page = await open(await seat(''))
+  const list = await newList('Lossy')
+  const times = title => sql(`select count(*) from cards where title = '${title}'`)
+  let lost = 0
+  const lose = count => page.route('**/rest/v1/cards', async route => {
+    await route.fetch()
+    lost++
+    await route.abort()
+  }, { times: count })
+  mistakes.push = () => 0 // the browser itself tells of each request that failed
+  await lose(1)
+  await compose(page, list, 'Answer lost once')
+  await page.keyboard.press('Enter')
+  await page.locator('[data-card]:not([data-unsaved])').filter({ hasText: 'Answer lost once' }).waitFor()
+  await eventually('the second try', async () => lost === 1 && await page.locator('[data-unsaved]').count() === 0)
+  assert.equal(await times('Answer lost once'), '1')
+
+  await lose(2)
+  await composer(page, list).fill('Answer lost twice')
+  await page.keyboard.press('Enter')
+  await page.locator('.toast[data-tone=trouble]').filter({ hasText: 'not known whether it was stored' }).waitFor()
+  assert.equal(lost, 3)
+  assert.equal(await composer(page, list).inputValue(), 'Answer lost twice')
+  await page.keyboard.press('Enter')
+  await eventually('an answer', async () => await composer(page, list).inputValue() === '' && await page.locator('[data-unsaved]').count() === 0)
+  assert.equal(await times('Answer lost twice'), '1')
+  assert.equal(await page.locator('[data-card]').filter({ hasText: 'Answer lost twice' }).count(), 1)
+  delete mistakes.push
+})
+
+test('what somebody else wrote while a save was under way is not overwritten by the next one', options, async () => {
+  const page = await open(await seat('Mia'))
+  await signedIn(page)
+  const id = await newCard('Before')
+  await page.locator(`[data-card="${id}"]`).waitFor()
+  await edit(page, id)
+  await titleField(page, id).fill('Saved')
+  const { opened, release } = gate()
+  await page.route('**/rest/v1/cards?*', async route => {
+    const response = await route.fetch()
+    await opened
+    await route.fulfill({ response })
+  }, { times: 1 })
+  await page.keyboard.press('Enter')
+  await eventually('the first save', async () => await stored(id) === 'Saved')
+  await page.keyboard.type(' and written on')
+  await sql(`update cards set title = 'By somebody else', note = 'meanwhile' where id = ${id}`)
+  await page.locator(`[data-card="${id}"] .note`).filter({ hasText: 'meanwhile' }).waitFor({ state: 'attached' })
+  release()
+  await page.locator(`[data-card="${id}"] form[data-state=writing]`).waitFor()
+  await titleField(page, id).press('Enter')
+  await page.locator(`[data-card="${id}"] form[data-state=conflict]`).waitFor()
+  assert.equal(await stored(id), 'By somebody else')
+  assert.equal(await titleField(page, id).inputValue(), 'Saved and written on')
+})
+
+test('what is typed into a list that is removed stays until it is closed', options, async () => {
+  const page = await open(await seat(''))
+  const [composed, renamed] = [await newList('With a composer'), await newList('With a new title')]
+  const section = id => page.locator(`[data-list="${id}"]`)
+  await compose(page, composed, 'Half a sentence')
+  await section(renamed).locator('.list-title').dblclick()
+  await section(renamed).locator('[name=title]').fill('Half a title')
+  await sql(`delete from lists where id in (${composed}, ${renamed})`)
+  for (const id of [composed, renamed]) await section(id).locator('.removed').waitFor()
+  assert.equal(await composer(page, composed).inputValue(), 'Half a sentence')
+  assert.equal(await section(renamed).locator('[name=title]').inputValue(), 'Half a title')
+  await section(renamed).locator('[name=title]').press('Enter')
+  await page.locator('.toast[data-tone=trouble]').filter({ hasText: 'Half a title' }).waitFor()
+  await section(renamed).waitFor({ state: 'detached' })
+
+  mistakes.push = () => 0 // the browser itself tells of the write that is refused
+  await composer(page, composed).press('Enter')
+  await page.locator('.toast[data-tone=trouble]').filter({ hasText: 'Half a sentence' }).waitFor()
+  delete mistakes.push
+  assert.equal(await composer(page, composed).inputValue(), 'Half a sentence')
+  await composer(page, composed).press('Escape')
+  await section(composed).waitFor({ state: 'detached' })
+})
+
+test('a reminder that is still being written is not shown to the next person', options, async () => {
+  const page = await open(await seat('Priya'))
+  await signedIn(page)
+  await page.locator('#reminders-toggle').click()
+  const { opened, release } = gate()
+  await page.route('**/rest/v1/reminders', async route => {
+    await opened
+    await route.continue()
+  })
+  await page.locator('#reminder-form input').fill('slow, for Priya alone')
+  await page.keyboard.press('Enter')
+  await page.locator('[data-reminder]').waitFor()
+  await page.locator('#me').click()
+  await page.getByRole('menuitem', { name: 'Change name…' }).click()
+  await page.locator('.choice').filter({ hasText: 'Tomás' }).click()
+  await page.locator('.me-name').filter({ hasText: 'Tomás' }).waitFor()
+  await page.locator('[data-reminder]').waitFor({ state: 'detached' })
+  release()
+  await eventually('her reminder', async () => await sql("select name from people join reminders on person_id = people.id where text like 'slow%'") === 'Priya')
+  assert.equal(await page.locator('[data-reminder]').count(), 0)
+})
 
 test('the board stays in sight while somebody takes the seat', options, async () => {
   const page = await open(await seat(''))
@@ -19,6 +146,20 @@ test('the board stays in sight while somebody takes the seat', options, async ()
   await sql(`update cards set title = 'Seen by Mia' where id = ${id}`)
   await page.locator(`[data-card="${id}"]`).filter({ hasText: 'Seen by Mia' }).waitFor()
   assert.equal(await page.evaluate(() => globalThis.missing), 0)
+})
+
+test('keys do what they did when a lifted card goes away', options, async () => {
+  const page = await open(await seat(''))
+  const [lifted, other] = [await newCard('Lifted and deleted'), await newCard('To be deleted by key')]
+  for (const id of [lifted, other]) await page.locator(`[data-card="${id}"]`).waitFor()
+  await page.locator(`[data-card="${lifted}"]`).press('Space')
+  await page.keyboard.press('ArrowUp')
+  await page.locator(`[data-card="${lifted}"][data-lifted]`).waitFor()
+  await sql(`delete from cards where id = ${lifted}`)
+  await page.locator(`[data-card="${lifted}"]`).waitFor({ state: 'detached' })
+  await page.locator(`[data-card="${other}"]`).press('Delete')
+  await page.locator(`[data-card="${other}"]`).waitFor({ state: 'detached' })
+  await eventually('the delete', async () => await sql(`select count(*) from cards where id = ${other}`) === '0')
 })
 
 test('a board that is refused says why', options, async () => {

@@ -65,7 +65,7 @@ async fn people_sign_in_keep_reminders_and_meet_at_a_card() {
 }
 
 #[tokio::test]
-async fn the_board_can_be_read_and_says_why_when_something_goes_wrong() {
+async fn nothing_is_lost_doubled_or_shown_to_others_when_something_goes_wrong_at_the_board() {
     on_the_board("trouble.test.mjs").await;
 }
 
