@@ -31,14 +31,14 @@ export async function seat(name, { alone = false } = {}) {
   return context
 }
 
-/** A window on the board, live; `traffic` holds what its streams brought, where no worker hides it. */
-export async function open(context) {
+/** A window on the board, live. */
+export async function open(context, at = url) {
   const page = await context.newPage()
   page.setDefaultTimeout(20_000)
   page.on('pageerror', error => mistakes.push(String(error)))
   // A refused write is told by the browser itself, too.
   page.on('console', message => /status of 412/.test(message.text()) || mistakes.push(message.text()))
-  await page.goto(url)
+  await page.goto(at)
   await page.locator('[data-status=live] [data-card]').first().waitFor()
   return page
 }

@@ -1,6 +1,7 @@
 // The demo board when something goes wrong: answers that are lost, lists and cards that go away under
 // the hand, another person at the same screen, a relay that refuses.
 import assert from 'node:assert/strict'
+import { createServer, request } from 'node:http'
 import { test } from 'node:test'
 import { url } from './chromium.mjs'
 import { edit, editor, mistakes, newCard, open, options, seat, signedIn, sql, stored, titleField } from './seats.mjs'
@@ -59,6 +60,39 @@ test('a card whose answer is lost is stored once, also when it is sent again by 
   delete mistakes.push
 })
 
+/** A proxy that passes new cards on and breaks the connection of the first one instead of answering. */
+async function breaking() {
+  const seen = []
+  const proxy = createServer((from, to) => {
+    const { method, headers } = from
+    const on = request(new URL(from.url, url), { method, headers }, answer => {
+      if (method === 'POST' && from.url === '/rest/v1/cards' && seen.push(headers['idempotency-key']) === 1) return from.socket.destroy()
+      to.writeHead(answer.statusCode, answer.headers)
+      answer.pipe(to)
+    })
+    on.on('error', () => to.destroy())
+    to.on('close', () => on.destroy())
+    from.pipe(on)
+  })
+  await new Promise(done => proxy.listen(0, '127.0.0.1', done))
+  return { seen, at: `http://127.0.0.1:${proxy.address().port}`, close: () => proxy.close() }
+}
+
+test('a card that the browser sends again by itself is stored once', options, async () => {
+  const { seen, at, close } = await breaking()
+  const page = await open(await seat(''), at)
+  const list = await newList('Breaking')
+  mistakes.push = () => 0 // the browser itself tells of each request that failed
+  await compose(page, list, 'Sent by the browser')
+  await page.keyboard.press('Enter')
+  await page.locator('[data-card]:not([data-unsaved])').filter({ hasText: 'Sent by the browser' }).waitFor()
+  await eventually('an answer', async () => seen.length === 2 && await page.locator('[data-unsaved]').count() === 0)
+  delete mistakes.push
+  assert.equal(new Set(seen).size, 1)
+  assert.equal(await sql("select count(*) from cards where title = 'Sent by the browser'"), '1')
+  close()
+})
+
 test('what somebody else wrote while a save was under way is not overwritten by the next one', options, async () => {
   const page = await open(await seat('Mia'))
   await signedIn(page)
@@ -83,6 +117,30 @@ test('what somebody else wrote while a save was under way is not overwritten by 
   await page.locator(`[data-card="${id}"] form[data-state=conflict]`).waitFor()
   assert.equal(await stored(id), 'By somebody else')
   assert.equal(await titleField(page, id).inputValue(), 'Saved and written on')
+})
+
+test('what somebody else wrote and this screen has not drawn yet is not overwritten', options, async () => {
+  const context = await seat('Mia')
+  await context.addInitScript(() => {
+    const frame = globalThis.requestAnimationFrame
+    globalThis.requestAnimationFrame = draw => globalThis.frozen || frame(draw)
+  })
+  const [page, other] = [await open(context), await open(context)]
+  for (const each of [page, other]) await signedIn(each)
+  const id = await newCard('Drawn')
+  for (const each of [page, other]) await each.locator(`[data-card="${id}"]`).waitFor()
+  await page.evaluate(() => {
+    globalThis.frozen = true
+  })
+  await sql(`update cards set title = 'Not drawn yet' where id = ${id}`)
+  await other.locator(`[data-card="${id}"]`).filter({ hasText: 'Not drawn yet' }).waitFor()
+  await page.waitForTimeout(200)
+  await edit(page, id)
+  assert.equal(await titleField(page, id).inputValue(), 'Drawn')
+  await titleField(page, id).fill('Written over it')
+  await titleField(page, id).press('Enter')
+  await page.locator(`[data-card="${id}"] form[data-state=conflict]`).waitFor()
+  assert.equal(await stored(id), 'Not drawn yet')
 })
 
 test('what is typed into a list that is removed stays until it is closed', options, async () => {
