@@ -4,7 +4,8 @@
 //! allow (in all, for one user, for one address), that none is given out while memory is short, and
 //! that a client which takes nothing out of its stream loses it: at [`STALLED`] in any case, and
 //! before everybody else when memory runs out. Who takes all that it is given goes only if memory stays
-//! short once those are gone. It knows neither HTTP nor what a stream carries.
+//! short once those are gone. A client that is given a whole answer instead has to take it at a pace
+//! ([`Taking`]), or loses its connection too. It knows neither HTTP nor what a stream carries.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -89,6 +90,11 @@ impl Scissors {
 /// A stream whose client has taken nothing for so long is cut, also where other streams of the same
 /// connection go on. Longer than the connection's own limit, which is told apart in the counters.
 pub const STALLED: Duration = Duration::from_secs(20);
+/// A client may take so long for an answer besides the time that its bytes give it.
+const GRACE: Duration = Duration::from_mins(1);
+/// Bytes of an answer that have to be taken in a second, on the whole: six answers at once over a line of
+/// 50 KiB a second are quicker.
+const PACE: u64 = 8 * 1024;
 /// How often streams are looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// Of all streams, one in so many is cut at each look while memory runs out.
@@ -119,6 +125,7 @@ struct Open {
     users: HashMap<u64, usize>,
     addresses: HashMap<IpAddr, usize>,
     streams: HashMap<u64, Stream>,
+    answers: HashMap<u64, Answer>,
     /// When somebody was last cut for want of memory.
     shed: Option<Instant>,
 }
@@ -130,6 +137,13 @@ struct Stream {
     scissors: Scissors,
 }
 
+#[derive(Debug)]
+struct Answer {
+    /// See [`Taking::late`].
+    late: Arc<AtomicU64>,
+    scissors: Scissors,
+}
+
 /// What was cut at one look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cut {
@@ -137,6 +151,8 @@ pub struct Cut {
     pub stalled: usize,
     /// Streams that had to go for want of memory.
     pub memory: usize,
+    /// Answers that were taken too slowly.
+    pub answers: usize,
 }
 
 impl Admission {
@@ -209,6 +225,30 @@ impl Admission {
         })
     }
 
+    /// Looks after an answer until it is taken: the client on the connection that `scissors` cut has to
+    /// take some of it every [`STALLED`], and all of it at a pace that a bad line still has.
+    #[must_use]
+    pub fn taking(&self, scissors: Scissors) -> Taking {
+        let begun = self.shared.now();
+        let late = Arc::new(AtomicU64::new(begun + millis(STALLED)));
+        let answer = Answer {
+            late: Arc::clone(&late),
+            scissors,
+        };
+        let mut open = self.shared.lock();
+        let number = open.next;
+        open.next += 1;
+        open.answers.insert(number, answer);
+        drop(open);
+        Taking {
+            shared: Arc::clone(&self.shared),
+            number,
+            begun,
+            handed: AtomicU64::new(0),
+            late,
+        }
+    }
+
     /// Cuts those who take nothing, and while memory runs out the slowest of all, until the stop
     /// signal. `told` hears of each look that cut somebody.
     pub async fn watch(self, shutdown: Shutdown, told: impl Fn(Cut)) {
@@ -245,7 +285,18 @@ impl Admission {
         for (_, number) in &late[..stalled] {
             open.streams[number].scissors.cut();
         }
-        let mut cut = Cut { stalled, memory: 0 };
+        let mut cut = Cut {
+            stalled,
+            ..Cut::default()
+        };
+        for answer in open.answers.values() {
+            if now > answer.late.load(Ordering::Relaxed) {
+                answer.scissors.cut();
+                // Once is enough, and is counted once.
+                answer.late.store(u64::MAX, Ordering::Relaxed);
+                cut.answers += 1;
+            }
+        }
         if short {
             // The slowest first: they keep the most from others. Once they are gone and what they held is
             // free, the latest, who have seen least.
@@ -344,6 +395,35 @@ impl Drop for Place {
     }
 }
 
+/// An answer that is being taken; dropping it says that all of it is.
+#[derive(Debug)]
+pub struct Taking {
+    shared: Arc<Shared>,
+    number: u64,
+    begun: u64,
+    /// Bytes that were handed over.
+    handed: AtomicU64,
+    /// When the client has taken too little, unless something happens before.
+    late: Arc<AtomicU64>,
+}
+
+impl Taking {
+    /// So many more bytes are handed over: the client has taken those before, or nearly so.
+    pub fn handed(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        let handed = self.handed.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let pace = self.begun + millis(GRACE) + handed * 1000 / PACE;
+        let late = pace.min(self.shared.now() + millis(STALLED));
+        self.late.store(late, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        self.shared.lock().answers.remove(&self.number);
+    }
+}
+
 fn leave<K: std::hash::Hash + Eq>(there: &mut HashMap<K, usize>, who: &K) {
     if let Some(count) = there.get_mut(who) {
         *count -= 1;
@@ -359,6 +439,7 @@ mod tests {
 
     use super::*;
 
+    const PIECE: usize = 16 * 1024;
     const LIMITS: Limits = Limits {
         total: 4,
         per_user: 2,
@@ -463,6 +544,40 @@ mod tests {
         assert_eq!((cut.stalled, cut.memory), (1, 0));
         assert!(scissors[0].used().now_or_never().is_some());
         assert!(scissors[1].used().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_taken_at_a_pace_or_its_connection_is_cut() {
+        let (admission, _pressure) = admission(LIMITS);
+        let scissors: Vec<Scissors> = (0..4).map(|_| Scissors::default()).collect();
+        let [stuck, trickling, slow, taken] =
+            [0, 1, 2, 3].map(|at: usize| admission.taking(scissors[at].clone()));
+        for answer in [&stuck, &trickling, &slow, &taken] {
+            answer.handed(PIECE);
+        }
+        drop(taken);
+        // One takes something now and then, one as much as a bad line gives to each of four.
+        let mut cut = Vec::new();
+        for second in 1..=600 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            slow.handed((50 << 10) / 4);
+            if second % 15 == 0 && cut.len() < 2 {
+                trickling.handed(PIECE);
+            }
+            for _ in 0..admission.look(false).answers {
+                cut.push(second);
+            }
+        }
+        assert_eq!(cut.len(), 2, "{cut:?}");
+        assert!((20..22).contains(&cut[0]), "{cut:?}");
+        assert!((60..80).contains(&cut[1]), "{cut:?}");
+        let used: Vec<bool> = scissors
+            .iter()
+            .map(|scissors| scissors.used().now_or_never().is_some())
+            .collect();
+        assert_eq!(used, [true, true, false, false]);
+        drop((stuck, trickling, slow));
+        assert!(admission.shared.lock().answers.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,6 +24,7 @@
 //! | [`auth`] | token and clock in, identity out | requests, what a role may do |
 //! | [`rows`] | reads and writes in the PostgREST dialect | subscribers: it never publishes |
 //! | [`schema`] | our schema, the catalogue, drift | requests, views |
+//! | [`share`] | how many bytes all clients together may keep in the relay | what the bytes mean |
 //! | [`memory`] | how much memory is used of what may be | who uses it |
 //! | [`postgres`] | connections, quoting, the private cluster | what is asked |
 //! | [`event`], [`cursor`], [`etag`], [`filter`], [`sse`] | pure: no socket, no task | |
@@ -52,6 +53,7 @@ pub mod mutants;
 pub mod postgres;
 pub mod rows;
 pub mod schema;
+pub mod share;
 pub mod shutdown;
 pub mod sse;
 pub mod subscription;

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use hyper::http::request::Parts;
 use jiff::Timestamp;
+use rowcast::admission::{self, Admission};
 use rowcast::auth::token::sign;
 use rowcast::auth::{Authenticator, Secret, Settings};
 use rowcast::cursor::{Cursor, Name, Token};
@@ -23,6 +24,7 @@ use rowcast::http::body;
 use rowcast::http::cors::Origins;
 use rowcast::http::route::{Api, Route, Router};
 use rowcast::http::server::{Limits, Server, listen};
+use rowcast::memory::Pressure;
 use rowcast::metrics::Metrics;
 use rowcast::postgres::connect::Target;
 use rowcast::postgres::conninfo::Conninfo;
@@ -31,11 +33,13 @@ use rowcast::rows::plan::Read;
 use rowcast::rows::request::{Request, Verb};
 use rowcast::rows::statement::{self, Key, Statement};
 use rowcast::schema::catalog::{Column, Table};
+use rowcast::share::Budget;
 use rowcast::shutdown::Shutdown;
 use rowcast::sse;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 /// A target by its name.
 pub type Entry = (&'static str, fn(&[u8]));
@@ -444,12 +448,19 @@ impl Api for Echo {
 /// The whole server, without anything behind it.
 static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
     RUNTIME.block_on(async {
+        let unlimited = admission::Limits {
+            total: 0,
+            per_user: 0,
+            per_address: 0,
+        };
         let router = Router {
             api: Echo,
             assets: Assets::new(true),
             origins: Origins::new(&[] as &[&str]).expect("none are allowed"),
             body_limit: 4096,
-            bodies: rowcast::http::body::Budget::new(1 << 20),
+            bodies: Budget::new(1 << 20),
+            answers: Budget::new(1 << 20),
+            admission: Admission::new(unlimited, watch::channel(Pressure::Low).1),
             health: Arc::new(Health::new()),
             metrics: Arc::new(Metrics::new()),
         };

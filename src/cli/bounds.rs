@@ -11,6 +11,8 @@ use crate::health::Health;
 use crate::http::server::{Incident, Limits, Observer};
 use crate::memory::{self, Budget, Pressure};
 use crate::metrics::{Metrics, Reason};
+use crate::rows::execute::LARGEST;
+use crate::share;
 use crate::shutdown::Shutdown;
 
 /// Open files that are no connections of clients: those to the database, listeners, logs.
@@ -100,6 +102,12 @@ pub(super) fn observer(metrics: &Arc<Metrics>, health: &Arc<Health>) -> Observer
 pub(super) fn count(metrics: &Metrics, cut: Cut) {
     dropped(metrics, "stalled", cut.stalled);
     dropped(metrics, "memory", cut.memory);
+    if cut.answers > 0 {
+        tracing::debug!(
+            cut.answers,
+            "answers were cut that their clients took too slowly"
+        );
+    }
     if cut.memory > 0 {
         tracing::warn!(cut.memory, "streams were cut for want of memory");
     }
@@ -111,6 +119,25 @@ fn dropped(metrics: &Metrics, reason: &'static str, streams: usize) {
     counter.inc_by(streams as u64);
 }
 
+/// Of the memory that there may be, one in so many bytes is for answers that are not taken yet.
+const ANSWERS: u64 = 4;
+/// The least of it, which the largest answer fits into, and the most.
+const LEAST: u64 = LARGEST as u64;
+const MOST: u64 = 1 << 30;
+
+/// What all answers together may take that their clients have not taken yet.
+pub(super) fn answers(bounds: &Bounds) -> share::Budget {
+    let limit = memory(bounds).map_or(MOST, |memory| memory.limit);
+    let bytes = (limit / ANSWERS).clamp(LEAST, MOST);
+    share::Budget::new(usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
+/// The memory that there may be.
+fn memory(bounds: &Bounds) -> Option<Budget> {
+    let given = bounds.memory_limit.map(Budget::of_process);
+    given.or_else(Budget::of_group).or_else(Budget::of_machine)
+}
+
 /// Watches memory until the stop signal.
 pub(super) fn watch_memory(
     bounds: &Bounds,
@@ -118,8 +145,7 @@ pub(super) fn watch_memory(
     metrics: &Arc<Metrics>,
     shutdown: Shutdown,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let budget = bounds.memory_limit.map(Budget::of_process);
-    let budget = budget.or_else(Budget::of_group).or_else(Budget::of_machine);
+    let budget = memory(bounds);
     let limit = budget.as_ref().map_or(0, |budget| budget.limit);
     metrics
         .memory_limit

@@ -41,6 +41,7 @@ use crate::postgres::{pool, pooler, quote};
 use crate::schema::catalog::Handle;
 use crate::schema::reload::Word;
 use crate::schema::{migrate, reload, upkeep};
+use crate::share;
 use crate::shutdown::Shutdown;
 use crate::subscription::{self, Pools, beats};
 use crate::view::snapshot;
@@ -366,20 +367,11 @@ impl Relay {
             bounds::streams(&config.bounds, limits.connections),
             pressure.subscribe(),
         );
-        let cookie = door.auth.cookie().to_owned();
+        let rows = rows(config, &door, [requests, looks], &catalog);
+        let answers = rows.answers.clone();
         let api = Api {
             auth: Arc::new(door.auth),
-            rows: Arc::new(Rows {
-                pool: requests,
-                views: looks,
-                looks: Looks::default(),
-                catalog: Arc::clone(&catalog),
-                max_rows: MAX_ROWS,
-                statement_timeout: STATEMENT_TIMEOUT,
-                tx_end: config.tx_end,
-                pre_request: config.pre_request.as_deref().map(quoted),
-                cookie,
-            }),
+            rows: Arc::new(rows),
             streams: subscription::Parts {
                 stage: Arc::clone(feed.stage()),
                 reads: Arc::new(Pools {
@@ -405,7 +397,9 @@ impl Relay {
             assets: Assets::new(board),
             origins,
             body_limit: body::LIMIT,
-            bodies: body::Budget::new(body::ALL),
+            bodies: share::Budget::new(body::ALL),
+            answers,
+            admission: admission.clone(),
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
         };
@@ -535,6 +529,27 @@ fn pool_state(pool: &pool::Pool) -> PoolState {
         waiting: status.waiting,
         max: status.max_size,
         timeouts: pool.timeouts(),
+    }
+}
+
+/// What reads and writes need, with connections for requests and for what streams ask.
+fn rows(
+    config: &Config,
+    door: &Door,
+    [pool, views]: [pool::Pool; 2],
+    catalog: &Arc<Handle>,
+) -> Rows {
+    Rows {
+        pool,
+        views,
+        looks: Looks::default(),
+        catalog: Arc::clone(catalog),
+        max_rows: MAX_ROWS,
+        answers: bounds::answers(&config.bounds),
+        statement_timeout: STATEMENT_TIMEOUT,
+        tx_end: config.tx_end,
+        pre_request: config.pre_request.as_deref().map(quoted),
+        cookie: door.auth.cookie().to_owned(),
     }
 }
 

@@ -179,14 +179,16 @@ impl Whole<'_> {
                 expect: asked.expect,
             })
             .collect();
+        let share = self.service.answers.share();
         let answered = execute::write_all(
             &self.service.pool,
             terms(self.service, &self.context, &self.preferences),
             &steps,
             self.once.as_ref(),
+            &share,
             |done, end| self.reply(jobs, done, &end),
         );
-        answered.await.map(Reply::from)
+        Ok(Reply::of(answered.await?, share))
     }
 
     fn reply(&self, jobs: &[Job], done: Vec<Done>, end: &Ended) -> Result<Reply, Error> {

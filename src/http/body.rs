@@ -3,16 +3,15 @@
 //! Reading promises that no more than the limit is ever held, and that it ends in the given time
 //! whatever the client does. It does not know what the bytes mean.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Body, BodyError, Response};
+use crate::share::{Budget, Crowded, keeping};
 
 /// Largest request body unless told otherwise, in bytes.
 pub const LIMIT: usize = 1024 * 1024;
@@ -21,55 +20,6 @@ pub const WITHIN: Duration = Duration::from_secs(30);
 
 /// Bytes of request bodies that all clients together may have in the relay, unless told otherwise.
 pub const ALL: usize = 64 * 1024 * 1024;
-/// Of each body so much is not counted: small ones never wait for large ones.
-const SMALL: usize = 64 * 1024;
-
-/// What is left for bodies. Cheap to clone; clones are the same.
-#[derive(Clone, Debug)]
-pub struct Budget(Arc<Semaphore>);
-
-impl Budget {
-    /// Room for so many bytes.
-    #[must_use]
-    pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
-    }
-}
-
-/// Bytes with their part of the budget.
-struct Counted {
-    bytes: Bytes,
-    _part: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-/// The part of the budget that a body has taken so far.
-#[derive(Default)]
-struct Held(Option<OwnedSemaphorePermit>);
-
-impl Held {
-    /// Takes as much more as a body of `length` bytes needs.
-    fn grow(&mut self, budget: &Budget, length: usize) -> Result<(), ReadError> {
-        let has = self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = length.saturating_sub(SMALL).saturating_sub(has);
-        if more == 0 {
-            return Ok(());
-        }
-        let more = u32::try_from(more).map_err(|_| ReadError::Crowded)?;
-        let more = Arc::clone(&budget.0).try_acquire_many_owned(more);
-        let more = more.map_err(|_| ReadError::Crowded)?;
-        match &mut self.0 {
-            Some(held) => held.merge(more),
-            held => *held = Some(more),
-        }
-        Ok(())
-    }
-}
 
 /// A body that is all there.
 #[must_use]
@@ -157,7 +107,7 @@ where
     }
     let mut pieces: Vec<Bytes> = Vec::new();
     let mut length = 0;
-    let mut held = Held::default();
+    let share = budget.share();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| ReadError::Broken(error.into()))?;
         let Ok(piece) = frame.into_data() else {
@@ -169,10 +119,10 @@ where
             drain(body, limit).await;
             return Err(ReadError::TooLarge { limit });
         }
-        if let Err(crowded) = held.grow(budget, length) {
+        if let Err(Crowded) = share.grow(piece.len()) {
             drop(pieces);
             drain(body, limit).await;
-            return Err(crowded);
+            return Err(ReadError::Crowded);
         }
         pieces.push(piece);
     }
@@ -181,9 +131,10 @@ where
         1 => pieces.swap_remove(0),
         _ => pieces.concat().into(),
     };
-    Ok(match held.0 {
-        Some(part) => Bytes::from_owner(Counted { bytes, _part: part }),
-        None => bytes,
+    Ok(if share.is_small() {
+        bytes
+    } else {
+        keeping(bytes, share)
     })
 }
 
@@ -219,6 +170,7 @@ mod tests {
     use hyper::body::Frame;
 
     use super::*;
+    use crate::share::SMALL;
 
     fn pieces(
         pieces: Vec<&'static str>,

@@ -20,7 +20,7 @@ use super::{Response, once, profile};
 use crate::auth::Identity;
 use crate::postgres::transaction::{Access, Context};
 use crate::rows::call::{Ask, Call};
-use crate::rows::execute::{self, Called, Calling, Check, Done, Operation};
+use crate::rows::execute::{self, Called, Calling, Check, Done, Ended, Operation};
 use crate::rows::once::Once;
 use crate::rows::request::Shape;
 use crate::rows::{Drift, Error};
@@ -126,10 +126,10 @@ async fn show(
     if !job.writes() {
         terms.access = Access::Guarded;
     }
-    let answered = execute::write(&service.pool, terms, &job.operation, once, |done, end| {
-        Ok(ended(job.reply(done, told_end)?, &end))
-    });
-    answered.await.map(Reply::from)
+    let share = service.answers.share();
+    let answer = |done, end: Ended| Ok(ended(job.reply(done, told_end)?, &end));
+    let answered = execute::write(&service.pool, terms, &job.operation, once, &share, answer);
+    Ok(Reply::of(answered.await?, share))
 }
 
 /// A call that is planned: what to run, and how its answer reads.

@@ -19,6 +19,7 @@ use crate::postgres::embedded::{Cluster, Options};
 use crate::postgres::pool::{pinned, pool};
 use crate::schema::catalog::Handle;
 use crate::schema::migrate::{Bell, migrate};
+use crate::share::Budget;
 
 /// Somebody without a token, where none is needed.
 fn open() -> Identity {
@@ -103,6 +104,7 @@ impl World {
                 looks: Looks::default(),
                 pool,
                 max_rows: 1000,
+                answers: Budget::new(1 << 30),
                 statement_timeout: Duration::from_secs(8),
                 tx_end: crate::config::TxEnd::Commit,
                 pre_request: None,

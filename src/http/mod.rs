@@ -25,6 +25,7 @@ pub mod looks;
 pub mod once;
 pub mod openapi;
 pub mod ops;
+pub mod pace;
 pub mod permits;
 pub mod problem;
 pub mod profile;

@@ -218,7 +218,8 @@ impl Problem {
             | Error::ResponseHeaders(_)
             | Error::TooManyAffected { .. }
             | Error::PastEnd { .. }
-            | Error::TooLarge { .. } => Self::of_outcome(error),
+            | Error::TooLarge { .. }
+            | Error::Crowded(_) => Self::of_outcome(error),
             Error::Condition(_)
             | Error::SeveralInReach
             | Error::Precondition { .. }
@@ -400,6 +401,9 @@ impl Problem {
             .details(format!(
                 "the offset is {offset}, and there are {total} rows"
             )),
+            Error::Crowded(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "RCH13", message)
+                .details("nothing was changed")
+                .hint("try again in a moment, or ask for fewer rows or columns at a time"),
             _ => Self::new(StatusCode::BAD_REQUEST, "RCR01", message)
                 .hint("ask for fewer rows or columns at a time"),
         }

@@ -34,6 +34,8 @@ pub enum Refusal {
     BodiesCrowded,
     /// The body broke off.
     BodyBroken,
+    /// All clients together leave as much untaken as is kept.
+    AnswersCrowded,
     /// Our own fault: the code that answers has panicked.
     Panicked,
 }
@@ -71,7 +73,7 @@ impl Refusal {
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::BodiesCrowded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::BodiesCrowded | Self::AnswersCrowded => StatusCode::SERVICE_UNAVAILABLE,
             Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -90,6 +92,7 @@ impl Refusal {
             Self::BodyTooSlow => "RCH04",
             Self::BodiesCrowded => "RCH10",
             Self::BodyBroken => "RCH05",
+            Self::AnswersCrowded => "RCH13",
             Self::Panicked => "RCH06",
         }
     }
@@ -108,6 +111,10 @@ impl Refusal {
             Self::BodyTooSlow => "the body did not arrive in time".into(),
             Self::BodiesCrowded => "too much is being sent to the relay at once".into(),
             Self::BodyBroken => "the body broke off".into(),
+            Self::AnswersCrowded => {
+                "the relay keeps as many answers as it can that their clients have not taken yet"
+                    .into()
+            }
             Self::Panicked => "the relay made a mistake".into(),
         }
     }
@@ -122,7 +129,7 @@ impl Refusal {
                 "ask it by its number or as localhost, or list its name: --allow-origin https://..."
                     .into(),
             ),
-            Self::BodiesCrowded => Some("try again in a moment".into()),
+            Self::BodiesCrowded | Self::AnswersCrowded => Some("try again in a moment".into()),
             Self::Panicked => Some("the relay's log has it under X-Request-Id".into()),
             _ => None,
         }

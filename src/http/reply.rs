@@ -3,12 +3,15 @@
 //!
 //! It does not know what was asked.
 
+use std::sync::Arc;
+
 use hyper::StatusCode;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use super::{Response, body};
 use crate::rows::once::{self, Answered, Record, Recorded};
 use crate::rows::response::Overrides;
+use crate::share::Share;
 
 /// Says that an answer was given before: `true`, or `true; body=omitted` when its body was too large
 /// to be kept.
@@ -23,6 +26,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// Its text; `None` where there is nothing to say.
     pub body: Option<String>,
+    /// The room that its text has.
+    pub share: Option<Share>,
 }
 
 impl Reply {
@@ -33,6 +38,7 @@ impl Reply {
             status,
             headers: HeaderMap::new(),
             body: None,
+            share: None,
         }
     }
 
@@ -77,13 +83,32 @@ impl Reply {
         }
     }
 
-    /// As it is sent.
+    /// The answer that was given now, which has its room in `share`, or the one that was given before.
+    #[must_use]
+    pub fn of(answered: Answered<Self>, share: Share) -> Self {
+        match answered {
+            Answered::Now(reply) => reply.sharing(share),
+            Answered::Before(record) => record.into(),
+        }
+    }
+
+    /// The same with the room that its text has.
+    #[must_use]
+    pub fn sharing(mut self, share: Share) -> Self {
+        self.share = Some(share);
+        self
+    }
+
+    /// As it is sent. What has taken some of the budget says so in the extensions.
     #[must_use]
     pub fn into_response(self) -> Response {
         let silent = self.body.is_none();
         let mut response = Response::new(self.body.map_or_else(body::empty, body::full));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
+        if let Some(share) = self.share.filter(|share| !share.is_small()) {
+            response.extensions_mut().insert(Arc::new(share));
+        }
         if silent && !is_bodiless(self.status) {
             let none = HeaderValue::from(0);
             response.headers_mut().insert(CONTENT_LENGTH, none);
@@ -134,15 +159,7 @@ impl From<Record> for Reply {
             status: StatusCode::from_u16(record.status).unwrap_or(StatusCode::OK),
             headers,
             body: Some(record.body).filter(|body| !body.is_empty()),
-        }
-    }
-}
-
-impl From<Answered<Self>> for Reply {
-    fn from(answered: Answered<Self>) -> Self {
-        match answered {
-            Answered::Now(reply) => reply,
-            Answered::Before(record) => record.into(),
+            share: None,
         }
     }
 }

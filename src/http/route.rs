@@ -22,9 +22,11 @@ use super::assets::{self, Assets, File};
 use super::cors::{self, Origin, Origins};
 use super::headers::wants_events;
 use super::refusal::{Refusal, Shape};
-use super::{Request, Response, body, exchange, identify, ops};
+use super::{Request, Response, body, exchange, identify, ops, pace};
+use crate::admission::Admission;
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::share::Budget;
 
 /// What a path means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,7 +229,11 @@ pub struct Router<A> {
     /// Largest request body, in bytes; [`body::LIMIT`] unless the settings say otherwise.
     pub body_limit: usize,
     /// What all bodies together may take.
-    pub bodies: body::Budget,
+    pub bodies: Budget,
+    /// What all answers of the API together may take that their clients have not taken yet.
+    pub answers: Budget,
+    /// Who looks after those.
+    pub admission: Admission,
     /// What `/readyz` tells.
     pub health: Arc<Health>,
     /// What `/metrics` tells, and where requests are counted.
@@ -280,7 +286,10 @@ impl<A: Api> Router<A> {
             .entry(CACHE_CONTROL)
             .or_insert(HeaderValue::from_static("no-store"));
         cors::apply(&mut response, &origin);
-        response
+        if exchange::is_event_stream(response.headers()) {
+            return response;
+        }
+        pace::paced(response, &self.admission, &parts)
     }
 
     /// Turns a panic of whoever answers into a response: the connection, and on HTTP/2 its other
@@ -332,7 +341,13 @@ impl<A: Api> Router<A> {
             Route::Metrics => ops::metrics(&self.metrics),
             Route::NotFound(_) => return Err(Refusal::NotFound),
         };
-        Ok(response)
+        // What the API has not counted is a refusal of its own, or a read.
+        match route.shape() {
+            Shape::Api => {
+                pace::counted(response, &self.answers).map_err(|_| Refusal::AnswersCrowded)
+            }
+            Shape::Problem => Ok(response),
+        }
     }
 }
 

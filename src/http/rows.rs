@@ -39,6 +39,7 @@ use crate::rows::request::{self, Count, Preferences, Request, Resolution, Return
 use crate::rows::statement::{self, Key};
 use crate::rows::{Drift, Error, body as payload};
 use crate::schema::catalog::{self, Table};
+use crate::share::Budget;
 
 /// The transaction id of a write; the same text comes as `txid` in the streams.
 pub const TXID: HeaderName = HeaderName::from_static("rowcast-txid");
@@ -65,6 +66,8 @@ pub struct Rows {
     pub catalog: Arc<catalog::Handle>,
     /// Rows in one answer at most.
     pub max_rows: u64,
+    /// What all answers together may take.
+    pub answers: Budget,
     /// Longest time for one statement.
     pub statement_timeout: Duration,
     /// How transactions end.
@@ -655,7 +658,8 @@ impl Exchange<'_> {
             tables: &tables,
             ..Terms::read(&self.context, self.service.statement_timeout)
         };
-        let (found, overrides) = execute::read(&self.service.pool, terms, reading).await?;
+        let share = self.service.answers.share();
+        let (found, overrides) = execute::read(&self.service.pool, terms, reading, &share).await?;
         let mut reply = job.reply(Done::Found(found), None)?;
         reply.apply(&overrides);
         let known = match (&self.request.preconditions.differs, &reply.body) {
@@ -668,7 +672,7 @@ impl Exchange<'_> {
             reply.status = StatusCode::NOT_MODIFIED;
             reply.hush();
         }
-        Ok(reply)
+        Ok(reply.sharing(share))
     }
 
     async fn change(&self, job: &Job) -> Result<Reply, Error> {
@@ -677,16 +681,18 @@ impl Exchange<'_> {
         let mut backoff = Backoff::new();
         let mut again = CONFLICTS;
         loop {
+            let share = self.service.answers.share();
             let answered = execute::write(
                 &self.service.pool,
                 terms,
                 &job.operation,
                 self.once.as_ref(),
+                &share,
                 |done, end| Ok(ended(job.reply(done, self.end())?, &end)),
             );
             match answered.await {
                 Err(error) if again > 0 && error.is_conflict() => again -= 1,
-                answered => return answered.map(Reply::from),
+                answered => return answered.map(|answered| Reply::of(answered, share)),
             }
             tokio::time::sleep(backoff.delay()).await;
         }

@@ -34,7 +34,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
 use super::deadline::Deadline;
 use super::events::{Ended, Events, Home};
 use super::route::HEAD_LIMIT;
-use super::{BodyError, Request, Response, exchange};
+use super::{BodyError, Request, Response, body, exchange};
 use crate::admission::Scissors;
 use crate::shutdown::Shutdown;
 use crate::wake::Seldom;
@@ -61,6 +61,8 @@ pub struct Limits {
     /// Time for which a connection that has brought no request yet is waited for once the stop signal
     /// is given: its request may be under way.
     pub newcomer: Duration,
+    /// Time for what is being answered on a connection that is cut because its client takes too little.
+    pub last: Duration,
     /// Time for requests to finish once the stop signal's grace period is over.
     pub finish: Duration,
 }
@@ -75,6 +77,7 @@ impl Default for Limits {
             streams: 100,
             stalled: Duration::from_secs(15),
             newcomer: Duration::from_millis(250),
+            last: body::WITHIN,
             finish: Duration::from_secs(5),
         }
     }
@@ -226,6 +229,9 @@ fn builder(limits: &Limits, observer: Observer) -> auto::Builder<Streams> {
 
 /// What waits for the client of one exchange of HTTP/2; hyper would take 400 KiB.
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// How long it takes at most until an answer that was made is written, if the client takes it.
+const WRITTEN: Duration = Duration::from_millis(100);
 
 /// An HTTP/2 client that is gone is noticed within the sum of these.
 const PING_EVERY: Duration = Duration::from_secs(15);
@@ -477,6 +483,12 @@ struct Seen {
 }
 
 impl Seen {
+    fn request_came(&self) {
+        if !self.request.swap(true, Ordering::Relaxed) {
+            self.came.notify_one();
+        }
+    }
+
     /// Waits for the first request, if it has not come yet, and no longer than this.
     async fn first(&self, patience: Duration) {
         if !self.request.load(Ordering::Relaxed) {
@@ -489,10 +501,17 @@ impl Seen {
         events.take()
     }
 
-    /// Waits until no request is being answered: a write is never left half-way by us.
-    async fn idle(&self) {
-        while self.answering.load(Ordering::Relaxed) > 0 {
-            self.answered.notified().await;
+    /// Waits until no request is being answered, so that a write is not left half-way by us, and the last
+    /// answer is out; but no longer than this.
+    async fn last(&self, patience: Duration) {
+        let idle = async {
+            while self.answering.load(Ordering::Relaxed) > 0 {
+                self.answered.notified().await;
+            }
+        };
+        if timeout(patience, idle).await.is_ok() {
+            // hyper has it, and writes it in tasks of its own.
+            sleep(WRITTEN).await;
         }
     }
 }
@@ -591,9 +610,7 @@ where
     let seen = Arc::new(Seen::default());
     let scissors = Scissors::default();
     let service = service_fn(|mut request: Request| {
-        if !seen.request.swap(true, Ordering::Relaxed) {
-            seen.came.notify_one();
-        }
+        seen.request_came();
         let takes_over =
             request.version() == hyper::Version::HTTP_11 && request.method() == hyper::Method::GET;
         let (home, shutdown) = (home.clone(), shared.shutdown.clone());
@@ -653,10 +670,12 @@ where
         };
         match rare {
             Rare::Cut => {
-                // Who used them counts it.
+                // Who used them counts it. Requests that are there are answered, and no more are taken: one
+                // after the other would keep what was to be cut.
+                serving.as_mut().graceful_shutdown();
                 tokio::select! {
                     result = serving.as_mut() => break result,
-                    () = seen.idle() => return,
+                    () = seen.last(shared.limits.last) => return,
                 }
             }
             Rare::Late => {

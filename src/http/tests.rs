@@ -10,12 +10,13 @@ use futures::StreamExt;
 use futures::stream;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
+use hyper::client::conn::http2::SendRequest;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -25,8 +26,11 @@ use super::exchange::RequestId;
 use super::route::{Api, Router};
 use super::server::{Drained, Incident, Limits, Peer, Server, listen};
 use super::{BodyError, Response, body};
+use crate::admission::{self, Admission, Scissors};
 use crate::health::Health;
+use crate::memory::Pressure;
 use crate::metrics::Metrics;
+use crate::share::Budget;
 use crate::shutdown::Shutdown;
 
 /// Long for a machine under load; only a failing test waits for it.
@@ -45,7 +49,12 @@ struct Echo {
     shutdown: Shutdown,
     /// What was asked of the API, in order.
     asked: Arc<Mutex<Vec<String>>>,
+    /// Those of the connection that was watched on last.
+    scissors: Arc<Mutex<Scissors>>,
 }
+
+/// Of `/rest/v1/large`, two may be kept at once.
+const LARGE: usize = 1 << 20;
 
 fn text(text: impl Into<Bytes>) -> Response {
     Response::new(body::full(text))
@@ -85,6 +94,8 @@ impl Api for Echo {
 
     async fn watch(&self, parts: &Parts, table: &str) -> Response {
         self.note("watch", parts, table);
+        let scissors = parts.extensions.get::<Scissors>();
+        self.scissors.lock().unwrap().clone_from(scissors.unwrap());
         match table {
             "flood" => events(b":\n".repeat(32 * 1024).into(), self.shutdown.clone()),
             "quiet" => {
@@ -116,6 +127,7 @@ impl Api for Echo {
                 self.go.notified().await;
             }
             "broken" => panic!("a handler of a test panics"),
+            "large" => return text(vec![b'x'; LARGE]),
             _ => {}
         }
         text(format!("{table} {}", body.len()))
@@ -173,14 +185,22 @@ fn start(limits: Limits, origins: &[&str]) -> Relay {
         go: Arc::new(Notify::new()),
         shutdown: shutdown.clone(),
         asked: Arc::default(),
+        scissors: Arc::default(),
     };
     let metrics = Arc::new(Metrics::new());
+    let unlimited = admission::Limits {
+        total: 0,
+        per_user: 0,
+        per_address: 0,
+    };
     let router = Router {
         api: api.clone(),
         assets: Assets::new(true),
         origins: Origins::new(origins).unwrap(),
         body_limit: body::LIMIT,
-        bodies: body::Budget::new(body::ALL),
+        bodies: Budget::new(body::ALL),
+        answers: Budget::new(2 * LARGE),
+        admission: Admission::new(unlimited, watch::channel(Pressure::Low).1),
         health: Arc::new(Health::new()),
         metrics: Arc::clone(&metrics),
     };
@@ -536,6 +556,121 @@ async fn http_2_without_an_upgrade_is_understood() {
 
     assert_eq!(relay.stop().await.cut, 0);
     soon(connection).await.unwrap().unwrap();
+}
+
+/// A connection of HTTP/2 whose windows are so small that an answer which nobody reads stays.
+async fn narrow(relay: &Relay) -> (SendRequest<Full<Bytes>>, JoinHandle<hyper::Result<()>>) {
+    let socket = TokioIo::new(relay.connect().await);
+    let (client, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1024)
+        .handshake(socket)
+        .await
+        .unwrap();
+    (client, tokio::spawn(connection))
+}
+
+fn get(relay: &Relay, path: &str, headers: &[(&str, &str)]) -> hyper::Request<Full<Bytes>> {
+    let mut request = hyper::Request::get(format!("http://{}{path}", relay.address));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Full::default()).unwrap()
+}
+
+#[tokio::test]
+async fn answers_that_are_not_taken_have_an_end_and_others_are_told() {
+    let relay = start(limits(), &[]);
+    let (mut client, _connection) = narrow(&relay).await;
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        let large = client.send_request(get(&relay, "/rest/v1/large", &[]));
+        let large = soon(large).await.unwrap();
+        assert_eq!(large.status(), 200);
+        assert_eq!(large.headers()["content-length"], LARGE.to_string());
+        kept.push(large.into_body());
+    }
+    let refused = relay.ask("GET /rest/v1/large", "").await;
+    assert_eq!(status(&refused), "503");
+    assert!(refused.contains(r#""code":"RCH13""#), "{refused}");
+    assert!(refused.contains("retry-after: 2"), "{refused}");
+    let small = relay.ask("GET /rest/v1/tasks", "").await;
+    assert_eq!(status(&small), "200", "small ones need no room");
+
+    // Whole, and then there is room again.
+    let whole = soon(kept.remove(0).collect()).await.unwrap().to_bytes();
+    assert!(whole.len() == LARGE && whole.iter().all(|byte| *byte == b'x'));
+    soon(async {
+        while status(&relay.ask("GET /rest/v1/large", "").await) != "200" {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let head = soon(relay.ask("HEAD /rest/v1/large", "")).await;
+    assert!(head.contains(&format!("content-length: {LARGE}\r\n")));
+    // And for who has left.
+    drop(kept);
+    let (mut client, _connection) = narrow(&relay).await;
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        soon(async {
+            loop {
+                let large = client.send_request(get(&relay, "/rest/v1/large", &[]));
+                let large = large.await.unwrap();
+                if large.status() == 200 {
+                    return kept.push(large.into_body());
+                }
+            }
+        })
+        .await;
+    }
+}
+
+const EVENTS: (&str, &str) = ("accept", "text/event-stream");
+
+#[tokio::test]
+async fn a_connection_that_is_cut_takes_no_more_requests_and_answers_those_that_are_there() {
+    let patient = Limits {
+        last: SOON,
+        ..limits()
+    };
+    let relay = start(patient, &[]);
+    let (mut client, connection) = narrow(&relay).await;
+    let quiet = client.send_request(get(&relay, "/rest/v1/quiet", &[EVENTS]));
+    let _quiet = soon(quiet).await.unwrap();
+    let slow = client.send_request(get(&relay, "/rest/v1/slow", &[]));
+    let slow = tokio::spawn(slow);
+    soon(relay.api.slow.notified()).await;
+
+    relay.api.scissors.lock().unwrap().cut();
+    soon(async {
+        let ask = || get(&relay, "/livez", &[]);
+        while client.send_request(ask()).await.is_ok() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    relay.api.go.notify_one();
+    assert_eq!(soon(slow).await.unwrap().unwrap().status(), 200);
+    let _broken = soon(connection).await.unwrap();
+    assert_eq!(relay.stop().await.cut, 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_does_not_wait_for_ever_for_an_answer() {
+    let short = Limits {
+        last: Duration::from_millis(100),
+        ..limits()
+    };
+    let relay = start(short, &[]);
+    let (mut client, connection) = narrow(&relay).await;
+    let quiet = client.send_request(get(&relay, "/rest/v1/quiet", &[EVENTS]));
+    let _quiet = soon(quiet).await.unwrap();
+    let slow = client.send_request(get(&relay, "/rest/v1/slow", &[]));
+    let slow = tokio::spawn(slow);
+    soon(relay.api.slow.notified()).await;
+    relay.api.scissors.lock().unwrap().cut();
+    assert!(soon(slow).await.unwrap().is_err());
+    let _broken = soon(connection).await.unwrap();
 }
 
 #[tokio::test]

@@ -22,9 +22,13 @@ use crate::postgres::pool::{Lease, Pool};
 use crate::postgres::transaction::{self, Access, End, Terms, TransactionError};
 use crate::postgres::untyped::untyped;
 use crate::schema::catalog::Returns;
+use crate::share::Share;
 
 /// Largest answer, in bytes.
 pub const LARGEST: usize = 64 * 1024 * 1024;
+
+/// What is between two rows.
+const SEPARATOR: &str = ",\n";
 
 /// Rows as JSON text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -237,12 +241,15 @@ impl Check {
 }
 
 impl Rows {
-    fn push(&mut self, row: &str) -> Result<(), Error> {
+    /// Adds a row, for which there must be room in `share`. To find out before anything is committed is
+    /// what makes it harmless to refuse.
+    fn push(&mut self, row: &str, share: &Share) -> Result<(), Error> {
         if self.json.len() + row.len() > LARGEST {
             return Err(Error::TooLarge { limit: LARGEST });
         }
+        share.grow(row.len() + SEPARATOR.len())?;
         if self.count > 0 {
-            self.json.push_str(",\n");
+            self.json.push_str(SEPARATOR);
         }
         self.json.push_str(row);
         self.count += 1;
@@ -250,15 +257,16 @@ impl Rows {
     }
 }
 
-/// Runs a read alone, in one snapshot.
+/// Runs a read alone, in one snapshot. What it shows has its room in `share`.
 ///
 /// # Errors
-/// [`Error::Pool`], [`Error::Database`], [`Error::Transaction`], [`Error::TooLarge`], and those of
-/// [`Overrides::parse`].
+/// [`Error::Pool`], [`Error::Database`], [`Error::Transaction`], [`Error::TooLarge`],
+/// [`Error::Crowded`], and those of [`Overrides::parse`].
 pub async fn read(
     pool: &Pool,
     mut terms: Terms<'_>,
     reading: &Reading,
+    share: &Share,
 ) -> Result<(Found, Overrides), Error> {
     if reading.counting.is_none() {
         terms.access = Access::ReadOnce;
@@ -268,7 +276,7 @@ pub async fn read(
     loop {
         let lease = Lease::take(pool).await?;
         let read = transaction::run(lease, terms, async |client: &Client| {
-            let (found, last) = futures::join!(found(client, reading), last(client));
+            let (found, last) = futures::join!(found(client, reading, share), last(client));
             // The read's own error first: the other only says that it happened.
             Ok((found?, last?.overrides()?))
         });
@@ -276,15 +284,17 @@ pub async fn read(
             Err(Error::Transaction(TransactionError::Moved)) if again > 0 => again -= 1,
             read => return read,
         }
+        share.clear();
     }
 }
 
 /// Runs one operation and commits it if all that must hold does and `answer` can be made of it.
-/// With `once`, the answer is kept, or the one that was kept is given and nothing is done.
+/// With `once`, the answer is kept, or the one that was kept is given and nothing is done. What it
+/// shows has its room in `share`.
 ///
 /// # Errors
 /// [`Error::Pool`], [`Error::Database`], [`Error::Transaction`], [`Error::TooLarge`],
-/// [`Error::RoleChanged`], [`Error::SeveralInReach`], [`Error::Precondition`],
+/// [`Error::Crowded`], [`Error::RoleChanged`], [`Error::SeveralInReach`], [`Error::Precondition`],
 /// [`Error::KeyReused`], [`Error::KeyBusy`], those of [`Check::holds`] and [`Overrides::parse`], and
 /// that of `answer`.
 pub async fn write<A: Recorded>(
@@ -292,11 +302,12 @@ pub async fn write<A: Recorded>(
     terms: Terms<'_>,
     operation: &Operation,
     once: Option<&Once>,
+    share: &Share,
     answer: impl FnOnce(Done, Ended) -> Result<A, Error>,
 ) -> Result<Answered<A>, Error> {
     if once.is_none()
         && let Some(statement) = operation.at_once(&terms)
-        && let Some((written, ended)) = write_at_once(pool, terms, statement).await?
+        && let Some((written, ended)) = write_at_once(pool, terms, statement, share).await?
     {
         return Ok(Answered::Now(answer(Done::Written(written), ended)?));
     }
@@ -306,7 +317,7 @@ pub async fn write<A: Recorded>(
             return Ok(Answered::Before(record));
         }
         let (done, checked, last) = futures::join!(
-            operate(client, operation),
+            operate(client, operation, share),
             check_constraints(client, terms.end),
             last(client)
         );
@@ -330,6 +341,7 @@ async fn write_at_once(
     pool: &Pool,
     terms: Terms<'_>,
     statement: &Statement,
+    share: &Share,
 ) -> Result<Option<(Written, Ended)>, Error> {
     // The division is what makes the transaction fail then.
     const LAST: &str = "select pg_catalog.pg_current_xact_id_if_assigned()::text \
@@ -354,9 +366,9 @@ async fn write_at_once(
                 let Statement { sql, types, params } = statement;
                 let rows = prepared.query(client, sql, types, params).await;
                 again = rows.as_ref().is_err_and(is_of_its_making);
-                written(rows?, false).await
+                written(rows?, false, share).await
             } else {
-                written(run(client, statement).await?, false).await
+                written(run(client, statement).await?, false, share).await
             }
         };
         let (written, last) = futures::join!(writing, last);
@@ -404,6 +416,7 @@ pub async fn write_all<A: Recorded>(
     terms: Terms<'_>,
     steps: &[Step],
     once: Option<&Once>,
+    share: &Share,
     answer: impl FnOnce(Vec<Done>, Ended) -> Result<A, Error>,
 ) -> Result<Answered<A>, Error> {
     let lease = Lease::take(pool).await?;
@@ -411,7 +424,7 @@ pub async fn write_all<A: Recorded>(
         if let Some(record) = known(client, once).await? {
             return Ok(Answered::Before(record));
         }
-        let done = in_order(client, steps).await?;
+        let done = in_order(client, steps, share).await?;
         let (checked, last) = futures::join!(check_constraints(client, terms.end), last(client));
         checked?;
         let seen = once.is_none() || done.iter().any(Done::may_be_seen);
@@ -422,7 +435,7 @@ pub async fn write_all<A: Recorded>(
     .await
 }
 
-async fn in_order(client: &Client, steps: &[Step]) -> Result<Vec<Done>, Error> {
+async fn in_order(client: &Client, steps: &[Step], share: &Share) -> Result<Vec<Done>, Error> {
     let mut all = Vec::with_capacity(steps.len());
     let mut bytes = 0;
     for (index, step) in steps.iter().enumerate() {
@@ -430,7 +443,7 @@ async fn in_order(client: &Client, steps: &[Step]) -> Result<Vec<Done>, Error> {
             index,
             source: Box::new(source),
         };
-        let done = operate(client, &step.operation).await.map_err(at)?;
+        let done = operate(client, &step.operation, share).await.map_err(at)?;
         let rows = done.rows();
         if let Some(expected) = step.expect.filter(|expected| *expected != rows) {
             return Err(at(Error::Unexpected { expected, rows }));
@@ -488,30 +501,35 @@ async fn keep<A: Recorded>(client: &Client, once: Option<&Once>, answer: &A) -> 
 }
 
 /// Runs one operation inside an open transaction. It sends all it can when it is first polled.
-async fn operate(client: &Client, operation: &Operation) -> Result<Done, Error> {
+async fn operate(client: &Client, operation: &Operation, share: &Share) -> Result<Done, Error> {
     Ok(match operation {
-        Operation::Read(reading) => Done::Found(found(client, reading).await?),
-        Operation::Write(writing) => Done::Written(change(client, writing).await?),
-        Operation::Call(calling) => Done::Called(result(client, calling).await?),
+        Operation::Read(reading) => Done::Found(found(client, reading, share).await?),
+        Operation::Write(writing) => Done::Written(change(client, writing, share).await?),
+        Operation::Call(calling) => Done::Called(result(client, calling, share).await?),
     })
 }
 
-async fn found(client: &Client, reading: &Reading) -> Result<Found, Error> {
+async fn found(client: &Client, reading: &Reading, share: &Share) -> Result<Found, Error> {
     let counting = reading.counting.as_ref();
-    let (rows, total) = futures::join!(rows(client, &reading.select), total(client, counting));
+    let (rows, total) = futures::join!(
+        rows(client, &reading.select, share),
+        total(client, counting)
+    );
     Ok(Found {
         rows: rows?,
         total: total?,
     })
 }
 
-async fn change(client: &Client, writing: &Writing) -> Result<Written, Error> {
+async fn change(client: &Client, writing: &Writing, share: &Share) -> Result<Written, Error> {
     let written = match (&writing.statement, &writing.guard) {
         (None, None) => Written::default(),
         (None, Some(guard)) => {
             // Nothing is to be changed, and what was to hold is looked at all the same.
-            let (reach, current) =
-                futures::join!(counted(client, &guard.reach), rows(client, &guard.current));
+            let (reach, current) = futures::join!(
+                counted(client, &guard.reach),
+                rows(client, &guard.current, share)
+            );
             if reach?.is_some_and(|rows| rows > 1) {
                 return Err(Error::SeveralInReach);
             }
@@ -524,11 +542,11 @@ async fn change(client: &Client, writing: &Writing) -> Result<Written, Error> {
             }
         }
         (Some(statement), None) => {
-            written(run(client, statement).await?, writing.returning).await?
+            written(run(client, statement).await?, writing.returning, share).await?
         }
         (Some(statement), Some(guard)) => {
             let (reach, written) = futures::join!(counted(client, &guard.reach), async {
-                written(run(client, statement).await?, writing.returning).await
+                written(run(client, statement).await?, writing.returning, share).await
             });
             if reach?.is_some_and(|rows| rows > 1) {
                 return Err(Error::SeveralInReach);
@@ -539,7 +557,7 @@ async fn change(client: &Client, writing: &Writing) -> Result<Written, Error> {
                 return Err(Error::SeveralInReach);
             }
             if written.affected == 0 {
-                return Err(unmet(guard, rows(client, &guard.current).await?));
+                return Err(unmet(guard, rows(client, &guard.current, share).await?));
             }
             written
         }
@@ -565,12 +583,12 @@ fn unmet(guard: &Guarded, current: Rows) -> Error {
     Error::Precondition { current, holds }
 }
 
-async fn result(client: &Client, calling: &Calling) -> Result<Called, Error> {
+async fn result(client: &Client, calling: &Calling, share: &Share) -> Result<Called, Error> {
     let Calling { call, check } = calling;
     let statement = call.statement();
     let (before, called, after) = futures::join!(
         current_role(client),
-        called(client, &statement, call),
+        called(client, &statement, call, share),
         current_role(client),
     );
     // The call's own error first: the later ones only say that it failed.
@@ -582,7 +600,12 @@ async fn result(client: &Client, calling: &Calling) -> Result<Called, Error> {
     Ok(called)
 }
 
-async fn called(client: &Client, statement: &Statement, call: &Call) -> Result<Called, Error> {
+async fn called(
+    client: &Client,
+    statement: &Statement,
+    call: &Call,
+    share: &Share,
+) -> Result<Called, Error> {
     let mut stream = pin!(run(client, statement).await?);
     let mut called = Called::default();
     while let Some(row) = stream.try_next().await? {
@@ -590,7 +613,7 @@ async fn called(client: &Client, statement: &Statement, call: &Call) -> Result<C
             continue;
         }
         if let Some(row) = row.try_get(0)? {
-            called.rows.push(row)?;
+            called.rows.push(row, share)?;
         }
         if call.is_counted() {
             called.total = Some(number(row.try_get(1)?));
@@ -610,11 +633,11 @@ async fn run(client: &Client, statement: &Statement) -> Result<RowStream, tokio_
         .await
 }
 
-async fn rows(client: &Client, select: &Statement) -> Result<Rows, Error> {
+async fn rows(client: &Client, select: &Statement, share: &Share) -> Result<Rows, Error> {
     let mut stream = pin!(run(client, select).await?);
     let mut rows = Rows::default();
     while let Some(row) = stream.try_next().await? {
-        rows.push(row.try_get(0)?)?;
+        rows.push(row.try_get(0)?, share)?;
     }
     Ok(rows)
 }
@@ -680,12 +703,12 @@ impl<'a> FromSql<'a> for Plan {
     }
 }
 
-async fn written(rows: RowStream, returning: bool) -> Result<Written, Error> {
+async fn written(rows: RowStream, returning: bool, share: &Share) -> Result<Written, Error> {
     let mut stream = pin!(rows);
     let mut written = Written::default();
     while let Some(row) = stream.try_next().await? {
         if returning {
-            written.rows.push(row.try_get(0)?)?;
+            written.rows.push(row.try_get(0)?, share)?;
             written.affected += 1;
             written.inserted += u64::from(row.try_get::<_, bool>(1)?);
         } else {

@@ -22,6 +22,7 @@ use tokio_postgres::error::{DbError, SqlState};
 use crate::filter::ConditionError;
 use crate::postgres::pool::PoolError;
 use crate::postgres::transaction::TransactionError;
+use crate::share::Crowded;
 
 /// Why a request for rows was not answered with rows.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +150,9 @@ pub enum Error {
         /// The largest answer, in bytes.
         limit: usize,
     },
+    /// Answers that their clients have not taken yet leave no room for this one.
+    #[error("the relay keeps as many answers as it can that their clients have not taken yet")]
+    Crowded(#[from] Crowded),
     /// `If-Match` or `If-None-Match` cannot be read, or cannot be honoured by such a request.
     #[error("the precondition cannot be used: {0}")]
     Condition(String),

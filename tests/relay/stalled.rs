@@ -5,7 +5,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Relay, Screen, database};
+use hyper::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use crate::adversary::{PING, PREFACE, SETTINGS, asks, frame};
+use crate::harness::{Relay, Screen, database, eventually};
 use crate::huge::p99;
 use crate::wire::{Wire, address, resident};
 
@@ -136,4 +142,122 @@ async fn clients_that_take_nothing_cost_next_to_nothing() {
     );
     assert!(grown <= 64 << 20, "{} MiB", grown >> 20);
     assert!(kernel.unwrap_or(0) <= 256 << 10, "{kernel:?}");
+}
+
+/// Reads frames of HTTP/2 and answers those that want to know whether somebody is there, to the end of the
+/// connection.
+async fn stays(socket: &mut TcpStream) {
+    let (mut read, mut write) = socket.split();
+    let answering = async {
+        loop {
+            let mut head = [0; 9];
+            read.read_exact(&mut head).await?;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; usize::try_from(length).unwrap()];
+            read.read_exact(&mut payload).await?;
+            if head[3] == PING && head[4] == 0 {
+                write.write_all(&frame(PING, 1, 0, &payload)).await?;
+            }
+        }
+    };
+    let ended: std::io::Result<()> = answering.await;
+    ended.unwrap_err();
+}
+
+/// Asks for so many answers at once and takes nothing of them. Tells how long the connection lasted.
+async fn takes_nothing(relay: &Relay, answers: u32) -> JoinHandle<Duration> {
+    let mut socket = TcpStream::connect(address(relay)).await.unwrap();
+    let mut hello = [PREFACE, &frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])].concat();
+    for number in 0..answers {
+        hello.extend(asks(2 * number + 1, "/rest/v1/large"));
+    }
+    socket.write_all(&hello).await.unwrap();
+    let begun = Instant::now();
+    tokio::spawn(async move {
+        stays(&mut socket).await;
+        begun.elapsed()
+    })
+}
+
+/// Answers that were given by a path, by their status.
+async fn answered(relay: &Relay, status: u16) -> u64 {
+    let text = relay.get("/metrics").await.body;
+    let lines = text.lines().filter(|line| {
+        line.starts_with("http_server_request_duration_seconds_count")
+            && line.contains("/rest/v1/{table}")
+            && line.contains(&format!("\"{status}\""))
+    });
+    let counts = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    counts.sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_takes_are_few_and_not_kept() {
+    let database = database().await;
+    let relay = Relay::start(&database, &["--memory-limit", "256M"]).await;
+    // 16 MB, of which four are as much as such a relay keeps.
+    database
+        .sql(
+            "create table large (id int primary key, body text, note text);
+            insert into large select n, repeat(md5(n::text), 200) from generate_series(1, 2500) n;
+            select rowcast.watch('large')",
+        )
+        .await;
+    let whole = relay.get("/rest/v1/large").await;
+    assert_eq!(whole.status, 200);
+    let before = resident(&relay);
+
+    // Somebody whose window is closed, and who is there all the same.
+    let mut stuck = vec![takes_nothing(&relay, 16).await];
+    let all = async |asked| {
+        eventually("all are answered", async || {
+            let (kept, refused) = (answered(&relay, 200).await, answered(&relay, 503).await);
+            (kept + refused == asked + 1).then_some((kept - 1, refused))
+        })
+        .await
+    };
+    let (mut kept, mut refused) = all(16).await;
+    assert!((1..=4).contains(&kept), "{kept} kept, {refused} refused");
+    // At once, each of them may have been in the way of another.
+    let before_last = refused;
+    while refused == before_last {
+        stuck.push(takes_nothing(&relay, 1).await);
+        (kept, refused) = all(kept + refused + 1).await;
+    }
+    assert_eq!(kept, 4);
+    let grown = eventually("memory is given back", async || {
+        let grown = resident(&relay).saturating_sub(before);
+        (grown < 96 << 20).then_some(grown)
+    })
+    .await;
+
+    // Meanwhile others hear so before anything is done, and what is small is answered.
+    let back = [
+        ("content-type", "application/json"),
+        ("prefer", "return=representation"),
+    ];
+    let path = "/rest/v1/large?id=gt.0";
+    let refusal = relay
+        .request(Method::PATCH, path, &back, r#"{"note":"changed"}"#)
+        .await;
+    assert_eq!(refusal.status, 503);
+    assert_eq!(refusal.json()["code"], "RCH13");
+    assert_eq!(refusal.header("retry-after"), "2");
+    let changed = "select count(*)::text from large where note is not null";
+    assert_eq!(database.one(changed).await, "0");
+    let small = relay.get("/rest/v1/large?id=eq.7").await;
+    assert_eq!(small.status, 200);
+
+    for stuck in stuck {
+        let took = tokio::time::timeout(Duration::from_secs(40), stuck).await;
+        let took = took.expect("the connection is cut").unwrap();
+        assert!(took >= Duration::from_secs(19), "{took:?}");
+    }
+    let again = eventually("there is room again", async || {
+        let again = relay.get("/rest/v1/large").await;
+        (again.status == 200).then_some(again)
+    })
+    .await;
+    assert!(again.body == whole.body);
+    eprintln!("{kept} answers were kept: {} MiB", grown >> 20);
 }
