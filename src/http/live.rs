@@ -424,8 +424,8 @@ async fn a_missing_key_is_null_or_the_default_as_preferred() {
     wanted.is(
         201,
         "[{\"id\":100,\"title\":\"x\",\"done\":false,\"rank\":null},\n\
-                    {\"id\":102,\"title\":\"y\",\"done\":false,\"rank\":null},\n\
-                    {\"id\":101,\"title\":\"untitled\",\"done\":false,\"rank\":7}]",
+                    {\"id\":101,\"title\":\"untitled\",\"done\":false,\"rank\":7},\n\
+                    {\"id\":102,\"title\":\"y\",\"done\":false,\"rank\":null}]",
     );
     assert_eq!(
         wanted.header("preference-applied"),
