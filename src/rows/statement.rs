@@ -955,11 +955,15 @@ mod tests {
             "tasks",
             "columns=id,title",
             "missing=default",
-            "[{\"id\":1},{\"title\":\"a\"},{\"id\":2},{}]",
+            "[{\"id\":1},{\"id\":2},{\"title\":\"a\"},{\"id\":3}]",
         );
         assert_eq!(
             insert.params,
-            ["[{\"id\":1},{\"id\":2}]", "[{\"title\":\"a\"}]", "[{}]"]
+            [
+                "[{\"id\":1},{\"id\":2}]",
+                "[{\"title\":\"a\"}]",
+                "[{\"id\":3}]"
+            ]
         );
         assert!(insert.sql.contains(
             "w as (select * from g0 union all select * from g1 union all select * from g2)"
