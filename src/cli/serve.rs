@@ -25,6 +25,7 @@ use crate::health::Health;
 use crate::http::api::Api;
 use crate::http::assets::Assets;
 use crate::http::body;
+use crate::http::channels;
 use crate::http::cors::Origins;
 use crate::http::debug::Debug;
 use crate::http::demo::SignIn;
@@ -480,7 +481,7 @@ impl Relay {
         tasks.spawn(doorbell.run(shutdown.clone()));
         tasks.spawn(beats::run(streams));
         let stop = shutdown.clone();
-        tasks.spawn(async move { permits.run(&rows, stop).await });
+        tasks.spawn(async move { channels::keep_asking(&permits, &rows, stop).await });
         tasks.spawn(reload::run(
             catalog,
             Arc::clone(&definitions),

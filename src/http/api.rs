@@ -168,7 +168,13 @@ impl route::Api for Api {
     async fn subscribe(&self, head: &Head, channel: &str) -> Response {
         self.known_reader(head, async |identity| {
             let end = self.auth.sessions.end(&identity);
-            channels::subscribe(self, head, &identity, end, channel).await
+            let hall = channels::Hall {
+                rows: &self.rows,
+                streams: &self.streams,
+                permits: &self.permits,
+                listening: &self.listening,
+            };
+            channels::subscribe(hall, head, &identity, end, channel).await
         })
         .await
     }

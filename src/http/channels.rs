@@ -1,15 +1,18 @@
 //! `/channels/{name}`: messages that are not rows.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::http::request::Parts as Head;
+use tokio::sync::watch;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::Response;
-use super::api::Api;
 use super::headers::joined;
+use super::permits::{Permits, Question};
 use super::problem::{JSON, Problem, logged};
 use super::reply::Reply;
 use super::rows::{Rows, applied, ended, json_body, preferences, terms};
@@ -22,7 +25,8 @@ use crate::postgres::transaction::{self, Context, Terms, TransactionError};
 use crate::postgres::untyped::Untyped;
 use crate::rows::request::Preferences;
 use crate::rows::{Error, execute};
-use crate::subscription::{End, Held, Source, Subscription};
+use crate::shutdown::Shutdown;
+use crate::subscription::{End, Held, Parts, Source, Subscription};
 
 /// How long a stream waits for LISTEN before it opens all the same; messages do not need it.
 const LISTEN: Duration = Duration::from_secs(2);
@@ -40,7 +44,7 @@ const PUBLISH: &str = "select a.allowed, a.may, case when a.may then rowcast.pub
 
 /// Why somebody may not, or nobody knows whether he may.
 #[derive(Debug)]
-pub(super) enum Refusal {
+enum Refusal {
     /// The answer is no.
     Forbidden(Problem),
     /// There is none.
@@ -57,7 +61,7 @@ impl Refusal {
     }
 
     /// What the outside hears.
-    pub(super) fn problem(self) -> Problem {
+    fn problem(self) -> Problem {
         match self {
             Self::Forbidden(problem) => problem,
             Self::Failed(error) => Problem::of_rows(&error),
@@ -77,26 +81,39 @@ impl From<TransactionError> for Refusal {
     }
 }
 
+/// What listening needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Hall<'a> {
+    /// To ask who may.
+    pub rows: &'a Rows,
+    /// Of streams.
+    pub streams: &'a Parts,
+    /// Who may.
+    pub permits: &'a Permits,
+    /// Channels that are listened on.
+    pub listening: &'a watch::Receiver<BTreeSet<String>>,
+}
+
 /// `GET`: messages from now on, or from the client's token.
 pub async fn subscribe(
-    api: &Api,
+    hall: Hall<'_>,
     head: &Head,
     identity: &Identity,
     end: Option<End>,
     channel: &str,
 ) -> Response {
-    let (rows, parts) = (&api.rows, &api.streams);
+    let (rows, parts) = (hall.rows, hall.streams);
     let token = token(head);
     let context = watcher(rows, identity, rows.schema(None), true);
     if let Err(refusal) = may_subscribe(rows, &context, channel).await {
         return closed(token.as_deref(), &refusal.logged().unavailable());
     }
-    let permit = api.permits.give(channel, context);
+    let permit = hall.permits.give(channel, context);
     // Joining makes the doorbell listen; the stream opens once it does, so that a NOTIFY sent after
     // `open` is not missed.
     let held = Held::join(&parts.stage, channel).ok();
     if held.is_some() {
-        let mut watched = api.listening.clone();
+        let mut watched = hall.listening.clone();
         let heard = watched.wait_for(|channels| channels.contains(channel));
         let _late_is_fine = tokio::time::timeout(LISTEN, heard).await;
     }
@@ -108,15 +125,24 @@ pub async fn subscribe(
     })
 }
 
+/// Asks again and again who may listen, until the stop signal.
+pub async fn keep_asking(permits: &Permits, rows: &Rows, shutdown: Shutdown) {
+    let ask = |question: Arc<Question>| async move {
+        // Not logged: where the database is away, each question would say so.
+        let said = may_subscribe(rows, &question.context, &question.channel).await;
+        said.map_err(Refusal::problem)
+    };
+    tokio::select! {
+        () = async { shutdown.begun().await; } => {}
+        () = permits.keep_asking(rows.catalog.watch(), ask) => {}
+    }
+}
+
 /// Whether somebody may listen, asked as a view is read.
 ///
 /// # Errors
 /// [`Refusal`].
-pub(super) async fn may_subscribe(
-    rows: &Rows,
-    context: &Context,
-    channel: &str,
-) -> Result<(), Refusal> {
+async fn may_subscribe(rows: &Rows, context: &Context, channel: &str) -> Result<(), Refusal> {
     let lease = Lease::take(&rows.views).await.map_err(Error::from)?;
     let terms = Terms::read(context, rows.statement_timeout);
     transaction::run(lease, terms, async |client: &Client| {

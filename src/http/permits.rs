@@ -12,12 +12,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::channels::{self, Refusal};
 use super::problem::Problem;
-use super::rows::Rows;
 use crate::postgres::transaction::Context;
 use crate::schema::catalog::Catalog;
-use crate::shutdown::Shutdown;
 use crate::subscription::{Permit, Unavailable};
 
 /// How often it is asked again.
@@ -34,9 +31,9 @@ pub struct Permits {
 
 /// Who listens to what.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Question {
-    channel: String,
-    context: Context,
+pub(super) struct Question {
+    pub(super) channel: String,
+    pub(super) context: Context,
 }
 
 #[derive(Debug, Default)]
@@ -58,20 +55,8 @@ impl Permits {
         given.taken_back.subscribe()
     }
 
-    /// Asks again and again, until the stop signal.
-    pub async fn run(&self, rows: &Rows, shutdown: Shutdown) {
-        let ask = |question: Arc<Question>| async move {
-            // Not logged: where the database is away, each question would say so.
-            let said = channels::may_subscribe(rows, &question.context, &question.channel).await;
-            said.map_err(Refusal::problem)
-        };
-        tokio::select! {
-            () = async { shutdown.begun().await; } => {}
-            () = self.keep_asking(rows.catalog.watch(), ask) => {}
-        }
-    }
-
-    async fn keep_asking<F: Future<Output = Result<(), Problem>>>(
+    /// Asks again and again.
+    pub(super) async fn keep_asking<F: Future<Output = Result<(), Problem>>>(
         &self,
         mut catalog: watch::Receiver<Arc<Catalog>>,
         ask: impl Fn(Arc<Question>) -> F,
