@@ -411,7 +411,7 @@ async fn rows_by_key(
     let same: Vec<String> = keys.iter().map(|k| format!("t.{k} = k.{k}")).collect();
     // The key's columns alone: others may be of a domain that takes no null.
     let type_of = |key: &String| {
-        let column = table.columns.iter().find(|column| column.name == *key)?;
+        let column = table.column(key)?;
         let whole = quote::whole_type(&column.type_name);
         Some(format!("{} {whole}", quote::identifier(key)))
     };

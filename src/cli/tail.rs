@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde_json::Value;
 
 use super::{Told, print};
@@ -69,19 +70,10 @@ pub(super) async fn run(
 
 /// A path as it is; `channels/…` a channel; anything else a table with its filters.
 fn address(base: &str, stream: &str) -> String {
-    let base = base.trim_end_matches('/');
     // What a shell lets pass and a URL does not; all else is as in a browser's address.
-    let mut encoded = String::with_capacity(stream.len());
-    for c in stream.chars() {
-        match c {
-            ' ' => encoded.push_str("%20"),
-            '"' => encoded.push_str("%22"),
-            '<' => encoded.push_str("%3C"),
-            '>' => encoded.push_str("%3E"),
-            c => encoded.push(c),
-        }
-    }
-    let stream = encoded.as_str();
+    const ASIDE: &AsciiSet = &AsciiSet::EMPTY.add(b' ').add(b'"').add(b'<').add(b'>');
+    let base = base.trim_end_matches('/');
+    let stream = utf8_percent_encode(stream, ASIDE).to_string();
     if stream.starts_with('/') {
         format!("{base}{stream}")
     } else if stream.starts_with("channels/") {

@@ -191,7 +191,7 @@ async fn published(
     let end = transaction::run(lease, terms, async |client: &Client| {
         let answer = one(client, PUBLISH, &[channel, text]).await?;
         permitted(answer.as_ref(), channel)?;
-        Ok(execute::ended(client, terms.end).await?)
+        Ok(execute::ended(client, terms.end, true).await?)
     });
     let end = end.await.map_err(Refusal::logged)?;
     let txid = serde_json::json!({"txid": end.txid});

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2::SendRequest;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
@@ -627,6 +627,21 @@ async fn answers_that_are_not_taken_have_an_end_and_others_are_told() {
 
 const EVENTS: (&str, &str) = ("accept", "text/event-stream");
 
+/// Who is answered slowly beside a stream of which nothing is taken.
+async fn slow_beside_a_stream(
+    relay: &Relay,
+    client: &mut SendRequest<Full<Bytes>>,
+) -> (
+    Incoming,
+    JoinHandle<hyper::Result<hyper::Response<Incoming>>>,
+) {
+    let quiet = client.send_request(get(relay, "/rest/v1/quiet", &[EVENTS]));
+    let quiet = soon(quiet).await.unwrap().into_body();
+    let slow = tokio::spawn(client.send_request(get(relay, "/rest/v1/slow", &[])));
+    soon(relay.api.slow.notified()).await;
+    (quiet, slow)
+}
+
 #[tokio::test]
 async fn a_connection_that_is_cut_takes_no_more_requests_and_answers_those_that_are_there() {
     let patient = Limits {
@@ -635,11 +650,7 @@ async fn a_connection_that_is_cut_takes_no_more_requests_and_answers_those_that_
     };
     let relay = start(patient, &[]);
     let (mut client, connection) = narrow(&relay).await;
-    let quiet = client.send_request(get(&relay, "/rest/v1/quiet", &[EVENTS]));
-    let _quiet = soon(quiet).await.unwrap();
-    let slow = client.send_request(get(&relay, "/rest/v1/slow", &[]));
-    let slow = tokio::spawn(slow);
-    soon(relay.api.slow.notified()).await;
+    let (_quiet, slow) = slow_beside_a_stream(&relay, &mut client).await;
 
     relay.api.scissors.lock().unwrap().cut();
     soon(async {
@@ -663,11 +674,7 @@ async fn a_connection_that_is_cut_does_not_wait_for_ever_for_an_answer() {
     };
     let relay = start(short, &[]);
     let (mut client, connection) = narrow(&relay).await;
-    let quiet = client.send_request(get(&relay, "/rest/v1/quiet", &[EVENTS]));
-    let _quiet = soon(quiet).await.unwrap();
-    let slow = client.send_request(get(&relay, "/rest/v1/slow", &[]));
-    let slow = tokio::spawn(slow);
-    soon(relay.api.slow.notified()).await;
+    let (_quiet, slow) = slow_beside_a_stream(&relay, &mut client).await;
     relay.api.scissors.lock().unwrap().cut();
     assert!(soon(slow).await.unwrap().is_err());
     let _broken = soon(connection).await.unwrap();

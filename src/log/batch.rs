@@ -14,7 +14,7 @@ use crate::event::{
     self, Change, Delta, Entry, Image, Message, Operation, Scope, State, Transaction, zone,
 };
 use crate::mutants::{Mutant, on};
-use crate::schema::catalog::{Catalog, Table};
+use crate::schema::catalog::{Catalog, Column, Table};
 
 /// Sizes above which a transaction is not kept but told as "unknown from here on", which makes the
 /// views it touched read their state anew: bounded memory, whatever a writer does.
@@ -442,8 +442,11 @@ impl Pending {
                 }),
                 (Operation::Reset, _) if entry.rel == 0 => transaction.reset_all = true,
                 (_, Some(table)) => {
+                    // Most tables need no look at their images for that.
+                    let is_zoned = table.columns.iter().any(Column::is_zoned);
+                    let zoned = |name: &str| table.column(name).is_some_and(Column::is_zoned);
                     for image in [&mut entry.old, &mut entry.new].into_iter().flatten() {
-                        if let Some(text) = zone::in_utc(image, |name| is_zoned(table, name)) {
+                        if is_zoned && let Some(text) = zone::in_utc(image, zoned) {
                             *image = text.into();
                         }
                         if table.oid != entry.rel && !entry.truncated {
@@ -478,12 +481,6 @@ impl Transaction {
             changes: Vec::new(),
         });
     }
-}
-
-/// Whether the values of that column hold times with a zone.
-fn is_zoned(table: &Table, name: &str) -> bool {
-    let columns = &table.columns;
-    columns.iter().any(|c| c.is_zoned() && c.name == name)
 }
 
 /// Gives the image of a partition's row the order of the table's columns: a partition that was attached has its

@@ -425,10 +425,9 @@ pub async fn write_all<A: Recorded>(
             return Ok(Answered::Before(record));
         }
         let done = in_order(client, steps, share).await?;
-        let (checked, last) = futures::join!(check_constraints(client, terms.end), last(client));
-        checked?;
         let seen = once.is_none() || done.iter().any(Done::may_be_seen);
-        let answer = answer(done, last?.ended(terms.end, seen)?)?;
+        let ended = ended(client, terms.end, seen).await?;
+        let answer = answer(done, ended)?;
         keep(client, once, &answer).await?;
         Ok(Answered::Now(answer))
     })
@@ -763,14 +762,14 @@ async fn last(client: &Client) -> Result<Last, tokio_postgres::Error> {
     })
 }
 
-/// What is known of a transaction of which all is done, for who runs statements of his own in it.
+/// What is known of a transaction of which all is done. `seen` is whether it may be in a stream.
 ///
 /// # Errors
 /// [`Error::Database`], and those of [`Overrides::parse`].
-pub async fn ended(client: &Client, end: End) -> Result<Ended, Error> {
+pub async fn ended(client: &Client, end: End, seen: bool) -> Result<Ended, Error> {
     let (checked, last) = futures::join!(check_constraints(client, end), last(client));
     checked?;
-    last?.ended(end, true)
+    last?.ended(end, seen)
 }
 
 /// COMMIT would check what is deferred. A write that is only tried must fail where it would fail.

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { createHmac } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { test } from 'node:test'
-import { edit, editor, mistakes, newCard, open, options, seat, signedIn, sql, stored, titleField } from './seats.mjs'
+import { edit, editor, mistakes, newCard, open, options, seat, signedIn, sql, stored, takeSeat, titleField } from './seats.mjs'
 
 test('the board is there without a name, asks for one once, and remembers it', options, async () => {
   const context = await seat()
@@ -86,10 +86,7 @@ test('another person at the same browser does not see the reminders of the first
   await page.locator('#reminder-form input').fill('for Priya')
   await page.keyboard.press('Enter')
   await page.locator('[data-reminder]').waitFor()
-  await page.locator('#me').click()
-  await page.getByRole('menuitem', { name: 'Change name…' }).click()
-  await page.locator('.choice').filter({ hasText: 'Tomás' }).click()
-  await page.locator('.me-name').filter({ hasText: 'Tomás' }).waitFor()
+  await takeSeat(page, 'Tomás')
   await page.locator('[data-reminder]').waitFor({ state: 'detached' })
   await page.locator('#reminder-form input').fill('for Tomás')
   await page.keyboard.press('Enter')

@@ -43,6 +43,14 @@ export async function open(context, at = url) {
   return page
 }
 
+/** Somebody else takes the seat. */
+export async function takeSeat(page, name) {
+  await page.locator('#me').click()
+  await page.getByRole('menuitem', { name: 'Change name…' }).click()
+  await page.locator('.choice').filter({ hasText: name }).click()
+  await page.locator('.me-name').filter({ hasText: name }).waitFor()
+}
+
 export const signedIn = page => page.locator('#reminders-toggle').waitFor()
 
 export async function sql(statements) {

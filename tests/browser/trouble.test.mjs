@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { createServer, request } from 'node:http'
 import { test } from 'node:test'
 import { url } from './chromium.mjs'
-import { edit, editor, mistakes, newCard, open, options, seat, signedIn, sql, stored, titleField } from './seats.mjs'
+import { edit, editor, mistakes, newCard, open, options, seat, signedIn, sql, stored, takeSeat, titleField } from './seats.mjs'
 
 /** Something to wait for, and what ends the wait. */
 function gate() {
@@ -179,10 +179,7 @@ test('a reminder that is still being written is not shown to the next person', o
   await page.locator('#reminder-form input').fill('slow, for Priya alone')
   await page.keyboard.press('Enter')
   await page.locator('[data-reminder]').waitFor()
-  await page.locator('#me').click()
-  await page.getByRole('menuitem', { name: 'Change name…' }).click()
-  await page.locator('.choice').filter({ hasText: 'Tomás' }).click()
-  await page.locator('.me-name').filter({ hasText: 'Tomás' }).waitFor()
+  await takeSeat(page, 'Tomás')
   await page.locator('[data-reminder]').waitFor({ state: 'detached' })
   release()
   await eventually('her reminder', async () => await sql("select name from people join reminders on person_id = people.id where text like 'slow%'") === 'Priya')

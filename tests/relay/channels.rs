@@ -4,7 +4,7 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Relay, Stream, database};
-use crate::policies::{self, ROLES, SECRET, token};
+use crate::policies::{self, ROLES, token};
 
 async fn subscribed(relay: &Relay, channel: &str) -> Stream {
     let mut stream = relay.stream(&format!("/channels/{channel}")).await;
@@ -223,18 +223,11 @@ async fn the_function_before_each_request_and_the_end_of_transactions_hold_for_c
              end $$",
         )
         .await;
-    let api = database.url.replace("user=postgres", "user=api_login");
     let arguments = [
-        "--api-url",
-        &api,
-        "--jwt-secret",
-        SECRET,
-        "--pre-request",
-        "public.gate",
-        "--tx-end",
-        "rollback-allow-override",
+        ["--pre-request", "public.gate"],
+        ["--tx-end", "rollback-allow-override"],
     ];
-    let relay = Relay::start(&database, &arguments).await;
+    let relay = policies::relay_with(&database, arguments.as_flattened()).await;
     database.sql("select rowcast.allow_channel('lobby')").await;
     let publish = async |token: &str, prefer: &str| -> Answer {
         let bearer = format!("Bearer {token}");

@@ -28,15 +28,13 @@ async fn lasting(role: &str, claims: &[&str], expires: &str) -> String {
 
 /// The relay with its own login for requests.
 pub async fn relay(database: &Database) -> Relay {
+    relay_with(database, &["--anon-role", "visitor"]).await
+}
+
+/// The same, that takes tokens and is told no more than this.
+pub async fn relay_with(database: &Database, more: &[&str]) -> Relay {
     let api = database.url.replace("user=postgres", "user=api_login");
-    let arguments = [
-        "--api-url",
-        &api,
-        "--jwt-secret",
-        SECRET,
-        "--anon-role",
-        "visitor",
-    ];
+    let arguments = [&["--api-url", &api, "--jwt-secret", SECRET], more].concat();
     Relay::start(database, &arguments).await
 }
 
@@ -704,16 +702,7 @@ async fn a_function_before_each_request_sees_the_claims_of_a_stream() {
                if current_setting('request.jwt.claims')::json ->> 'sub' is null then raise 'nobody'; end if; end $$",
         )
         .await;
-    let api = database.url.replace("user=postgres", "user=api_login");
-    let arguments = [
-        "--api-url",
-        &api,
-        "--jwt-secret",
-        SECRET,
-        "--pre-request",
-        "known",
-    ];
-    let relay = Relay::start(&database, &arguments).await;
+    let relay = relay_with(&database, &["--pre-request", "known"]).await;
     database.sql("select rowcast.watch('plain')").await;
     let ann = token("member", &["sub=ann"]).await;
     let mut screen = Watcher::of(&relay, "/rest/v1/plain", &ann, None).await;

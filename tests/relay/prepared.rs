@@ -5,7 +5,7 @@ use hyper::Method;
 use serde_json::json;
 
 use crate::harness::{Answer, Database, Relay, database};
-use crate::policies::{ROLES, SECRET, token};
+use crate::policies::{ROLES, relay_with, token};
 
 const ITEMS: &str = "create table shop.items (id int primary key, n int); \
     grant select, update on shop.items to member, manager, reader; \
@@ -20,15 +20,12 @@ async fn world() -> (Database, Relay) {
     database
         .sql("grant usage on schema shop to member, manager")
         .await;
-    let api = database.url.replace("user=postgres", "user=api_login");
     let arguments = [
-        ["--api-url", &api],
-        ["--jwt-secret", SECRET],
         ["--anon-role", "visitor"],
         ["--schema", "shop"],
         ["--pool", "1"],
     ];
-    let relay = Relay::start(&database, arguments.as_flattened()).await;
+    let relay = relay_with(&database, arguments.as_flattened()).await;
     database.sql(ITEMS).await;
     (database, relay)
 }
