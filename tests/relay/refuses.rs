@@ -28,15 +28,27 @@ async fn ids_that_are_taken_in_advance_are_refused_and_repaired() {
     let txid = database.commit("insert into tasks values (2)").await;
     screen.reach(&mut stream, &txid).await;
 
-    // A writer in the way of the repair, which has ids of its own by now.
-    database
-        .sql("alter sequence rowcast.log_id_seq cache 10")
-        .await;
-    let writer = database.client().await;
-    writer
-        .batch_execute("begin; insert into tasks values (3)")
+    // A writer in the way of the repair, which has ids of its own by now. It waits for the sequence before
+    // the relay learns of it, and so is let in first.
+    let owner = database.client().await;
+    owner
+        .batch_execute("begin; alter sequence rowcast.log_id_seq cache 10")
         .await
         .unwrap();
+    let writer = database.client().await;
+    let writes = async {
+        let write = "begin; insert into tasks values (3)";
+        writer.batch_execute(write).await.unwrap();
+    };
+    let altered = async {
+        eventually("the writer waits", async || {
+            let waiting = database.one("select count(*)::text from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'").await;
+            (waiting == "1").then_some(())
+        })
+        .await;
+        owner.batch_execute("commit").await.unwrap();
+    };
+    tokio::join!(writes, altered);
     let told = eventually("the relay is not ready", async || {
         let answer = relay.get("/readyz").await;
         (answer.status == 503 && answer.body.contains("CACHE")
