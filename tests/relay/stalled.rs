@@ -208,21 +208,25 @@ async fn answers_that_nobody_takes_are_few_and_not_kept() {
     let before = resident(&relay);
 
     // Somebody whose window is closed, and who is there all the same.
-    let mut stuck = vec![takes_nothing(&relay, 16).await];
+    let mut asked = 8_u64;
+    let mut stuck = vec![takes_nothing(&relay, 8).await];
     let all = async |asked| {
         eventually("all are answered", async || {
             let (kept, refused) = (answered(&relay, 200).await, answered(&relay, 503).await);
-            (kept + refused == asked + 1).then_some((kept - 1, refused))
+            // On a slow machine some find no connection to the database in time.
+            let late = answered(&relay, 504).await;
+            (kept + refused + late == asked + 1).then_some((kept - 1, refused))
         })
         .await
     };
-    let (mut kept, mut refused) = all(16).await;
+    let (mut kept, mut refused) = all(asked).await;
     assert!((1..=4).contains(&kept), "{kept} kept, {refused} refused");
     // At once, each of them may have been in the way of another.
     let before_last = refused;
     while refused == before_last {
         stuck.push(takes_nothing(&relay, 1).await);
-        (kept, refused) = all(kept + refused + 1).await;
+        asked += 1;
+        (kept, refused) = all(asked).await;
     }
     assert_eq!(kept, 4);
     let grown = eventually("memory is given back", async || {
