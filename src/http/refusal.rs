@@ -22,6 +22,8 @@ pub enum Refusal {
     UriTooLong(usize),
     /// The header fields are longer than this many bytes.
     HeadTooLarge(usize),
+    /// Not one `Host`, as HTTP/1.1 wants it (RFC 9112, section 3.2).
+    NotOneHost,
     /// A page of an origin that is not allowed wants to write or to watch.
     ForeignOrigin,
     /// The relay is asked by a name that anybody could have given it.
@@ -74,7 +76,7 @@ impl Refusal {
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodiesCrowded | Self::AnswersCrowded => StatusCode::SERVICE_UNAVAILABLE,
-            Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::NotOneHost | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -86,6 +88,7 @@ impl Refusal {
             Self::Method(_) => "PGRST117",
             Self::UriTooLong(_) => "RCH01",
             Self::HeadTooLarge(_) => "RCH11",
+            Self::NotOneHost => "RCH14",
             Self::ForeignOrigin => "RCH02",
             Self::UnknownHost => "RCH12",
             Self::BodyTooLarge(_) => "RCH03",
@@ -103,6 +106,7 @@ impl Refusal {
             Self::Method(_) => "this path does not answer this method".into(),
             Self::UriTooLong(limit) => format!("the path and query exceed {limit} bytes"),
             Self::HeadTooLarge(limit) => format!("the header fields exceed {limit} bytes"),
+            Self::NotOneHost => "the request has no header Host, or several".into(),
             Self::ForeignOrigin => "this origin may neither write nor watch".into(),
             Self::UnknownHost => {
                 "the relay asks nobody who they are, and is not known by the name in Host".into()

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hyper::header::{ALLOW, CACHE_CONTROL, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, HOST, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, StatusCode};
+use hyper::{Method, StatusCode, Version};
 use percent_encoding::percent_decode_str;
 
 use super::assets::{self, Assets, File};
@@ -265,11 +265,8 @@ impl<A: Api> Router<A> {
         let (mut parts, incoming) = request.into_parts();
         identify::take_ticket(&mut parts);
         let origin = self.origins.judge(&parts);
-        let refusal = if self.origins.knows_host(&parts) {
-            refuse(&route, &parts, &origin)
-        } else {
-            Some(Refusal::UnknownHost)
-        };
+        let unknown = || (!self.origins.knows_host(&parts)).then_some(Refusal::UnknownHost);
+        let refusal = refuse(&route, &parts, &origin).or_else(unknown);
         let mut response = match refusal {
             Some(refusal) => refusal.respond(route.shape()),
             None if parts.method == Method::OPTIONS => options(&route, &parts, &origin),
@@ -375,6 +372,11 @@ fn refuse(route: &Route, parts: &Parts, origin: &Origin) -> Option<Refusal> {
     let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
     if fields.sum::<usize>() > HEAD_LIMIT {
         return Some(Refusal::HeadTooLarge(HEAD_LIMIT));
+    }
+    // What is before us may have read another of them.
+    let hosts = parts.headers.get_all(HOST).iter().count();
+    if hosts > 1 || hosts == 0 && parts.version == Version::HTTP_11 {
+        return Some(Refusal::NotOneHost);
     }
     let harmless = matches!(parts.method, Method::GET | Method::HEAD) && !watches(route, parts);
     if *origin == Origin::Foreign && !harmless {
