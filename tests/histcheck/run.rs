@@ -562,8 +562,11 @@ async fn lock_waits(world: &World) -> (u64, Vec<String>) {
             .map(|holder| names.get(holder).copied().unwrap_or_default());
         let holders: Vec<&str> = holders.collect();
         // The pool of requests, "rowcast", holds what its writers asked for. Where writers hold the
-        // lock as well, they are what is waited for.
-        let is_ours = holders.iter().all(|name| name.starts_with("rowcast "));
+        // lock as well, they are what is waited for; and so is whoever stands before others in the queue, as
+        // a writer that truncates while somebody reads.
+        let queue = line.split_once("Wait queue: ").map(|(_, queue)| queue);
+        let first = queue.and_then(|queue| queue.split([',', '.']).next());
+        let is_ours = first == pid && holders.iter().all(|name| name.starts_with("rowcast "));
         if is_ours && !waiter.starts_with("rowcast") {
             ours.push(format!("{holders:?} were waited for: {waiting}; {line}"));
         }
