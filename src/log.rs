@@ -23,7 +23,9 @@ use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, Kind as TypeKind, ToSql, Type};
 use tokio_postgres::{Client, Row, RowStream, Statement};
+use tracing::warn;
 
+use crate::causes::Causes;
 use crate::cursor::{Cursor, Name, Xid};
 use crate::event::{Entry, Operation, State, TOO_LARGE, key_of};
 use crate::postgres::quote;
@@ -31,7 +33,7 @@ use crate::schema::catalog::{Catalog, Table};
 pub use batch::{Batch, Bounds, Gathered, Gathering, Head, Net, Place, Sum, TooMuch};
 pub use fold::{Folded, fold};
 pub use parts::{PART, STEP, TOUCHED};
-use parts::{in_parts, leads};
+use parts::{around_untellable, in_parts, leads};
 
 /// The two branches of a poll: what had not begun at the cursor, and what was in progress there and is
 /// not any more. Each is a condition on the head of the log's index, so that the cost does not depend on the
@@ -117,6 +119,24 @@ pub enum LogError {
     /// An answer that this version does not understand.
     #[error("the log holds something unexpected: {0}")]
     Unexpected(&'static str),
+}
+
+impl LogError {
+    /// Some row holds text that PostgreSQL cannot bring to UTF-8: bytes in a database without an encoding, or
+    /// what others do not have in one with another.
+    fn is_untellable(&self) -> bool {
+        let Self::Query(error) = self else {
+            return false;
+        };
+        let code = error.code();
+        code.is_some_and(|code| {
+            [
+                SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+                SqlState::UNTRANSLATABLE_CHARACTER,
+            ]
+            .contains(code)
+        })
+    }
 }
 
 impl Place {
@@ -236,21 +256,30 @@ pub async fn read(
     begun?;
     let head = head_of(&head?, place)?;
     let ended = long_open.iter().filter(|xid| head.end.is_done(**xid));
-    let gathered = gather(rows?, bounds).await?;
-    // Of whom there is no row, there are none, or very many.
-    let left_out: Vec<Xid> = match &gathered {
-        Some(batch) => ended.filter(|xid| !batch.has(**xid)).copied().collect(),
-        None => Vec::new(),
-    };
-    let batch = match gathered {
-        Some(batch) if left_out.is_empty() => {
-            let net = batch.finish(head).net(catalog);
-            if net.lookups().is_empty() {
-                return Ok(net.finish());
-            }
-            open(client, place, from, catalog, bounds).await
+    let batch = match gather(rows?, bounds).await {
+        // COMMIT has been sent, and ended it all the same.
+        Err(error) if error.is_untellable() => {
+            warn!(error = %Causes(&error), "a table that holds what cannot be told is read anew");
+            open_around_untellable(client, place, from, catalog, bounds).await
         }
-        _ => open_in_parts(client, place, from, &left_out, catalog, bounds).await,
+        gathered => {
+            let gathered = gathered?;
+            // Of whom there is no row, there are none, or very many.
+            let left_out: Vec<Xid> = match &gathered {
+                Some(batch) => ended.filter(|xid| !batch.has(**xid)).copied().collect(),
+                None => Vec::new(),
+            };
+            match gathered {
+                Some(batch) if left_out.is_empty() => {
+                    let net = batch.finish(head).net(catalog);
+                    if net.lookups().is_empty() {
+                        return Ok(net.finish());
+                    }
+                    open(client, place, from, catalog, bounds).await
+                }
+                _ => open_in_parts(client, place, from, &left_out, catalog, bounds).await,
+            }
+        }
     };
     let end = match &batch {
         Ok(_) => "commit",
@@ -275,7 +304,30 @@ async fn open_in_parts(
     let (begun, head) = in_time(asked).await?;
     begun?;
     let head = head_of(&head?, place)?;
-    let batch = in_parts(client, from, &head.end, large, bounds).await?;
+    match in_parts(client, from, &head.end, large, bounds).await {
+        Err(error) if error.is_untellable() => {
+            in_time(client.batch_execute("rollback")).await??;
+            open_around_untellable(client, place, from, catalog, bounds).await
+        }
+        batch => settle(client, batch?.finish(head), catalog).await,
+    }
+}
+
+/// As [`open`], where some row [cannot be told](LogError::is_untellable). One value must not stop the feed of
+/// everybody else: the tables that its transaction touched are told as unknown from there on.
+async fn open_around_untellable(
+    client: &Client,
+    place: &Place,
+    from: &Cursor,
+    catalog: &Catalog,
+    bounds: Bounds,
+) -> Result<Batch, LogError> {
+    let asked =
+        async { futures::join!(client.batch_execute(BEGIN), client.query_typed(HEAD, &[])) };
+    let (begun, head) = in_time(asked).await?;
+    begun?;
+    let head = head_of(&head?, place)?;
+    let batch = around_untellable(client, from, &head.end, bounds).await?;
     settle(client, batch.finish(head), catalog).await
 }
 
@@ -325,8 +377,13 @@ pub async fn open(
     catalog: &Catalog,
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
-    let gathered = begin(client, place, from, bounds).await?;
-    settle(client, gathered, catalog).await
+    match begin(client, place, from, bounds).await {
+        Err(error) if error.is_untellable() => {
+            in_time(client.batch_execute("rollback")).await??;
+            open_around_untellable(client, place, from, catalog, bounds).await
+        }
+        gathered => settle(client, gathered?, catalog).await,
+    }
 }
 
 /// Reads again, inside the transaction, what the log tells only by key.
@@ -682,8 +739,9 @@ impl ToSql for Xid8 {
     tokio_postgres::types::to_sql_checked!();
 }
 
-/// `json` as its text. In a database without an encoding it may hold any bytes; what is not UTF-8
-/// is replaced, since an event stream is UTF-8 and one odd value must not stop the others.
+/// `json` as its text. PostgreSQL brings it to UTF-8, or [fails](LogError::is_untellable) where it knows another
+/// encoding or none; in UTF-8 it does not look. What is not is replaced, since an event stream is UTF-8 and one
+/// odd value must not stop the others.
 #[derive(Debug, Clone)]
 struct Text(Arc<str>);
 

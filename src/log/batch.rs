@@ -5,6 +5,7 @@
 //! snapshot. Memory is bounded whatever a writer did ([`Bounds`]). Pure: it knows no connection.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -360,6 +361,17 @@ impl Gathering {
     #[must_use]
     pub fn has(&self, xid: Xid) -> bool {
         self.pending.contains_key(&xid)
+    }
+
+    /// Forgets these transactions, which are read again.
+    pub fn forget(&mut self, xids: Range<Xid>) {
+        self.pending.retain(|xid, pending| {
+            let stays = !xids.contains(xid);
+            if !stays {
+                self.bytes -= pending.bytes;
+            }
+            stays
+        });
     }
 
     /// Adds rows of the transaction `xid`, of which nothing is kept but what it touched.

@@ -54,6 +54,9 @@ group by op, rel";
 /// before [`super::SILENCE`] is over.
 const SUMMED: i64 = 500_000;
 
+/// Rows that are read at a time where some cannot be told.
+const FEW: i64 = 200;
+
 /// Reads very many rows, inside the transaction, whose snapshot is `end`. Of a transaction that is too large
 /// to be kept, what it touched is asked for, and its rows stay where they are: nobody else waits for their way.
 pub(super) async fn in_parts(
@@ -73,14 +76,10 @@ pub(super) async fn in_parts(
     }
     let mut first = from.xmax();
     loop {
-        let parameters: [(&(dyn ToSql + Sync), Type); 2] =
-            [(&Xid8(first), Type::XID8), (&MOST, Type::INT8)];
-        let step = in_time(client.query_typed(STEP, &parameters)).await??;
-        let Some(row) = step.first() else {
+        let Some(next) = step(client, first, MOST).await? else {
             between(client, &mut batch, first, Xid::MAX).await?;
             return Ok(batch);
         };
-        let Xid8(next) = row.try_get(0)?;
         if next > first {
             between(client, &mut batch, first, next).await?;
             first = next;
@@ -91,6 +90,80 @@ pub(super) async fn in_parts(
     }
 }
 
+/// The same where some row holds text that PostgreSQL cannot bring to UTF-8, and so tells nobody: of its
+/// transaction, too, what it touched is asked for. All others are told.
+pub(super) async fn around_untellable(
+    client: &Client,
+    from: &Cursor,
+    end: &Cursor,
+    bounds: Bounds,
+) -> Result<Gathering, LogError> {
+    let mut batch = Gathering::new(bounds);
+    for xid in from.xip().iter().filter(|xid| end.is_done(**xid)) {
+        one_or_sum(client, &mut batch, *xid, bounds).await?;
+    }
+    let mut first = from.xmax();
+    loop {
+        let next = step(client, first, FEW).await?;
+        // One that has more rows goes alone.
+        let end = next.map_or(Xid::MAX, |next| next.max(first + 1));
+        if end == first + 1 || !all_told(client, &mut batch, first, end).await? {
+            batch.forget(first..end);
+            while let Some(xid) = step(client, first, 0).await?
+                && xid < end
+            {
+                one_or_sum(client, &mut batch, xid, bounds).await?;
+                first = xid + 1;
+            }
+        }
+        if next.is_none() {
+            return Ok(batch);
+        }
+        first = end;
+    }
+}
+
+/// As [`between`]; `false` where some row cannot be told, and then some others may have been added.
+async fn all_told(
+    client: &Client,
+    batch: &mut Gathering,
+    first: Xid,
+    end: Xid,
+) -> Result<bool, LogError> {
+    in_time(client.batch_execute("savepoint part")).await??;
+    let (undo, told) = match between(client, batch, first, end).await {
+        Ok(()) => ("release savepoint part", true),
+        Err(error) if error.is_untellable() => {
+            ("rollback to savepoint part; release savepoint part", false)
+        }
+        Err(error) => return Err(error),
+    };
+    in_time(client.batch_execute(undo)).await??;
+    Ok(told)
+}
+
+/// As [`one`], and asks what it touched as well if it cannot be told.
+async fn one_or_sum(
+    client: &Client,
+    batch: &mut Gathering,
+    xid: Xid,
+    bounds: Bounds,
+) -> Result<(), LogError> {
+    if is_large(client, xid, bounds).await? || !all_told(client, batch, xid, xid + 1).await? {
+        sum_up(client, batch, xid).await?;
+    }
+    Ok(())
+}
+
+/// Whose row comes so many rows after the first of a transaction, or of a later one.
+async fn step(client: &Client, first: Xid, rows: i64) -> Result<Option<Xid>, LogError> {
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&Xid8(first), Type::XID8), (&rows, Type::INT8)];
+    let found = in_time(client.query_typed(STEP, &parameters)).await??;
+    let found = found.first().map(|row| row.try_get(0)).transpose()?;
+    Ok(found.map(|Xid8(xid)| xid))
+}
+
 /// Reads one transaction, or asks what it touched if it is too large to be kept.
 async fn one(
     client: &Client,
@@ -98,14 +171,18 @@ async fn one(
     xid: Xid,
     bounds: Bounds,
 ) -> Result<(), LogError> {
-    let of = Xid8(xid);
-    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
-        [(&of, Type::XID8), (&kept(bounds), Type::INT8)];
-    if says_yes(&in_time(client.query_typed(LARGE, &parameters)).await??)? {
+    if is_large(client, xid, bounds).await? {
         sum_up(client, batch, xid).await
     } else {
         between(client, batch, xid, xid + 1).await
     }
+}
+
+/// Whether a transaction is too large to be kept.
+async fn is_large(client: &Client, xid: Xid, bounds: Bounds) -> Result<bool, LogError> {
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&Xid8(xid), Type::XID8), (&kept(bounds), Type::INT8)];
+    says_yes(&in_time(client.query_typed(LARGE, &parameters)).await??)
 }
 
 /// Asks what a transaction touched.

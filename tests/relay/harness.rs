@@ -201,6 +201,20 @@ impl Database {
         connect(&self.url).await
     }
 
+    /// Another empty database beside it, in this encoding.
+    pub async fn in_encoding(&self, encoding: &str) -> Self {
+        let name = self.one("select current_database()").await;
+        let own = format!("{name}_{}", encoding.to_lowercase());
+        self.sql(&format!(
+            "create database {own} template template0 encoding '{encoding}'"
+        ))
+        .await;
+        let url = self
+            .url
+            .replace(&format!("dbname={name}"), &format!("dbname={own}"));
+        Self { url }
+    }
+
     /// Runs statements on a connection of its own.
     pub async fn sql(&self, sql: &str) {
         self.client()

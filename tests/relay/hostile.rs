@@ -340,6 +340,72 @@ async fn large_rows_are_found_by_any_key() {
     }
 }
 
+/// A database may know no encoding, or another one, and hold what PostgreSQL cannot bring to UTF-8. Who reads that
+/// has its error, and nobody else notices.
+#[tokio::test]
+async fn what_is_no_text_in_utf_8_stops_nobody_else() {
+    let odd = "create table odd (id int primary key, v text); create table calm (id serial primary key); \
+               grant usage on schema public to public; select rowcast.watch('odd'), rowcast.watch('calm')";
+    for (encoding, code) in [("SQL_ASCII", "22021"), ("WIN1252", "22P05")] {
+        let database = database().await.in_encoding(encoding).await;
+        let relay = database.relay().await;
+        database.sql(odd).await;
+        let mut calm = opened(&relay, "/rest/v1/calm").await;
+        let before = calm.id.clone();
+        let (mut few, mut screen) = relay.shown("/rest/v1/odd?id=lt.10").await;
+        let mut all = opened(&relay, "/rest/v1/odd").await;
+        let (mut asked, mut shown) = relay.shown("/rest/v1/calm?or=(id.gt.0,id.lt.0)").await;
+
+        // Of several transactions that are read together, and of one that is open while others are read.
+        let held = database.client().await;
+        held.batch_execute(
+            "set client_encoding = 'SQL_ASCII'; begin; insert into odd values (2, 'b')",
+        )
+        .await
+        .unwrap();
+        let calmly = database.commit("insert into calm default values").await;
+        change(&mut calm, &calmly).await;
+        held.batch_execute(
+            "insert into odd values (20, convert_from('\\x81', getdatabaseencoding())); commit",
+        )
+        .await
+        .unwrap();
+        for _ in 0..3 {
+            let calmly = database.commit("insert into calm default values").await;
+            change(&mut calm, &calmly).await;
+        }
+        let txid = database.commit("insert into odd values (1, 'a')").await;
+        screen.reach(&mut few, &txid).await;
+        assert_eq!(screen.rows.len(), 2, "{encoding}");
+        let ended = all.until(|event| event.data.contains("\"error\"")).await;
+        assert!(ended.data.contains(code), "{}", ended.data);
+        shown
+            .follow(&mut asked, |screen| screen.rows.len() == 4)
+            .await;
+        let read = relay.get("/rest/v1/odd").await;
+        assert!(
+            read.status == 400 && read.body.contains(code),
+            "{}",
+            read.body
+        );
+
+        // A relay that was not there reads it too, among much else, and tells what somebody missed.
+        database
+            .sql("insert into calm select nextval('calm_id_seq') from generate_series(1, 500)")
+            .await;
+        let another = database.relay().await;
+        let mut back = another.resume("/rest/v1/calm", &before).await;
+        let mut screen = Screen::default();
+        while screen.rows.len() < 504 {
+            let event = back.next().await.unwrap();
+            assert!(!event.has_control("reset"), "{encoding}");
+            screen.apply(&event);
+        }
+        let calmly = database.commit("insert into calm default values").await;
+        change(&mut back, &calmly).await;
+    }
+}
+
 async fn unconvertible(database: &Database, relay: &Relay, moods: &str) {
     let mut calm = opened(relay, "/rest/v1/calm").await;
     let mut stream = opened(relay, &format!("/rest/v1/{moods}")).await;
