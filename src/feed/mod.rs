@@ -148,7 +148,11 @@ impl Feed {
         let _stop_driver = AbortOnDrop(driver);
         // Rows that are read again must look like images, and no function of a table's owner may be
         // taken for one of PostgreSQL's.
-        let settings = format!("{}; set search_path = pg_catalog, pg_temp", pinned());
+        // Two relays that begin an epoch at once wait for each other, where serializable ones fail.
+        let settings = format!(
+            "{}; set search_path = pg_catalog, pg_temp; set default_transaction_isolation = 'read committed'",
+            pinned()
+        );
         in_time(client.batch_execute(&settings))
             .await?
             .map_err(LogError::from)?;

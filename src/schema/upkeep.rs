@@ -37,6 +37,10 @@ const ROLES: &str = "select md5(concat_ws(E'\\n', \
     (select string_agg(concat_ws(' ', s.setdatabase, s.setrole, s.setconfig::text), ',' order by s.setdatabase, s.setrole) \
        from pg_db_role_setting s)))";
 
+/// Whatever the database's default is. A serializable transaction that reads what others log may make one of theirs
+/// fail (measured: with the trim, which looks at all that was logged since the last one).
+const SETTINGS: &str = "set default_transaction_isolation = 'read committed'";
+
 /// Longest round. A large log is trimmed in many; what one leaves, the next one takes.
 const SILENCE: Duration = Duration::from_mins(1);
 
@@ -98,6 +102,9 @@ impl Upkeep {
             Err(error) => return error.to_string(),
         };
         let work = async {
+            if let Err(error) = client.batch_execute(SETTINGS).await {
+                return error.to_string();
+            }
             let definitions = Arc::clone(&self.parts.definitions);
             let mut clock = tokio::time::interval(DRIFT);
             clock.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -408,3 +408,42 @@ async fn a_transaction_that_is_open_for_long_is_told_of() {
     assert!(age >= 1.0, "{age}");
     open.batch_execute("commit").await.unwrap();
 }
+
+/// Where transactions are serializable by default, those of the relay would count among what a writer's depends on.
+#[tokio::test]
+async fn no_serializable_writer_fails_because_the_log_is_looked_after() {
+    let database = database().await;
+    database
+        .sql(
+            "do $$ begin execute format('alter database %I set default_transaction_isolation = serializable', \
+               current_database()); end $$",
+        )
+        .await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let relay = Relay::logged(&database, &[], log.path()).await;
+    database
+        .sql("create table rates (id int primary key, v int); insert into rates values (1, 0)")
+        .await;
+    database.sql(TASKS).await;
+    let (mut stream, mut screen) = settled(&database, &relay).await;
+
+    // It has read what another changes and commits, so nobody may find it between the two.
+    let writer = database.client().await;
+    writer
+        .batch_execute("begin; select v from rates; insert into tasks values (2, 'two')")
+        .await
+        .unwrap();
+    database.sql("update rates set v = v + 1").await;
+    let ticks = async || database.one("select max(n) from rowcast.tick").await;
+    let before = ticks().await;
+    eventually("another tick", async || {
+        (ticks().await != before).then_some(())
+    })
+    .await;
+    writer.batch_execute("commit").await.unwrap();
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 2)
+        .await;
+    let said = std::fs::read_to_string(log.path()).unwrap();
+    assert!(!said.contains("could not serialize"), "{said}");
+}
