@@ -26,7 +26,8 @@ alter function rowcast.tree(oid) owner to rowcast_owner;
 revoke all on function rowcast.tree(oid) from public;
 comment on function rowcast.tree(oid) is 'A table and its partitions, without locking them';
 
--- The types of a table's columns, and what they are made of: the base of a domain, the element of an array.
+-- The types of a table's columns, and what they are made of: the base of a domain, the element of an array, the
+-- parts of a row, the bounds of a range.
 create or replace function rowcast.types(rel oid) returns setof oid
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -41,7 +42,14 @@ begin
     select inner_type
     from used u
     join pg_type t on t.oid = u.type
-    cross join lateral (values (nullif(t.typbasetype, 0)), (nullif(t.typelem, 0))) as v (inner_type)
+    cross join lateral (
+      values (nullif(t.typbasetype, 0)), (nullif(t.typelem, 0))
+      union all
+      select a.atttypid from pg_attribute a
+      where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+      union all
+      select r.rngsubtype from pg_range r where t.typtype in ('r', 'm') and t.oid in (r.rngtypid, r.rngmultitypid)
+    ) as v (inner_type)
     where inner_type is not null
   )
   select type from used;

@@ -313,8 +313,10 @@ async fn values_that_are_called_something_else_are_read_anew() {
     database
         .sql(
             "create type state as enum ('open', 'done'); create type pair as (a int); \
-             create table cards (id int primary key, state state, pair pair); \
-             insert into cards values (1, 'open', row(1)); select rowcast.watch('cards')",
+             create type size as enum ('s', 'l'); create type sizes as range (subtype = size); \
+             create type deep as (sizes sizes, pair pair); \
+             create table cards (id int primary key, state state, pair pair, deep deep[]); \
+             insert into cards values (1, 'open', row(1), array[row('[s,l]', row(1))::deep]); select rowcast.watch('cards')",
         )
         .await;
     let (mut cards, mut screen) = relay.shown("/rest/v1/cards").await;
@@ -328,6 +330,17 @@ async fn values_that_are_called_something_else_are_read_anew() {
             "alter type pair add attribute b int",
             "pair",
             serde_json::json!({"a": 1, "b": null}),
+        ),
+        // In what these are parts of.
+        (
+            "alter type size rename value 'l' to 'xl'",
+            "deep",
+            serde_json::json!([{"sizes": "[s,xl]", "pair": {"a": 1, "b": null}}]),
+        ),
+        (
+            "alter type pair add attribute c int",
+            "deep",
+            serde_json::json!([{"sizes": "[s,xl]", "pair": {"a": 1, "b": null, "c": null}}]),
         ),
     ] {
         database.sql(sql).await;
