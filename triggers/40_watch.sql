@@ -299,7 +299,10 @@ begin
             || c.relforcerowsecurity::text || ' ' || coalesce(c.relacl::text, '')
      from pg_class c where c.oid = rel),
     (select string_agg(a.attnum || ' ' || a.attname || ' ' || a.atttypid || ' ' || a.atttypmod
-                       || ' ' || a.attgenerated::text || ' ' || coalesce(a.attacl::text, ''), ',' order by a.attnum)
+                       || ' ' || a.attgenerated::text || ' ' || coalesce(a.attacl::text, '')
+                       -- Filters go by it. Nothing is said of the default, which does not change.
+                       || case when a.attcollation in (0, 'pg_catalog."default"'::regcollation) then ''
+                               else ' ' || a.attcollation end, ',' order by a.attnum)
      from pg_attribute a where a.attrelid = rel and a.attnum > 0 and not a.attisdropped),
     -- What values and parts of its types are called. PostgreSQL's own, below 16384, change with its version only, and
     -- to ask for them takes as long as all the rest.

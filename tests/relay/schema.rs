@@ -352,6 +352,30 @@ async fn values_that_are_called_something_else_are_read_anew() {
     }
 }
 
+/// Under a collation that is PostgreSQL's own business, rows are asked for; by bytes they are compared here.
+#[tokio::test]
+async fn a_filter_goes_by_the_collation_that_its_column_has_now() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create table names (id int primary key, name text collate \"C\"); \
+             insert into names values (1, 'Z'); select rowcast.watch('names')",
+        )
+        .await;
+    let path = "/rest/v1/names?name=gt.a";
+    let (mut names, mut screen) = relay.shown(path).await;
+    assert_eq!(screen.rows.len(), 0);
+    database
+        .sql("alter table names alter name type text collate \"en-x-icu\"")
+        .await;
+    screen
+        .follow(&mut names, |screen| screen.rows.len() == 1)
+        .await;
+    let txid = database.commit("insert into names values (2, 'B')").await;
+    agrees(&relay, path, &mut names, &mut screen, &txid).await;
+}
+
 #[tokio::test]
 async fn a_partition_whose_columns_stand_in_another_order_tells_rows_as_reads_do() {
     let database = database().await;
