@@ -10,7 +10,6 @@ const POWERS: usize = 28;
 pub struct Histogram {
     counts: Box<[u32]>,
     count: u64,
-    sum: u64,
     most: u64,
 }
 
@@ -19,7 +18,6 @@ impl Default for Histogram {
         Self {
             counts: vec![0; STEPS * POWERS].into(),
             count: 0,
-            sum: 0,
             most: 0,
         }
     }
@@ -31,7 +29,6 @@ impl Histogram {
         let at = bucket(microseconds).min(self.counts.len() - 1);
         self.counts[at] = self.counts[at].saturating_add(1);
         self.count += 1;
-        self.sum += microseconds;
         self.most = self.most.max(microseconds);
     }
 
@@ -41,7 +38,6 @@ impl Histogram {
             *mine = mine.saturating_add(*theirs);
         }
         self.count += other.count;
-        self.sum += other.sum;
         self.most = self.most.max(other.most);
     }
 

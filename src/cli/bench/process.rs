@@ -94,22 +94,25 @@ impl Machine {
         })
     }
 
-    /// The share since `before` in which they worked, for anybody.
+    /// The share since `before` in which they worked, for anybody. The time spent waiting for disks is part
+    /// of what was idle, and may go backwards (proc(5)).
     #[must_use]
     pub fn busy_since(&self, before: &Self) -> f64 {
-        1.0 - share(self.idle - before.idle, self.all - before.all)
+        let idle = self.idle.saturating_sub(before.idle);
+        1.0 - share(idle, self.all.saturating_sub(before.all))
     }
 
     /// The share since `before` that a hypervisor gave to others.
     #[must_use]
     pub fn stolen_since(&self, before: &Self) -> f64 {
-        share(self.stolen - before.stolen, self.all - before.all)
+        let stolen = self.stolen.saturating_sub(before.stolen);
+        share(stolen, self.all.saturating_sub(before.all))
     }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a share, not a count")]
 fn share(part: u64, whole: u64) -> f64 {
-    part as f64 / whole.max(1) as f64
+    part.min(whole) as f64 / whole.max(1) as f64
 }
 
 /// How many files this process may have open: now, and when it asks for more.
@@ -157,5 +160,21 @@ mod tests {
         assert!((0.0..=1.0).contains(&busy), "{busy}");
         assert!(file_limit().is_some_and(|(soft, hard)| soft > 2 && hard >= soft));
         assert!(local_ports().is_some_and(|ports| ports > 1));
+    }
+
+    #[test]
+    fn time_that_goes_backwards_is_no_time() {
+        let before = Machine {
+            all: 1000,
+            idle: 600,
+            stolen: 5,
+        };
+        let after = Machine {
+            all: 1100,
+            idle: 590,
+            stolen: 4,
+        };
+        let shares = [after.busy_since(&before), after.stolen_since(&before)];
+        assert_eq!(shares.map(f64::to_bits), [1.0_f64, 0.0].map(f64::to_bits));
     }
 }
