@@ -139,8 +139,9 @@ fn kib(text: &str, name: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Bytes that the kernel cannot take back, by `memory.stat`: not the cache of files. The second
-/// version of control groups and the first have other names for them.
+/// Bytes that the kernel cannot take back, by `memory.stat`: not the cache of files, nor what it remembers
+/// of folders and files (`slab_reclaimable`, a part of `kernel`). The second version of control groups and
+/// the first have other names for them.
 fn held(stat: &str) -> u64 {
     let value = |name: &str| -> u64 {
         let line = stat
@@ -148,7 +149,8 @@ fn held(stat: &str) -> u64 {
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.and_then(|value| value.parse().ok()).unwrap_or(0)
     };
-    let second = value("anon") + value("shmem") + value("kernel") + value("sock");
+    let kernel = value("kernel").saturating_sub(value("slab_reclaimable"));
+    let second = value("anon") + value("shmem") + kernel + value("sock");
     let first = value("total_rss") + value("total_shmem");
     second.max(first)
 }
@@ -228,7 +230,7 @@ mod tests {
         write(
             root,
             "a/memory.stat",
-            "anon 100\nfile 5000\nkernel 20\nsock 3\nshmem 7\nanon_thp 9\n",
+            "anon 100\nfile 5000\nkernel 620\nsock 3\nshmem 7\nanon_thp 9\nslab_reclaimable 600\n",
         );
         let budget = of_groups("0::/a/b\n", root).unwrap();
         assert_eq!((budget.limit, budget.used()), (3000, Some(130)));
