@@ -13,9 +13,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 #[derive(Debug)]
 pub(super) struct Process;
 
-/// In which `/proc` counts time; the same on every Linux that Rust runs on.
+/// In which `/proc` counts time; the same on every Linux that Rust runs on. How large a page is differs (16 or
+/// 64 KiB on many ARM machines), so memory is read where it is told in kB.
 const TICKS: f64 = 100.0;
-const PAGE: f64 = 4096.0;
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
@@ -76,15 +76,16 @@ struct Found {
 
 fn read() -> Option<Found> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let boot = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    let mut found = parse(&stat, &limits, &boot)?;
+    let mut found = parse(&stat, &status, &limits, &boot)?;
     found.open_files = f64::from(u32::try_from(files).unwrap_or(u32::MAX));
     Some(found)
 }
 
-fn parse(stat: &str, limits: &str, boot: &str) -> Option<Found> {
+fn parse(stat: &str, status: &str, limits: &str, boot: &str) -> Option<Found> {
     // The name in parentheses may hold anything; what follows are numbers, the third field first.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |nth: usize| fields.get(nth - 3)?.parse::<f64>().ok();
@@ -97,7 +98,7 @@ fn parse(stat: &str, limits: &str, boot: &str) -> Option<Found> {
         threads: number(20)?,
         started: after(boot, "btime").unwrap_or(0.0) + number(22)? / TICKS,
         virtual_size: number(23)?,
-        resident: number(24)? * PAGE,
+        resident: after(status, "VmRSS:").unwrap_or(0.0) * 1024.0,
         most_files: after(limits, "Max open files").unwrap_or(0.0),
         open_files: 0.0,
     })
@@ -111,7 +112,8 @@ mod tests {
     fn fields_are_found_behind_any_name() {
         let stat = "17 (a) b (c) S 1 17 17 0 -1 4194560 99 0 0 0 250 50 0 0 20 0 12 0 3000 8192000 321 18446744073709551615";
         let limits = "Limit  Soft  Hard  Units\nMax open files            20000                20000                files\n";
-        let found = parse(stat, limits, "cpu 1 2\nbtime 1000\n").unwrap();
+        let status = "VmHWM:\t    5000 kB\nVmRSS:\t    1284 kB\n";
+        let found = parse(stat, status, limits, "cpu 1 2\nbtime 1000\n").unwrap();
         let all = [
             found.cpu,
             found.threads,
@@ -120,8 +122,8 @@ mod tests {
             found.resident,
             found.most_files,
         ];
-        let wanted = [3.0, 12.0, 1030.0, 8_192_000.0, 321.0 * PAGE, 20_000.0];
+        let wanted = [3.0, 12.0, 1030.0, 8_192_000.0, 1_314_816.0, 20_000.0];
         assert_eq!(all.map(f64::to_bits), wanted.map(f64::to_bits));
-        assert!(parse("nonsense", "", "").is_none());
+        assert!(parse("nonsense", "", "", "").is_none());
     }
 }
