@@ -135,6 +135,20 @@ struct Stream {
     /// See [`Place::handed`].
     handed: Arc<AtomicU64>,
     scissors: Scissors,
+    /// Its scissors were used. It may stay for as long as others on its connection are being answered, and
+    /// is to be counted once.
+    is_cut: bool,
+}
+
+impl Stream {
+    /// Cuts it, if that is not done already. Whether it was not.
+    fn cut(&mut self) -> bool {
+        let first = !std::mem::replace(&mut self.is_cut, true);
+        if first {
+            self.scissors.cut();
+        }
+        first
+    }
 }
 
 #[derive(Debug)]
@@ -213,6 +227,7 @@ impl Admission {
         let stream = Stream {
             handed: Arc::clone(&handed),
             scissors,
+            is_cut: false,
         };
         open.streams.insert(number, stream);
         drop(open);
@@ -272,6 +287,7 @@ impl Admission {
     fn look(&self, short: bool) -> Cut {
         let now = self.shared.now();
         let mut open = self.shared.lock();
+        let open = &mut *open;
         let mut late: Vec<(u64, u64)> = Vec::new();
         for (number, stream) in &open.streams {
             let handed = stream.handed.load(Ordering::Relaxed);
@@ -282,13 +298,12 @@ impl Admission {
         late.sort_unstable();
         let limit = now.saturating_sub(millis(STALLED));
         let stalled = late.partition_point(|(handed, _)| *handed < limit);
-        for (_, number) in &late[..stalled] {
-            open.streams[number].scissors.cut();
+        let (stalled, slow) = late.split_at(stalled);
+        let mut cut = Cut::default();
+        for (_, number) in stalled {
+            let stream = open.streams.get_mut(number);
+            cut.stalled += usize::from(stream.is_some_and(Stream::cut));
         }
-        let mut cut = Cut {
-            stalled,
-            ..Cut::default()
-        };
         for answer in open.answers.values() {
             if now > answer.late.load(Ordering::Relaxed) {
                 answer.scissors.cut();
@@ -301,15 +316,18 @@ impl Admission {
             // The slowest first: they keep the most from others. Once they are gone and what they held is
             // free, the latest, who have seen least.
             let most = open.streams.len().div_ceil(SHED);
-            let mut those: Vec<u64> = late[stalled..].iter().map(|(_, number)| *number).collect();
+            let mut those: Vec<u64> = slow.iter().map(|(_, number)| *number).collect();
             let returned = open.shed.is_none_or(|at| at.elapsed() >= RETURNS);
             if late.is_empty() && returned {
                 those.extend(open.streams.keys());
                 those.sort_unstable_by(|a, b| b.cmp(a));
             }
-            for number in those.iter().take(most.saturating_sub(stalled)) {
-                open.streams[number].scissors.cut();
-                cut.memory += 1;
+            for number in those {
+                if cut.stalled + cut.memory >= most {
+                    break;
+                }
+                let stream = open.streams.get_mut(&number);
+                cut.memory += usize::from(stream.is_some_and(Stream::cut));
             }
             if cut.memory > 0 {
                 open.shed = Some(Instant::now());
@@ -542,6 +560,8 @@ mod tests {
         }
         let cut = admission.look(false);
         assert_eq!((cut.stalled, cut.memory), (1, 0));
+        // It stays while its connection answers others, and is counted once.
+        assert_eq!(admission.look(true), Cut::default());
         assert!(scissors[0].used().now_or_never().is_some());
         assert!(scissors[1].used().now_or_never().is_none());
     }
@@ -608,6 +628,9 @@ mod tests {
             .filter(|at| scissors[*at].used().now_or_never().is_some())
             .collect();
         assert!(cut == [3, 7] || cut == [5, 7], "{cut:?}");
+        // They are still there at the next look, and it is another one's turn.
+        assert_eq!(admission.look(true).memory, 1);
+        assert!(scissors[8 - cut[0]].used().now_or_never().is_some());
         for place in &places {
             place.waits();
         }
