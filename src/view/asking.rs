@@ -50,6 +50,8 @@ pub struct Asking {
 #[derive(Debug, Clone, Default)]
 pub struct Pending {
     keys: HashMap<Arc<str>, Touch>,
+    /// So many touches were collected.
+    touches: usize,
     /// Every row must be looked at.
     whole: bool,
     /// The transaction because of which, unless only time has passed.
@@ -193,12 +195,13 @@ impl Pending {
                     }
                     let before = self.keys.get(&change.key);
                     let touch = Touch {
-                        order: self.keys.len(),
+                        order: self.touches,
                         inserted: before
                             .map_or(change.before == State::Absent, |touch| touch.inserted),
                         xid: transaction.xid,
                         at: change.at,
                     };
+                    self.touches += 1;
                     self.keys.insert(Arc::clone(&change.key), touch);
                 }
             }
@@ -210,6 +213,10 @@ impl Pending {
         if on(Mutant::R6) {
             return;
         }
+        for later in self.keys.values_mut() {
+            later.order += earlier.touches;
+        }
+        self.touches += earlier.touches;
         for (key, touch) in earlier.keys {
             self.keys
                 .entry(key)
@@ -475,6 +482,36 @@ mod tests {
         let mut nothing = Pending::default();
         nothing.put_back(later);
         assert!(!nothing.is_empty());
+    }
+
+    #[test]
+    fn keys_come_in_the_order_of_their_last_touch() {
+        let touched = |xid, keys: &[&str]| {
+            let mut transaction = transaction(xid, TASKS, Scope::Keys, &[]);
+            let changes = keys.iter().map(|key| Change {
+                key: (*key).into(),
+                before: on_board(7),
+                after: on_board(7),
+                at: transaction.at,
+            });
+            transaction.deltas[0].changes = changes.collect();
+            transaction
+        };
+        let order = |pending: &Pending| -> String {
+            let keys = pending.keys();
+            keys.iter().map(|(key, _)| &***key).collect()
+        };
+        let mut later = collected(&[
+            touched(5, &["a", "b", "c"]),
+            touched(6, &["a", "d", "b", "e"]),
+        ]);
+        assert_eq!(order(&later), "cadbe");
+        // What was asked in vain came before all of that.
+        later.put_back(collected(&[
+            touched(3, &["x", "y", "b"]),
+            touched(4, &["x", "z"]),
+        ]));
+        assert_eq!(order(&later), "yxzcadbe");
     }
 
     #[test]
