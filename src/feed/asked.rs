@@ -453,14 +453,13 @@ impl State {
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        let wakes = self.views.values().flat_map(|entry| {
-            let compared = entry
-                .view
-                .asking()
-                .is_some_and(|asking| asking.is_compared());
-            let compare = compared.then(|| entry.compared.0 + COMPARE);
-            let retry = entry.retry.as_ref().map(|(at, _)| *at);
-            [compare, retry].into_iter().flatten()
+        let wakes = self.views.values().filter_map(|entry| {
+            // Nothing is asked before that, whatever is due.
+            if let Some((at, _)) = &entry.retry {
+                return Some(*at);
+            }
+            let asking = entry.view.asking()?;
+            asking.is_compared().then(|| entry.compared.0 + COMPARE)
         });
         wakes.min()
     }
@@ -585,6 +584,29 @@ mod tests {
         stage.begin(&Place::new("here".into()), next, at(5), &at(5));
         assert!(stage.round(&here).is_some(), "it is not known to be quiet");
         assert_eq!(view.told_until().until.unwrap().xmax(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_comparison_that_is_due_waits_for_what_was_asked_in_vain() {
+        let stage = stage();
+        let moving = Asking {
+            moving: true,
+            ..asking()
+        };
+        let view = View::new(Name::of(["v"]), definition(Sight::Asking(Arc::new(moving))));
+        let _joined = stage.join_asking(view, false).unwrap();
+        let batch = insert(10);
+        stage.publish(&batch, &at(10), true);
+        let here = stage.position().unwrap();
+        let moment = Duration::from_millis(1);
+        tokio::time::advance(COMPARE.saturating_sub(moment)).await;
+        for question in stage.questions(&batch, &here) {
+            stage.publish_answer(question, Err(Unanswered::Failed), &here);
+        }
+        tokio::time::advance(moment * 2).await;
+        // Or rounds would follow each other without a pause.
+        assert!(stage.questions(&batch, &here).is_empty());
+        assert!(stage.next_wake().unwrap() > Instant::now());
     }
 
     #[tokio::test(start_paused = true)]
