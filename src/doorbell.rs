@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Connection, Target};
 use crate::postgres::quote;
 use crate::schema::reload::Word;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{AbortOnDrop, Shutdown};
 
 /// The channel of the bell.
 pub const CHANNEL: &str = "rowcast";
@@ -107,8 +107,7 @@ impl Doorbell {
     ) -> Result<std::convert::Infallible, DoorbellError> {
         let (client, connection) = self.target.connect("rowcast doorbell").await?;
         let (notices, mut incoming) = mpsc::channel(WAITING);
-        let reader = tokio::spawn(read(connection, notices));
-        let _stop_reader = Stop(reader.abort_handle());
+        let _reader = AbortOnDrop(tokio::spawn(read(connection, notices)));
         client
             .batch_execute(&format!(
                 "listen {}; listen {}",
@@ -243,13 +242,5 @@ async fn read(mut connection: Connection, notices: mpsc::Sender<Notification>) {
             Some(Ok(_)) => {}
             Some(Err(_)) | None => return,
         }
-    }
-}
-
-struct Stop(tokio::task::AbortHandle);
-
-impl Drop for Stop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! A [`Shutdown`] is cloned into every task. It promises that a task which waits on
 //! [`Shutdown::begun`] hears the signal however late it starts to wait, and that
-//! [`Shutdown::finished`] returns once every [`Guard`] is gone. It knows nothing of what stops.
+//! [`Shutdown::finished`] returns once every [`Guard`] is gone. A task that somebody has for himself ends with
+//! him instead ([`AbortOnDrop`]). It knows nothing of what stops.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// The signal. Clones share it.
 #[derive(Clone, Debug)]
@@ -82,5 +84,15 @@ pub struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.present.send_modify(|count| *count -= 1);
+    }
+}
+
+/// A task of whoever holds this, such as the one that drives a connection: dropping it stops the task.
+#[derive(Debug)]
+pub struct AbortOnDrop<T>(pub JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

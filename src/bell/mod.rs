@@ -20,6 +20,7 @@ use crate::cursor::Xid;
 use crate::metrics::{Metrics, Reason};
 use crate::postgres::connect::{ConnectError, Target};
 use crate::schema::migrate;
+use crate::shutdown::AbortOnDrop;
 use machine::{Act, Command, Event, Machine, State};
 pub use machine::{Hearing, Read};
 
@@ -201,7 +202,7 @@ enum Request {
 struct Line {
     requests: mpsc::UnboundedSender<Request>,
     events: mpsc::Receiver<Event>,
-    _task: AbortOnDrop,
+    _task: AbortOnDrop<()>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -313,14 +314,4 @@ async fn barrier(client: &Client) -> Result<Xid, LineError> {
 
 async fn send(events: &mpsc::Sender<Event>, event: Event) -> Result<(), LineError> {
     events.send(event).await.map_err(|_| LineError::Gone)
-}
-
-/// Stops a task when the one that needs it is gone.
-#[derive(Debug)]
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

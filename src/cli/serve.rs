@@ -43,7 +43,7 @@ use crate::schema::catalog::Handle;
 use crate::schema::reload::Word;
 use crate::schema::{migrate, reload, upkeep};
 use crate::share;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{AbortOnDrop, Shutdown};
 use crate::subscription::{self, Pools, beats};
 use crate::view::snapshot;
 
@@ -222,7 +222,7 @@ async fn prepare(config: &Config, target: &Target, demo: bool) -> anyhow::Result
             }
         }
     };
-    let driver = tokio::spawn(connection);
+    let _driver = AbortOnDrop(tokio::spawn(connection));
     whole_sessions(target).await?;
     let recovery = client.simple_query("select pg_is_in_recovery()").await?;
     let is_standby = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"));
@@ -239,7 +239,6 @@ async fn prepare(config: &Config, target: &Target, demo: bool) -> anyhow::Result
     if demo {
         client.batch_execute(DEMO).await?;
     }
-    driver.abort();
     Ok(bell)
 }
 

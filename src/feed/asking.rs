@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::asked::{Question, Unanswered};
 use super::round::{self, Asker};
-use super::{AbortOnDrop, Feed, FeedError, Parts};
+use super::{Feed, FeedError, Parts};
 use crate::backoff::Backoff;
 use crate::causes::Causes;
 use crate::cursor::Cursor;
@@ -18,7 +18,7 @@ use crate::log::{self, Batch, Bounds, LogError, Place, in_time};
 use crate::postgres::pool::{Lease, PoolError, pinned};
 use crate::postgres::transaction::{self, Terms, TransactionError};
 use crate::schema::catalog::Catalog;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{AbortOnDrop, Shutdown};
 use crate::view::asking::{Answer, AskError};
 
 /// Longest time for one question.

@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Target};
 use crate::postgres::pool::{Pool, pinned};
 use crate::schema::catalog::{Catalog, CatalogError, Handle};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{AbortOnDrop, Shutdown};
 pub use asked::{Question, Unanswered, Unjoined};
 pub use reading::{EpochEnded, Pace, Reading, Source, follow};
 pub use round::{Asker, ask};
@@ -262,14 +262,5 @@ impl Source for Connection<'_> {
 
     async fn settle_gap(&self, value: i64) -> Result<(), FeedError> {
         Ok(log::settle_gap(&self.client, value).await?)
-    }
-}
-
-/// Stops a task when the one that needs it is gone.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

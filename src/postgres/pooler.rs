@@ -12,6 +12,7 @@ use futures::stream;
 use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
 
 use super::connect::{ConnectError, Connection, Target};
+use crate::shutdown::AbortOnDrop;
 
 /// How long a notification may take to come. Also where there is no pooler it needs the server's
 /// attention, and a loaded one is slow.
@@ -36,9 +37,9 @@ pub enum PoolerError {
 pub async fn found(target: &Target) -> Result<Option<String>, PoolerError> {
     let (one, connection) = target.connect("rowcast probe").await?;
     let (told, mut notices) = tokio::sync::mpsc::unbounded_channel();
-    let _one = Stop(tokio::spawn(read(connection, told)).abort_handle());
+    let _one = AbortOnDrop(tokio::spawn(read(connection, told)));
     let (two, connection) = target.connect("rowcast probe").await?;
-    let _two = Stop(tokio::spawn(connection).abort_handle());
+    let _two = AbortOnDrop(tokio::spawn(connection));
 
     let channel = format!("rowcast_probe_{:016x}", fastrand::u64(..));
     let hears = match one.batch_execute(&format!("listen {channel}")).await {
@@ -97,14 +98,5 @@ async fn read(mut connection: Connection, told: tokio::sync::mpsc::UnboundedSend
         if matches!(message, AsyncMessage::Notification(_)) && told.send(()).is_err() {
             return;
         }
-    }
-}
-
-/// Ends a task when it is not needed any more.
-struct Stop(tokio::task::AbortHandle);
-
-impl Drop for Stop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
