@@ -1,6 +1,6 @@
-//! The version of a row as a screen holds it: an entity tag (RFC 9110 §8.8.3).
+//! The version of a row as a screen holds it, or of a file: an entity tag (RFC 9110 §8.8.3).
 //!
-//! Promises that the tag is a hash of the row's JSON text and of nothing else, so that a read, a
+//! Promises that the tag of a row is a hash of its JSON text and of nothing else, so that a read, a
 //! stream and the test inside an UPDATE agree wherever they select the same columns. Pure; how the
 //! database computes the same is the business of `rows/statement`.
 
@@ -11,10 +11,10 @@ use sha2::{Digest, Sha256};
 /// Hexadecimal digits of a tag: the first ones of a SHA-256.
 pub const DIGITS: usize = 32;
 
-/// The version of a row whose JSON text is `row`: [`DIGITS`] hexadecimal digits in lower case.
+/// The version of what these bytes are, a row's as its JSON text: [`DIGITS`] hexadecimal digits in lower case.
 #[must_use]
-pub fn of(row: &str) -> String {
-    let digest = Sha256::digest(row.as_bytes());
+pub fn of(bytes: impl AsRef<[u8]>) -> String {
+    let digest = Sha256::digest(bytes);
     let mut tag = String::with_capacity(DIGITS);
     for byte in &digest[..DIGITS / 2] {
         let _infallible = write!(tag, "{byte:02x}");

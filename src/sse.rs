@@ -117,7 +117,7 @@ impl<'a> Array<'a> {
         if let Some(value) = value {
             self.member("value", value);
         }
-        let version = value.map(|value| etag::of(value));
+        let version = value.map(|value| etag::of(&**value));
         self.headers(operation, transaction, version.as_deref());
         if value.is_none() {
             self.text.push_str(r#","too_large":true"#);

@@ -13,10 +13,11 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
-use sha2::{Digest, Sha256};
 
+use super::headers::joined;
 use super::refusal::{Refusal, Shape};
 use super::{Response, body};
+use crate::etag::{self, Tags};
 
 /// A file in the binary.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,17 +96,18 @@ pub const METHODS: &str = "GET, HEAD, OPTIONS";
 #[derive(Debug)]
 pub struct Assets {
     board: bool,
-    tags: HashMap<&'static str, HeaderValue>,
+    /// By path.
+    versions: HashMap<&'static str, String>,
 }
 
 impl Assets {
     /// With the demo board, or with the client library alone.
     #[must_use]
     pub fn new(board: bool) -> Self {
-        let tags = FILES.iter().map(|file| (file.path, tag(file.bytes)));
+        let versions = FILES.iter().map(|file| (file.path, etag::of(file.bytes)));
         Self {
             board,
-            tags: tags.collect(),
+            versions: versions.collect(),
         }
     }
 
@@ -122,14 +124,15 @@ impl Assets {
                 Refusal::NotFound.respond(Shape::Problem)
             };
         }
-        let tag = &self.tags[file.path];
+        let version = &self.versions[file.path];
+        let tag = HeaderValue::from_str(&format!("\"{version}\""));
         let mut response = Response::new(body::empty());
         let headers = response.headers_mut();
-        headers.insert(ETAG, tag.clone());
+        headers.insert(ETAG, tag.expect("digits and quotes are a header's"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(CONTENT_SECURITY_POLICY, POLICY);
         headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        if has_already(&parts.headers, tag) {
+        if has_already(&parts.headers, version) {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return response;
         }
@@ -158,28 +161,11 @@ fn signpost() -> Response {
     response
 }
 
-/// Half of a SHA-256 in hexadecimal, in the quotes that an `ETag` wants.
-fn tag(bytes: &[u8]) -> HeaderValue {
-    use std::fmt::Write;
-
-    let mut tag = String::from("\"");
-    for byte in &Sha256::digest(bytes)[..16] {
-        write!(tag, "{byte:02x}").expect("a string takes every write");
-    }
-    tag.push('"');
-    HeaderValue::from_str(&tag).expect("quotes and hexadecimal digits are a header value")
-}
-
 /// Whether `If-None-Match` names this content. The comparison is weak, as RFC 9110 §13.1.2 asks:
-/// a proxy that compresses marks the tag as weak.
-fn has_already(headers: &HeaderMap, tag: &HeaderValue) -> bool {
-    headers
-        .get_all(IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
+/// a proxy that compresses marks the tag as weak. A header that cannot be read names nothing.
+fn has_already(headers: &HeaderMap, version: &str) -> bool {
+    let known = joined(headers, IF_NONE_MATCH.as_str()).unwrap_or_default();
+    Tags::parse(&known).is_ok_and(|known| known.matches_weakly(version))
 }
 
 #[cfg(test)]
