@@ -12,7 +12,7 @@
 //! | room | what it is | what it does not know |
 //! |---|---|---|
 //! | [`cli`] | the commands; builds and starts the rest | |
-//! | [`http`] | the edge: routes, bodies, streams, statuses | what a row or a view is |
+//! | [`http`] | the edge: routes, bodies, streams, statuses; from requests to what `rows` does and `view` shows | the log, the feed, the hub |
 //! | [`subscription`] | one screen's stream: history, then live; what it decides apart from what it waits for | HTTP |
 //! | [`feed`] | reads the log, and publishes on a stage that knows no connection | connections of screens |
 //! | [`view`] | what a stream shows; events from images; snapshots | requests |

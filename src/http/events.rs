@@ -390,7 +390,7 @@ impl Events {
 impl Outlet for TcpStream {
     fn write(&self, chunk: &Bytes) -> usize {
         // Past tokio, which would first look up whether it takes the socket for writable, in memory that is
-        // cold by then (measured: a twentieth of what an event costs). What is wrong with a socket, or that
+        // cold by then (measured: a tenth of what an event cost). What is wrong with a socket, or that
         // it is full, is found by the connection, which is woken.
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         rustix::net::send(self, chunk, flags).unwrap_or(0)

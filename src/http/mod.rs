@@ -1,8 +1,9 @@
 //! The edge of the relay: requests in, responses and event streams out.
 //!
 //! `server` accepts, `route` chooses, each other file answers one family of URLs. Statuses are known
-//! to `problem` for the rooms' errors and to `refusal` for what the edge refuses by itself. Nothing
-//! here decides what a row or a view is.
+//! to `problem` for the rooms' errors and to `refusal` for what the edge refuses by itself. It plans
+//! nothing and publishes nothing: `rows` runs what a request says, `watch` makes a view of it, and
+//! `subscription` tells what that shows.
 
 pub mod api;
 pub mod assets;

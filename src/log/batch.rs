@@ -79,6 +79,7 @@ impl Batch {
         self.definitions.iter().any(|xid| !known.is_done(*xid))
     }
 }
+
 /// What of an epoch does not change while a connection lasts. With the uuid it names the epoch: a
 /// restored dump carries the uuid along, but lives under other oids.
 #[derive(Debug, Clone)]
