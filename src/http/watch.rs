@@ -200,7 +200,7 @@ fn possible(read: &Read) -> Result<(), Cannot> {
     if !table.watched {
         return not_now(
             format!("{} is not watched, so it has no stream", table.qualified()),
-            format!("rowcast watch {}", table.name),
+            format!("rowcast watch {}", table.qualified()),
         );
     }
     Ok(())
