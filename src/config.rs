@@ -85,6 +85,7 @@ pub struct Config {
         long,
         env = "ROWCAST_SAFETY_POLL",
         default_value = "1000",
+        value_parser = clap::value_parser!(u64).range(1..),
         global = true
     )]
     pub safety_poll: u64,
@@ -324,6 +325,20 @@ fn bytes(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_is_not_read_without_a_pause() {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            config: Config,
+        }
+        let poll = |value| {
+            let command = <Command as clap::Parser>::try_parse_from(["", "--safety-poll", value]);
+            command.map(|command| command.config.safety_poll).ok()
+        };
+        assert_eq!((poll("1"), poll("0")), (Some(1), None));
+    }
 
     #[test]
     fn names_of_a_list_may_stand_apart() {
