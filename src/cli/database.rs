@@ -7,7 +7,6 @@ use tokio_postgres::Client;
 use super::Told;
 use crate::causes::Causes;
 use crate::config::Config;
-
 use crate::postgres::connect::Target;
 use crate::postgres::embedded;
 

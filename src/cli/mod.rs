@@ -25,7 +25,7 @@ use std::time::Duration;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::print::say;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::schema::migrate;
 use crate::schema::watch::Capture;
 
@@ -218,7 +218,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         settings::print(&cli.settings);
     }
     if cli.check {
-        settings::check(&config)?;
+        settings::judged(&config)?;
         say!("the settings make sense");
     }
     if cli.print_config || cli.check {
@@ -240,11 +240,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Watched => tables::watched(&config).await,
             Command::Tail { stream, url, token } => tail::run(&config, &stream, url, token).await,
             Command::Sql => {
-                let bell = match config.bell {
-                    config::Bell::Auto | config::Bell::Adaptive => migrate::Bell::Adaptive,
-                    config::Bell::Always => migrate::Bell::Always,
-                    config::Bell::Off => migrate::Bell::Silent,
-                };
+                let bell = tables::rings(config.bell, false);
                 print::text(format_args!("{}", migrate::script(bell)));
                 Ok(())
             }

@@ -12,13 +12,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_postgres::SimpleQueryMessage;
 
-use super::{Told, access, bounds, database, demo, log, tables};
+use super::{Told, access, bounds, database, demo, log, settings, tables};
 use crate::admission::Admission;
 use crate::auth::{Authenticator, Secret};
 use crate::backoff::Backoff;
 use crate::bell::{self, Hearing};
 use crate::causes::Causes;
-use crate::config::{Bell, Config};
+use crate::config::Config;
 use crate::doorbell::Doorbell;
 use crate::feed::{self, Feed};
 use crate::health::Health;
@@ -73,14 +73,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let definitions_changed = signal(SignalKind::user_defined1())?;
 
-    let origins = Origins::new(&config.allow_origin).map_err(|error| {
-        Told::new(
-            "an allowed origin is not an origin",
-            error,
-            "--allow-origin https://board.example.com",
-        )
-    })?;
-    let auth = access::authenticator(&config.access)?;
+    let (origins, auth) = settings::judged(&config)?;
     let listener = listen(config.listen, "--listen")?;
     let address = listener.local_addr()?;
     let operators = config
@@ -229,11 +222,7 @@ async fn prepare(config: &Config, target: &Target, demo: bool) -> anyhow::Result
     if recovery.iter().any(is_standby) {
         // It may be promoted while we wait; until then the feed says why it does not work.
         tracing::warn!("the database is a standby; nothing is installed there");
-        return Ok(match config.bell {
-            Bell::Off => migrate::Bell::Silent,
-            Bell::Always => migrate::Bell::Always,
-            Bell::Auto | Bell::Adaptive => migrate::Bell::Adaptive,
-        });
+        return Ok(tables::rings(config.bell, false));
     }
     let bell = tables::install(&client, target, config.bell).await?;
     if demo {

@@ -7,6 +7,7 @@ use clap::parser::ValueSource;
 
 use super::print::say;
 use super::{Told, access, database};
+use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::http::cors::Origins;
 use crate::postgres::connect::Target;
@@ -84,32 +85,30 @@ pub(super) fn print(settings: &[Setting]) {
     }
 }
 
-/// Tells every mistake at once.
-pub(super) fn check(config: &Config) -> Result<(), Told> {
-    let mut wrong: Vec<String> = Vec::new();
-    let mut look = |result: Result<(), Told>| {
-        if let Err(told) = result {
-            wrong.push(told.to_string());
-        }
-    };
-    let origins = Origins::new(&config.allow_origin).map(drop);
-    look(origins.map_err(|error| {
+/// What the settings come to without asking anybody: whose pages may write and watch, and what judges
+/// tokens. Tells every mistake at once.
+pub(super) fn judged(config: &Config) -> Result<(Origins, Authenticator), Told> {
+    fn kept<T>(result: Result<T, Told>, wrong: &mut Vec<String>) -> Option<T> {
+        result.map_err(|told| wrong.push(told.to_string())).ok()
+    }
+    let mut wrong = Vec::new();
+    let origins = Origins::new(&config.allow_origin).map_err(|error| {
         Told::new(
             "an allowed origin is not an origin",
             error,
             "--allow-origin https://board.example.com",
         )
-    }));
-    look(access::authenticator(&config.access).map(drop));
-    match database::given(config) {
-        Ok(Some(target)) => look(database::api(config, &target).map(drop)),
-        Ok(None) => {}
-        Err(told) => look(Err(told)),
+    });
+    let origins = kept(origins, &mut wrong);
+    let auth = kept(access::authenticator(&config.access), &mut wrong);
+    let target = kept(database::given(config), &mut wrong).flatten();
+    if let Some(target) = target {
+        kept(database::api(config, &target), &mut wrong);
     }
-    if wrong.is_empty() {
-        return Ok(());
+    match (origins, auth) {
+        (Some(origins), Some(auth)) if wrong.is_empty() => Ok((origins, auth)),
+        _ => Err(Told(wrong.join("\nerror: "))),
     }
-    Err(Told(wrong.join("\nerror: ")))
 }
 
 #[cfg(test)]

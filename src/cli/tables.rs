@@ -159,6 +159,15 @@ async fn may_work(client: &Client, target: &Target) -> anyhow::Result<()> {
     .into())
 }
 
+/// Who is to ring, where two-phase commit is in use or, as far as is known, is not.
+pub(super) fn rings(bell: Bell, two_phase: bool) -> migrate::Bell {
+    match (bell, two_phase) {
+        (Bell::Always, _) => migrate::Bell::Always,
+        (Bell::Off, _) | (Bell::Auto, true) => migrate::Bell::Silent,
+        (Bell::Adaptive, _) | (Bell::Auto, false) => migrate::Bell::Adaptive,
+    }
+}
+
 /// Installs the schema, and returns who rings.
 pub(super) async fn install(
     client: &Client,
@@ -171,12 +180,7 @@ pub(super) async fn install(
             &[],
         )
         .await?;
-    let two_phase = prepared.get::<_, i32>(0) > 0;
-    let rings = match (bell, two_phase) {
-        (Bell::Always, _) => migrate::Bell::Always,
-        (Bell::Off, _) | (Bell::Auto, true) => migrate::Bell::Silent,
-        (Bell::Adaptive, _) | (Bell::Auto, false) => migrate::Bell::Adaptive,
-    };
+    let rings = rings(bell, prepared.get::<_, i32>(0) > 0);
     match migrate::migrate(client, rings).await {
         Ok(migrate::Installed::Newer(version)) => {
             tracing::warn!(

@@ -270,6 +270,11 @@ async fn settings_are_shown_with_where_they_come_from_and_checked_all_at_once() 
     for wanted in ["allowed origin", "secret", "database's address"] {
         assert!(said.contains(wanted), "{wanted}: {said}");
     }
+    assert_eq!(
+        printed(&wrong[1..]).await,
+        (false, said),
+        "who serves is told the same"
+    );
     let right = ["--check", "--database-url", "postgres://u@h/d"];
     assert_eq!(
         printed(&right).await,
