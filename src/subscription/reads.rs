@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, FutureExt};
 
 use crate::cursor::Cursor;
 use crate::event::Element;
-use crate::log::{self, Batch, Bounds, LogError, Place};
+use crate::log::{self, Batch, Bounds, LogError, Place, in_time};
 use crate::postgres::pool::{Lease, Pool};
 use crate::postgres::transaction::{self, Terms};
 use crate::schema::catalog::{Catalog, Handle};
@@ -90,7 +90,7 @@ impl Pools {
         let Ok(catalog) = self.catalog.reload().await else {
             return Err(LogError::Unexpected("tables that cannot be looked at"));
         };
-        lease.batch_execute("rollback").await?;
+        in_time(lease.batch_execute("rollback")).await??;
         log::open(lease, place, from, &catalog, bounds).await
     }
 }
@@ -108,9 +108,7 @@ impl Reads for Pools {
         async move {
             let lease = Lease::take(&self.log).await.ok()?;
             let batch = self.open(&lease, since).await.ok()?;
-            if lease.batch_execute("commit").await.is_ok() {
-                lease.give_back();
-            }
+            end(lease).await;
             Some(batch)
         }
         .boxed()
@@ -153,11 +151,16 @@ impl Reads for Pools {
                 });
                 elements = log::hold(&lease, answer).await.ok()?.ok()?.elements;
             }
-            if lease.batch_execute("commit").await.is_ok() {
-                lease.give_back();
-            }
+            end(lease).await;
             pending.map(|_| (batch.end, elements))
         }
         .boxed()
+    }
+}
+
+/// Ends the transaction in which the log was read. A connection that does not say so in time is not used again.
+async fn end(lease: Lease) {
+    if let Ok(Ok(())) = in_time(lease.batch_execute("commit")).await {
+        lease.give_back();
     }
 }
