@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tracing::{debug, info, warn};
 
 use super::reload::Word;
 use crate::backoff::Backoff;
+use crate::causes::Causes;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::postgres::connect::Target;
+use crate::postgres::connect::{ConnectError, Target};
 use crate::shutdown::Shutdown;
 
 /// A policy or grant must take effect on open streams within 5 s, also where nobody tells of it: roles have no
@@ -78,8 +80,39 @@ pub async fn run(parts: Parts, shutdown: Shutdown) {
             () = async { shutdown.begun().await; } => return,
             error = upkeep.session(&mut backoff) => error,
         };
-        debug!(error, "upkeep is interrupted");
+        // A database that is away is told of by everybody who needs it.
+        if backoff.is_fresh() && error.is_refusal() {
+            warn!(error = %Causes(&error), "the log and watched tables are not looked after");
+        } else {
+            debug!(error = %Causes(&error), "upkeep is interrupted");
+        }
         tokio::time::sleep(backoff.delay()).await;
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum UpkeepError {
+    #[error("the database cannot be reached")]
+    Connect(#[from] ConnectError),
+    #[error("the log could not be looked after")]
+    Query(#[from] tokio_postgres::Error),
+    #[error("the connection was closed")]
+    Closed,
+    #[error("the database did not answer within {} s", SILENCE.as_secs())]
+    Silent,
+}
+
+impl UpkeepError {
+    /// Whether the server has said no, and neither stops (class 57P) nor has somebody in the way for a moment.
+    fn is_refusal(&self) -> bool {
+        let Self::Query(error) = self else {
+            return false;
+        };
+        error.code().is_some_and(|code| {
+            !code.code().starts_with("57P")
+                && *code != SqlState::LOCK_NOT_AVAILABLE
+                && *code != SqlState::T_R_DEADLOCK_DETECTED
+        })
     }
 }
 
@@ -96,10 +129,10 @@ struct Upkeep {
 
 impl Upkeep {
     /// One connection's life; returns the reason of its end.
-    async fn session(&mut self, backoff: &mut Backoff) -> String {
+    async fn session(&mut self, backoff: &mut Backoff) -> UpkeepError {
         let (client, connection) = match self.parts.target.connect("rowcast upkeep").await {
             Ok(connected) => connected,
-            Err(error) => return error.to_string(),
+            Err(error) => return error.into(),
         };
         let work = async {
             if let Err(error) = client.batch_execute(SETTINGS).await {
@@ -120,8 +153,8 @@ impl Upkeep {
                 };
                 match tokio::time::timeout(SILENCE, self.rounds(&client, trim)).await {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => return error.to_string(),
-                    Err(_silent) => return "no answer".to_owned(),
+                    Ok(Err(error)) => return error.into(),
+                    Err(_elapsed) => return UpkeepError::Silent,
                 }
                 backoff.reset();
                 tokio::time::sleep(TOLD).await;
@@ -129,7 +162,7 @@ impl Upkeep {
         };
         tokio::select! {
             reason = work => reason,
-            ended = connection => ended.map_or_else(|error| error.to_string(), |()| "closed".to_owned()),
+            ended = connection => ended.map_or_else(UpkeepError::from, |()| UpkeepError::Closed),
         }
     }
 

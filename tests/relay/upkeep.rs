@@ -98,6 +98,34 @@ async fn a_log_that_is_too_large_loses_its_oldest_changes_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_log_that_cannot_be_looked_after_is_told_of() {
+    let database = database().await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let relay = Relay::logged(&database, &[], log.path()).await;
+    database.sql(TASKS).await;
+    database
+        .sql(
+            "create or replace function rowcast.check_drift() returns setof text language plpgsql
+               as $$ begin raise 'not today'; end $$",
+        )
+        .await;
+    eventually("somebody hears of it", async || {
+        let said = std::fs::read_to_string(log.path()).unwrap();
+        let line = said
+            .lines()
+            .find(|line| line.contains("not looked after"))?;
+        assert!(
+            line.contains("WARN") && line.contains("not today"),
+            "{line}"
+        );
+        Some(())
+    })
+    .await;
+    // Screens go on all the same.
+    settled(&database, &relay).await;
+}
+
+#[tokio::test]
 async fn a_screen_that_returns_while_the_log_is_trimmed_misses_nothing() {
     let database = database().await;
     let mut relay = database.relay().await;
