@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use super::histogram::Histogram;
-use super::report::number;
 
 /// Of one of the two fields, in units of the picture.
 const WIDTH: f64 = 380.0;
@@ -49,19 +48,20 @@ pub fn svg(title: &str, latency: &Histogram, slots: &[Histogram], seconds: f64) 
         let x = WIDTH * f64::from(step) / f64::from(steps);
         (x, scale.y(latency.quantile(share_at(x))))
     });
-    polyline(&mut svg, curve, "#06c", "share of changes, commit → screen");
+    polyline(&mut svg, curve, "#06c", "commit → screen");
+    caption(
+        &mut svg,
+        "share of the changes that were on the screen within this time",
+    );
     svg.push_str("</g>\n");
     let left = 2.0 * MARGIN + WIDTH;
     let _infallible = write!(svg, "<g transform=\"translate({left},{})\">", MARGIN - 10.0);
     axes(&mut svg, &scale);
     for quarter in 0..=4_u8 {
         let share = f64::from(quarter) / 4.0;
-        tick(
-            &mut svg,
-            WIDTH * share,
-            &format!("{} s", number(seconds * share)),
-        );
+        tick(&mut svg, WIDTH * share, &format!("{} s", seconds * share));
     }
+    caption(&mut svg, "when in the run the change was committed");
     for (at, (share, colour, name)) in [
         (0.5, "#06c", "p50"),
         (0.99, "#c60", "p99"),
@@ -137,11 +137,15 @@ fn axes(svg: &mut String, scale: &Scale) {
     let mut power = scale.low;
     while power <= scale.high {
         let y = HEIGHT * (1.0 - (power - scale.low) / (scale.high - scale.low));
-        let milliseconds = 10_f64.powf(power - 3.0);
+        let name = if power < 6.0 {
+            format!("{} ms", 10_f64.powf(power - 3.0))
+        } else {
+            format!("{} s", 10_f64.powf(power - 6.0))
+        };
         let _infallible = write!(
             svg,
             "<line x2=\"{WIDTH}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>\
-             <text x=\"-6\" y=\"{:.1}\" text-anchor=\"end\">{milliseconds} ms</text>",
+             <text x=\"-6\" y=\"{:.1}\" text-anchor=\"end\">{name}</text>",
             y + 4.0
         );
         power += 1.0;
@@ -157,10 +161,27 @@ fn tick(svg: &mut String, x: f64, name: &str) {
     );
 }
 
-fn polyline(svg: &mut String, points: impl Iterator<Item = (f64, f64)>, colour: &str, name: &str) {
+fn caption(svg: &mut String, text: &str) {
     let _infallible = write!(
         svg,
-        "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\""
+        "<text x=\"{}\" y=\"{}\" fill=\"#666\" text-anchor=\"middle\">{text}</text>",
+        WIDTH / 2.0,
+        HEIGHT + 36.0
+    );
+}
+
+fn polyline(svg: &mut String, points: impl Iterator<Item = (f64, f64)>, colour: &str, name: &str) {
+    let mut points: Vec<_> = points.collect();
+    let mut width = 1.5;
+    if let [point] = points[..] {
+        // A line of one point is a dot, and only if it goes there.
+        points.push(point);
+        width = 4.0;
+    }
+    let _infallible = write!(
+        svg,
+        "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\" \
+         stroke-linecap=\"round\" points=\""
     );
     for (x, y) in points {
         let _infallible = write!(svg, "{x:.1},{y:.1} ");
@@ -182,7 +203,7 @@ mod tests {
         for value in [90, 400, 1_000, 250_000] {
             latency.record(value);
         }
-        let slots = vec![latency.clone(), Histogram::default(), latency.clone()];
+        let slots = vec![Histogram::default(), latency.clone(), Histogram::default()];
         let svg = svg("1 < 2 & 3", &latency, &slots, 3.0);
         assert!(svg.contains("1 &lt; 2 &amp; 3") && svg.ends_with("</svg>\n"));
         assert_eq!(svg.matches("<polyline").count(), 4);
