@@ -3,8 +3,9 @@
 use std::process::Stdio;
 
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
-use crate::harness::{DEADLINE, command, database};
+use crate::harness::{DEADLINE, command, database, signal};
 
 /// Runs it small; returns whether it was content, what it said as JSON, and its error output.
 async fn bench(arguments: &[&str]) -> (bool, Value, String) {
@@ -130,4 +131,86 @@ async fn what_the_system_does_not_give_is_said_before_anything_is_started() {
         error.contains("100 screens need as many open files") && error.contains("--screens 50"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn whoever_is_told_to_stop_while_he_begins_leaves_nothing_behind() {
+    for name in ["INT", "TERM"] {
+        let mut bench = command()
+            .args(["bench", "--screens", "1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = bench.id().unwrap();
+        let mut error = BufReader::new(bench.stderr.take().unwrap());
+        let mut said = String::new();
+        error.read_line(&mut said).await.unwrap();
+        assert_eq!(said, "starting a PostgreSQL and a relay for this run\n");
+        signal(pid, name).await;
+        let ended = tokio::time::timeout(DEADLINE, bench.wait()).await;
+        assert_eq!(ended.unwrap().unwrap().code(), Some(1), "{name}");
+        error.read_to_string(&mut said).await.unwrap();
+        assert!(
+            said.contains("interrupted; everything was cleared away"),
+            "{said}"
+        );
+        assert!(!std::path::Path::new(&format!("/tmp/rowcast-bench-{pid}")).exists());
+    }
+}
+
+#[tokio::test]
+async fn a_picture_that_cannot_be_written_is_refused_before_the_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let picture = directory.path().join("missing/latency.svg");
+    let picture = picture.to_str().unwrap();
+    let (content, _, error) = bench(&["--seconds", "1", "--svg", picture]).await;
+    assert!(!content);
+    assert!(
+        error.starts_with(&format!("error: the picture {picture} cannot be written\n")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn what_stands_against_a_run_is_said_with_what_to_try() {
+    let (database, other) = (database().await, database().await);
+    let relay = database.relay().await;
+    let on = |database: &str, more: &[&str]| {
+        let relay = ["--url", &relay.url, "--database-url", database];
+        let all = [&relay[..], more].concat();
+        all.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let state_too_large = ["--rows", "10000", "--size", "10000"];
+    for (arguments, found, advice) in [
+        (
+            on(&database.url, &["--token", "nonsense"]),
+            "PGRST30",
+            "--token with a token that it takes",
+        ),
+        (on(&database.url, &state_too_large), "RCR01", "--rows"),
+        (
+            on(&other.url, &[]),
+            "schema \"rowcast\" does not exist",
+            "--database-url with the database that the relay serves",
+        ),
+        // No process has so high a number.
+        (
+            on(&database.url, &["--pid", "4194305"]),
+            "no such process",
+            "--pid $(pidof rowcast)",
+        ),
+        (
+            on(&database.url, &["--views", "100000", "--rows", "10000"]),
+            "at most 2,000,000 rows",
+            "fewer --views",
+        ),
+    ] {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let (content, _, error) = bench(&arguments).await;
+        let (before, tried) = error.split_once("try:").unwrap_or_default();
+        assert!(!content && before.contains(found), "{error}");
+        assert!(tried.contains(advice), "{error}");
+    }
 }

@@ -18,12 +18,13 @@ pub mod writer;
 use std::cell::Cell;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_postgres::Client;
@@ -39,6 +40,9 @@ use screens::{Clock, Plan, Screens, Seen};
 use stage::{Shape, Stage};
 use writer::{Commit, Schedule, Written};
 
+/// What the table of a run may have: more takes long to make, and disks.
+const ROWS: u64 = 2_000_000;
+const BYTES: u64 = 2_000_000_000;
 /// Longest wait for all screens to have their state.
 const OPENING: Duration = Duration::from_mins(2);
 /// Longest wait for the last changes once all are committed, and how long none may arrive.
@@ -177,6 +181,23 @@ pub struct Subject<'a> {
 pub(super) async fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
     let load = &options.load;
     fits(load)?;
+    if let Some(file) = &options.svg {
+        is_writable(file)?;
+    }
+    if let Some(pid) = options.pid
+        && cfg!(target_os = "linux")
+        && process::resident(pid).is_none()
+    {
+        return Err(Told::new(
+            format!("process {pid} cannot be measured"),
+            "this machine has no such process",
+            "--pid $(pidof rowcast), or none for a relay elsewhere",
+        )
+        .into());
+    }
+    // Signals are taken from here on, so that an early Ctrl-C clears everything away too.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let progress = Progress::new();
     let stage = match &options.url {
         None => {
@@ -198,7 +219,8 @@ pub(super) async fn run(config: Config, options: Options) -> anyhow::Result<Exit
     };
     let measured = tokio::select! {
         measured = measure(&subject, load, &progress) => Some(measured),
-        _ = tokio::signal::ctrl_c() => None,
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
     };
     drop(subject);
     stage.clear().await;
@@ -206,20 +228,20 @@ pub(super) async fn run(config: Config, options: Options) -> anyhow::Result<Exit
         anyhow::bail!("interrupted; everything was cleared away");
     };
     let (report, seen) = measured?;
-    if let Some(file) = &options.svg {
-        let title = format!(
-            "{} screens, {} commits/s, {} s",
-            report::whole(load.screens),
-            report::number(load.rate),
-            load.seconds
-        );
-        let svg = plot::svg(&title, &seen.latency, &seen.slots, real(load.seconds));
-        std::fs::write(file, svg)?;
-    }
     if options.json {
         say!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print::text(format_args!("{report}"));
+    }
+    if let Some(file) = &options.svg {
+        let title = format!(
+            "{}, {} commits/s, {} s",
+            report::count(load.screens, "screen"),
+            report::number(load.rate),
+            load.seconds
+        );
+        let svg = plot::svg(&title, &seen.latency, &seen.slots, real(load.seconds));
+        std::fs::write(file, svg).map_err(|error| no_picture(file, &error))?;
     }
     Ok(if report.is_whole() {
         ExitCode::SUCCESS
@@ -228,8 +250,48 @@ pub(super) async fn run(config: Config, options: Options) -> anyhow::Result<Exit
     })
 }
 
+/// Refuses a file that cannot be written before a run instead of after it.
+fn is_writable(file: &Path) -> Result<(), Told> {
+    let was_there = file.exists();
+    let opened = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(file);
+    opened.map_err(|error| no_picture(file, &error))?;
+    if !was_there {
+        // A run that fails leaves none behind.
+        std::fs::remove_file(file).map_err(|error| no_picture(file, &error))?;
+    }
+    Ok(())
+}
+
+fn no_picture(file: &Path, error: &std::io::Error) -> Told {
+    Told::new(
+        format!("the picture {} cannot be written", file.display()),
+        error,
+        "--svg with a file in a directory that is there and may be written to",
+    )
+}
+
 /// Refuses what the system will not give.
 fn fits(load: &Load) -> Result<(), Told> {
+    let rows = load.views * load.rows;
+    if rows > ROWS || rows * load.size > BYTES {
+        return Err(Told::new(
+            format!(
+                "{} of {} rows of {} bytes each are too many",
+                report::count(load.views, "view"),
+                report::whole(load.rows),
+                report::whole(load.size)
+            ),
+            format!(
+                "the table of a run has at most {} rows and {} bytes of text",
+                report::whole(ROWS),
+                report::whole(BYTES)
+            ),
+            "fewer --views or --rows, or a smaller --size",
+        ));
+    }
     let wanted = load.screens + OTHER_FILES;
     if let Some((now, most)) = process::file_limit()
         && now < wanted
@@ -422,17 +484,27 @@ async fn opened(screens: &Screens, load: &Load, say: &Progress) -> Result<(), To
     let begun = Instant::now();
     while !screens.all_ready() {
         let (closed, reason) = screens.closed();
-        let (failed, found) = if closed > 0 {
-            (true, reason.unwrap_or_default())
+        let failed = if closed > 0 {
+            Some(reason.unwrap_or_default())
         } else {
-            let found = format!("{} of them after {} s", screens.ready(), OPENING.as_secs());
-            (begun.elapsed() > OPENING, found)
+            let late = begun.elapsed() > OPENING;
+            late.then(|| format!("{} of them after {} s", screens.ready(), OPENING.as_secs()))
         };
-        if failed {
+        if let Some(found) = failed {
+            // Whoever was refused has the relay's own words.
+            let advice = if found.starts_with("cannot connect") {
+                "--url with the address of a relay that runs (rowcast healthcheck), or fewer --screens"
+            } else if found.starts_with("HTTP/") || found.contains("\"PGRST3") {
+                "--url with the address of a relay; --token with a token that it takes"
+            } else if found.starts_with('{') {
+                "fewer --screens, --rows or bytes (--size), or higher limits where the relay runs"
+            } else {
+                "fewer --screens, or ulimit -n where the relay runs"
+            };
             return Err(Told::new(
                 format!("not all of {} screens could be opened", load.screens),
                 found,
-                "fewer --screens, or ulimit -n where the relay runs",
+                advice,
             ));
         }
         say.now(&format!(

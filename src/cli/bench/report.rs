@@ -274,7 +274,7 @@ impl Display for Latency {
 }
 
 /// `1 view`, `2 views`.
-fn count(count: u64, name: &str) -> String {
+pub(super) fn count(count: u64, name: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{} {name}{plural}", whole(count))
 }

@@ -15,6 +15,7 @@ use clap::ValueEnum;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::super::{Told, database};
 use crate::causes::Causes;
@@ -306,10 +307,22 @@ pub fn request(host: &str, view: u64, token: Option<&str>) -> Arc<[u8]> {
 async fn prepare(client: &Client, shape: Shape, and: &str) -> Result<(), Told> {
     let sql = table(shape) + &format!("select rowcast.watch('{TABLE}'); {and}");
     client.batch_execute(&sql).await.map_err(|error| {
+        let advice = match error.code() {
+            Some(&SqlState::DUPLICATE_TABLE) => {
+                "drop table rowcast_bench, which a run that was cut off has left"
+            }
+            Some(&(SqlState::INVALID_SCHEMA_NAME | SqlState::UNDEFINED_FUNCTION)) => {
+                "--database-url with the database that the relay serves"
+            }
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                "--database-url with a login that may make tables and watch them"
+            }
+            _ => "rowcast doctor",
+        };
         Told::new(
             format!("the table {TABLE} cannot be made"),
             Causes(&error),
-            format!("drop table {TABLE}, if a run that was cut off has left it"),
+            advice,
         )
     })
 }

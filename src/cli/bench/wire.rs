@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use memchr::memchr;
 use memchr::memmem::Finder;
+use serde_json::Value;
 
 /// Longest line, and longest head of a response.
 const LONGEST: usize = 2 * 1024 * 1024;
@@ -49,6 +50,8 @@ pub struct Wire {
     left: usize,
     /// A line, or a head, that was cut.
     cut: Vec<u8>,
+    /// What the relay said was wrong.
+    trouble: Option<Box<str>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +72,7 @@ impl Default for Wire {
             state: State::Head,
             left: 0,
             cut: Vec::new(),
+            trouble: None,
         }
     }
 }
@@ -160,7 +164,8 @@ impl Wire {
 
     fn chunk(&mut self) -> Result<(), End> {
         if self.left == 0 {
-            return Err(End::Over);
+            let trouble = self.trouble.take();
+            return Err(trouble.map_or(End::Over, |said| End::Refused(said.into())));
         }
         self.state = State::Chunk;
         Ok(())
@@ -173,7 +178,7 @@ impl Wire {
                 return self.keep(text);
             };
             self.cut.extend_from_slice(&text[..end]);
-            line(&self.cut, told);
+            line(&self.cut, &mut self.trouble, told);
             if self.cut.capacity() > KEPT {
                 self.cut = Vec::new();
             }
@@ -181,7 +186,7 @@ impl Wire {
             text = &text[end + 1..];
         }
         while let Some(end) = memchr(b'\n', text) {
-            line(&text[..end], told);
+            line(&text[..end], &mut self.trouble, told);
             text = &text[end + 1..];
         }
         self.keep(text)
@@ -200,8 +205,9 @@ static HEAD_END: LazyLock<Finder> = LazyLock::new(|| Finder::new("\r\n\r\n"));
 static NUMBER: LazyLock<Finder> = LazyLock::new(|| Finder::new("\"seq\":"));
 static SENT: LazyLock<Finder> = LazyLock::new(|| Finder::new("\"sent\":"));
 static CONTROL: LazyLock<Finder> = LazyLock::new(|| Finder::new("\"control\":\""));
+static ERROR: LazyLock<Finder> = LazyLock::new(|| Finder::new("\"error\":{"));
 
-fn line(line: &[u8], told: &mut impl FnMut(Mark)) {
+fn line(line: &[u8], trouble: &mut Option<Box<str>>, told: &mut impl FnMut(Mark)) {
     if !line.starts_with(b"data: {") {
         return;
     }
@@ -215,6 +221,10 @@ fn line(line: &[u8], told: &mut impl FnMut(Mark)) {
         } else if name.starts_with(b"reset\"") {
             told(Mark::Reset);
         }
+    } else if ERROR.find(line).is_some()
+        && let Ok(control) = serde_json::from_slice::<Value>(&line[b"data: ".len()..])
+    {
+        *trouble = Some(control["error"].to_string().into());
     }
 }
 
@@ -274,6 +284,22 @@ mod tests {
         let plain = format!("{head}\r\n{BODY}");
         for cut in 0..plain.len() {
             assert_eq!(read(plain.as_bytes(), cut), (MARKS.to_vec(), None), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_the_relay_ends_says_why() {
+        let control =
+            "event: control\nid: 0\ndata: {\"upToDate\":false,\"error\":{\"code\":\"RCR01\"}}\n\n";
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n\
+             {:x}\r\n{control}\r\n0\r\n\r\n",
+            control.len()
+        );
+        for cut in 0..answer.len() {
+            let (_, end) = read(answer.as_bytes(), cut);
+            let said = "{\"code\":\"RCR01\"}".to_owned();
+            assert_eq!(end, Some(End::Refused(said)), "{cut}");
         }
     }
 
