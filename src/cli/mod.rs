@@ -38,13 +38,14 @@ use crate::schema::watch::Capture;
     after_help = "Without a command it serves. Without a database it starts its own, with a demo board."
 )]
 pub struct Cli {
-    #[command(flatten)]
+    // Under a heading, so that a command's own options stand first and together.
+    #[command(flatten, next_help_heading = "Settings")]
     config: Config,
     /// Print what the settings come to, and where each comes from, and end
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Settings")]
     print_config: bool,
     /// Say whether the settings make sense, and end; asks neither the database nor the network
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Settings")]
     check: bool,
     #[command(subcommand)]
     command: Option<Command>,

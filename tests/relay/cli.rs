@@ -63,6 +63,26 @@ async fn a_command_is_done_to_its_end_though_nobody_reads_what_it_prints() {
 }
 
 #[tokio::test]
+async fn the_help_of_a_command_tells_its_own_options_first() {
+    for (command, option) in [
+        ("bench", "--svg"),
+        ("tail", "--token"),
+        ("watch", "--capture"),
+    ] {
+        let (content, help, error) = run(&[command, "-h"]).await;
+        assert!(content, "{error}");
+        let (own, settings) = help.split_once("\nSettings:\n").expect(&help);
+        assert!(own.contains(option) && !settings.contains(option), "{help}");
+        for setting in ["--listen", "--jwt-secret", "--print-config"] {
+            assert!(
+                !own.contains(setting) && settings.contains(setting),
+                "{help}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn tables_are_watched_listed_unwatched_and_everything_is_removed() {
     let database = database().await;
     database.sql("create schema sales; create table tasks (id int primary key); create table sales.\"Odd Name\" (id int primary key); create table keyless (id int)").await;
