@@ -84,13 +84,16 @@ export interface Channel<Payload = any> extends Stream {
 /** A live view of the rows that the URL reads. Connects when somebody first listens. */
 export function view<Row = any>(url: string, options?: Options): View<Row>
 
-/** Messages that are not rows. */
-export function channel<Payload = any>(name: string, options?: Options): Channel<Payload>
+/** Messages that are not rows. By the channel's name, or by its URL at a relay of another origin. */
+export function channel<Payload = any>(nameOrUrl: string, options?: Options): Channel<Payload>
 
 /** A text that nobody else has, for `once`. */
 export function unique(): string
 
-/** One write; throws a RowcastError when it is refused, or, with `sent`, when no answer came. */
+/**
+ * One write; throws a RowcastError when it is refused, or, with `sent`, when no answer came.
+ * `rows` is what the answer holds: of a call what the function returns, of a batch its answers.
+ */
 export function write<Row = any>(
   method: 'POST' | 'PATCH' | 'PUT' | 'DELETE',
   url: string,

@@ -501,6 +501,7 @@ class Stream {
     this.key = key
     this.token = token
     this.channel = channel
+    if (signal?.aborted) this.status = 'closed'
     signal?.addEventListener('abort', () => this.close())
   }
 
@@ -571,6 +572,7 @@ class Stream {
   synced(txid, { signal } = {}) {
     if (!txid || covers(this.#facts.token, txid)) return Promise.resolve()
     if (this.status === 'closed') return Promise.reject(new RowcastError({ message: 'the stream is closed' }))
+    if (signal?.aborted) return Promise.reject(signal.reason)
     return new Promise((resolve, reject) => {
       const wait = { txid, resolve, reject }
       this.#waiting.add(wait)
@@ -752,8 +754,8 @@ class Stream {
 /** A live view: the same URL that reads the rows once. */
 export const view = (url, options) => new Stream(url, options)
 
-/** A channel: messages that are not rows, by `on('message')`. */
-export const channel = (name, options) => new Stream('/channels/' + encodeURIComponent(name), options, true)
+/** A channel: messages that are not rows, by `on('message')`. By its name, or by its URL at a relay of another origin. */
+export const channel = (name, options) => new Stream(/^https?:\/\/.*\/channels\/./.test(name) ? name : '/channels/' + encodeURIComponent(name), options, true)
 
 /** A text that nobody else has. A page that is not from a safe origin has no `randomUUID`. */
 export const unique = () => crypto.randomUUID?.() ?? Array.from(crypto.getRandomValues(new Uint8Array(16)), byte => byte.toString(16).padStart(2, '0')).join('')

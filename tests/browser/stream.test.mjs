@@ -2,7 +2,7 @@
 // node --test tests/browser/
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, mock, test } from 'node:test'
-import { view, write } from '../../static/rowcast.js'
+import { channel, view, write } from '../../static/rowcast.js'
 
 /** Each stream that was opened, the latest one last. */
 let streams
@@ -117,6 +117,25 @@ function hearing() {
   globalThis.document = heard
   return heard
 }
+
+test('what was stopped before it began is not opened, and nobody waits for it', async () => {
+  const { cards, shown } = await look({ signal: AbortSignal.abort() })
+  assert.equal(streams.length, 0)
+  assert.deepEqual([cards.status, shown.length], ['closed', 0])
+  await assert.rejects(cards.synced('7'), { message: 'the stream is closed' })
+  const { cards: open } = await look()
+  latest().show({ 1: 'a' })
+  await settle()
+  await assert.rejects(open.synced('99999999', { signal: AbortSignal.abort() }), { name: 'AbortError' })
+})
+
+test('a channel of a relay elsewhere is opened by its URL', async () => {
+  const at = new URL('http://page.example/board')
+  Object.assign(globalThis, { location: at })
+  const urls = ['lobby', 'a/b', 'http://relay.example/channels/lobby'].map(name => channel(name).url)
+  delete globalThis.location
+  assert.deepEqual(urls, ['http://page.example/channels/lobby', 'http://page.example/channels/a%2Fb', 'http://relay.example/channels/lobby'])
+})
 
 test('whoever comes back to a page does not wait for the rest of a pause', async () => {
   const heard = hearing()
