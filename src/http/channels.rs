@@ -31,6 +31,9 @@ use crate::subscription::{End, Held, Parts, Source, Subscription};
 /// How long a stream waits for LISTEN before it opens all the same; messages do not need it.
 const LISTEN: Duration = Duration::from_secs(2);
 
+/// Bytes of a message; `rowcast.publish` takes no more, and its refusal is one of PostgreSQL's.
+const LARGEST: usize = 256 * 1024;
+
 /// What `rowcast.may_subscribe` says to this role, which an operator may have replaced, about a channel
 /// that is allowed at all.
 const MAY_SUBSCRIBE: &str = "select c.allowed, c.allowed and rowcast.may_subscribe($1) \
@@ -177,7 +180,16 @@ async fn published(
     let text = std::str::from_utf8(body)
         .ok()
         .filter(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
-        .ok_or_else(|| logged(&Error::Body("a message is one JSON value")))?;
+        .ok_or_else(|| {
+            let problem = logged(&Error::Body("a message is one JSON value"));
+            problem
+                .hint("an object, an array, a text in double quotes, a number, true, false or null")
+        })?;
+    if text.len() > LARGEST {
+        let message = format!("the message exceeds {LARGEST} bytes");
+        let problem = Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "RCH03", message);
+        return Err(problem.hint("publish where the data can be fetched"));
+    }
     let header = joined(&head.headers, "prefer").unwrap_or_default();
     // Of the others none is about a message.
     let preferences = Preferences {

@@ -289,7 +289,11 @@ impl Problem {
             )
             .details(format!("unknown: {}", unknown.join(", ")))
             .hint("leave them out, or use handling=lenient"),
-            Error::Body(_) => bad("PGRST102").hint("send one JSON object or an array of objects"),
+            Error::Body(reason) => bad("PGRST102").hint(if reason.contains("one object") {
+                "send one JSON object"
+            } else {
+                "send one JSON object or an array of objects"
+            }),
             Error::NotOneKey => Self::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "PGRST105",
@@ -891,6 +895,16 @@ mod tests {
             let must_list = response.status() == StatusCode::METHOD_NOT_ALLOWED;
             assert_eq!(response.headers().contains_key(ALLOW), must_list, "{error}");
         }
+    }
+
+    #[test]
+    fn nobody_is_told_to_send_an_array_where_one_object_is_taken() {
+        let hint = |reason| Problem::of_rows(&Error::Body(reason)).hint;
+        assert_eq!(
+            hint("PUT takes one object").as_deref(),
+            Some("send one JSON object")
+        );
+        assert!(hint("it is empty").is_some_and(|hint| hint.contains("array")));
     }
 
     #[test]

@@ -344,3 +344,24 @@ async fn who_may_not_listen_any_more_is_told_so_and_gets_nothing_that_came_later
     assert_eq!(event.elements().len(), 1, "{}", event.data);
     assert!(event.has_txid(&txid));
 }
+
+#[tokio::test]
+async fn what_is_no_message_is_refused_with_what_would_be_one() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql("select rowcast.allow_channel('lobby')").await;
+    let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes - 2));
+    let answer = relay.post("/channels/lobby", &text(262_144)).await;
+    assert_eq!(answer.status, StatusCode::CREATED);
+    let too_large = relay.post("/channels/lobby", &text(262_145)).await;
+    assert_eq!(too_large.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(too_large.json()["code"], "RCH03");
+    assert_eq!(
+        too_large.json()["message"],
+        "the message exceeds 262144 bytes"
+    );
+    let none = relay.post("/channels/lobby", "hello").await;
+    assert_eq!(none.status, StatusCode::BAD_REQUEST);
+    assert_eq!(none.json()["code"], "PGRST102");
+    assert!(none.body.contains("a text in double quotes"), "{none:?}");
+}
