@@ -26,7 +26,13 @@ select rowcast.watch('notes'), rowcast.watch('files'), rowcast.watch('posts'), r
 /// A database with Rowcast and its logins, installed by an administrator; and a relay that has these
 /// logins and nothing else.
 async fn world(server: &Server) -> (Database, Relay) {
+    world_after("", server).await
+}
+
+/// The same where the administrator has done this before.
+async fn world_after(before: &str, server: &Server) -> (Database, Relay) {
     let database = server.database().await;
+    database.sql(before).await;
     let sql = command().arg("sql").output().await.unwrap();
     database.sql(&String::from_utf8(sql.stdout).unwrap()).await;
     database.sql(include_str!("../../sql/roles.sql")).await;
@@ -162,4 +168,67 @@ async fn neither_login_may_do_more_than_it_must() {
             .map(|code| code.code().to_owned());
         assert_eq!(code.as_deref(), Some("42501"), "{login}: {statement}");
     }
+}
+
+#[tokio::test]
+async fn default_privileges_of_who_installs_neither_open_nor_close_what_is_installed() {
+    let server = Server::start(&[]).await;
+    let usual = "create role reader login;
+        alter default privileges grant select on tables to reader, public;
+        alter default privileges grant all on sequences to reader;
+        alter default privileges grant all on schemas to reader;
+        alter default privileges grant execute on functions to reader;
+        alter default privileges revoke execute on functions from public;
+        create table theirs (id int)";
+    let (database, relay) = world_after(usual, &server).await;
+    let url = database.url.replace("user=postgres", "user=reader");
+    let reader = crate::harness::connect(&url).await;
+    reader.batch_execute("select from theirs").await.unwrap();
+    for statement in [
+        "select from rowcast.log",
+        "select from rowcast.secret",
+        "select from rowcast.idempotency",
+        "select nextval('rowcast.gap')",
+        "select rowcast.reset()",
+        "create function rowcast.mine() returns int language sql as 'select 1'",
+    ] {
+        let refused = reader.batch_execute(statement).await.unwrap_err();
+        let code = refused.code().map(|code| code.code().to_owned());
+        assert_eq!(code.as_deref(), Some("42501"), "{statement}: {refused:?}");
+    }
+
+    // What is for everybody works all the same: streams of views that ask, channels, keys.
+    let ann = format!("Bearer {}", token("member", &["sub=ann"]).await);
+    let headers = [
+        ("authorization", ann.as_str()),
+        ("content-type", "application/json"),
+        ("idempotency-key", "once"),
+    ];
+    let url = format!("{}/rest/v1/notes", relay.url);
+    let mut stream = Stream::with(&url, None, &headers[..1]).await;
+    let mut screen = Screen::default();
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 1)
+        .await;
+    for (path, body) in [
+        ("/channels/lobby", r#"{"n":1}"#),
+        ("/rest/v1/notes", r#"{"id":3,"who":"ann"}"#),
+    ] {
+        let method = "POST".parse().unwrap();
+        let answer = relay.request(method, path, &headers, body).await;
+        assert_eq!(answer.status, 201, "{path}: {}", answer.body);
+    }
+
+    // What somebody says afterwards stays as it is when the functions are installed again.
+    let sql = command().arg("sql").output().await.unwrap();
+    database
+        .sql(
+            "create role auditor; grant select on rowcast.log to auditor;
+             revoke execute on function rowcast.publish(text, json) from public",
+        )
+        .await;
+    database.sql(&String::from_utf8(sql.stdout).unwrap()).await;
+    let stays = "select concat(has_table_privilege('auditor', 'rowcast.log', 'select'), \
+                 has_function_privilege('reader', 'rowcast.publish(text, json)', 'execute'))";
+    assert_eq!(database.one(stays).await, "tf");
 }
