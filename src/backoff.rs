@@ -3,11 +3,16 @@
 
 use std::time::Duration;
 
+/// Reasons that are remembered as told: some change with each attempt.
+const TOLD: usize = 8;
+
 /// The next delays to wait. Starts at a ceiling of 100 ms and doubles it up to 400 ms: screens
 /// wait on the other end, and must be fresh within a second of the database's return.
 #[derive(Debug)]
 pub struct Backoff {
     ceiling: Duration,
+    /// Reasons of failures since the last success.
+    told: Vec<String>,
 }
 
 impl Default for Backoff {
@@ -25,19 +30,25 @@ impl Backoff {
     pub fn new() -> Self {
         Self {
             ceiling: Self::FIRST,
+            told: Vec::new(),
         }
     }
 
     /// Forgets past failures. Call it after a success.
     pub fn reset(&mut self) {
         self.ceiling = Self::FIRST;
+        self.told.clear();
     }
 
-    /// Whether nothing has failed since the last success: a first failure is worth telling, its
-    /// repetitions are not.
+    /// Whether nothing has failed for this reason since the last success. The first time is worth telling, and
+    /// repetitions are not; but what ended a connection is seldom what keeps the next one from being made.
     #[must_use]
-    pub fn is_fresh(&self) -> bool {
-        self.ceiling == Self::FIRST
+    pub fn is_news(&mut self, reason: &str) -> bool {
+        if self.told.len() >= TOLD || self.told.iter().any(|told| told == reason) {
+            return false;
+        }
+        self.told.push(reason.to_owned());
+        true
     }
 
     /// The next delay.
@@ -62,5 +73,16 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.delay() <= Backoff::FIRST);
+    }
+
+    #[test]
+    fn each_reason_is_news_once_and_again_after_a_success() {
+        let mut backoff = Backoff::new();
+        assert!(backoff.is_news("closed") && backoff.is_news("wrong password"));
+        assert!(!backoff.is_news("closed") && !backoff.is_news("wrong password"));
+        let news = (0..1000).filter(|n| backoff.is_news(&format!("after {n} ms")));
+        assert_eq!(news.count(), TOLD - 2);
+        backoff.reset();
+        assert!(backoff.is_news("closed"));
     }
 }

@@ -92,10 +92,11 @@ impl Doorbell {
             self.metrics.listener_connected.set(0);
             self.metrics.listener_reconnects.inc();
             self.listening.send_replace(BTreeSet::new());
-            if backoff.is_fresh() {
-                warn!(error = %Causes(&error), "the doorbell is silent");
+            let error = Causes(&error).to_string();
+            if backoff.is_news(&error) {
+                warn!(error, "the doorbell is silent");
             } else {
-                debug!(error = %Causes(&error), "the doorbell is still silent");
+                debug!(error, "the doorbell is still silent");
             }
             tokio::time::sleep(backoff.delay()).await;
         }

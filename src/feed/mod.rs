@@ -128,10 +128,11 @@ impl Feed {
             let Err(error) = ended;
             let refusal = error.is_refusal().then(|| Causes(&error).to_string());
             self.parts.health.refuse("feed", refusal);
-            if backoff.is_fresh() {
-                warn!(error = %Causes(&error), "the log is lost");
+            let error = Causes(&error).to_string();
+            if backoff.is_news(&error) {
+                warn!(error, "the log is lost");
             } else {
-                debug!(error = %Causes(&error), "the log is still lost");
+                debug!(error, "the log is still lost");
             }
             tokio::time::sleep(backoff.delay()).await;
         }

@@ -1,6 +1,6 @@
 //! A database that dies and comes back costs screens a moment, and never the truth.
 
-use crate::harness::{Database, Event, Screen, Server, eventually, signal};
+use crate::harness::{Database, Event, Relay, Screen, Server, eventually, signal};
 
 const TASKS: &str = "create table tasks (id int primary key, title text);
     insert into tasks values (1, 'before'); select rowcast.watch('tasks')";
@@ -138,4 +138,32 @@ async fn what_was_prepared_before_a_crash_is_shown_once_it_is_over() {
     }
     let left = "select cardinality(prepared) from rowcast.state";
     assert_eq!(database.one(left).await, "0");
+}
+
+#[tokio::test]
+async fn what_keeps_a_relay_from_coming_back_is_told() {
+    let server = Server::start(&[]).await;
+    let database = server.database().await;
+    database.sql("create role turned superuser login").await;
+    let turned = Database {
+        url: database.url.replace("user=postgres", "user=turned"),
+    };
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let _relay = Relay::logged(&turned, &[], log.path()).await;
+    // As when a password was changed: what ends the connections says nothing of it.
+    database
+        .sql(
+            "alter role turned nologin;
+             select pg_terminate_backend(pid) from pg_stat_activity where usename = 'turned'",
+        )
+        .await;
+    for told in ["the log is lost", "the doorbell is silent"] {
+        eventually("it is told of", async || {
+            let said = std::fs::read_to_string(log.path()).unwrap();
+            let mut lines = said.lines();
+            let why = |line: &str| line.contains(told) && line.contains("not permitted to log in");
+            lines.any(why).then_some(())
+        })
+        .await;
+    }
 }
