@@ -24,6 +24,8 @@ const NOTIFY_FIXED: [(u32, u32); 4] = [(15, 16), (16, 12), (17, 8), (18, 2)];
 const CLOCKS: Duration = Duration::from_secs(2);
 /// Connections that a relay has besides those for requests.
 const CONNECTIONS: usize = 18;
+/// Of these, what it has as the login that requests run as: for states, for views that ask, for opening streams.
+const OF_REQUESTS: usize = 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -172,9 +174,18 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
     the_log(config, &client, findings).await.map_err(refused)?;
     bell(config, &client, findings).await.map_err(refused)?;
     replication(&client, findings).await.map_err(refused)?;
+    let own = match config.api_url {
+        Some(_) => CONNECTIONS - OF_REQUESTS,
+        None => config.pool + CONNECTIONS,
+    };
+    login_room(&client, own, findings).await.map_err(refused)?;
     if config.api_url.is_some() {
         let api = database::api(config, target)?;
         let requests = database::connect(&api).await?;
+        let wanted = config.pool + OF_REQUESTS;
+        login_room(&requests, wanted, findings)
+            .await
+            .map_err(refused)?;
         let here = database::place(&client).await.map_err(refused)?;
         if database::place(&requests).await.map_err(refused)? == here {
             api_login(&requests, findings).await.map_err(refused)?;
@@ -268,25 +279,66 @@ async fn server(config: &Config, client: &Client, findings: &mut Findings) -> As
     }
 
     settings(config, client, findings).await?;
-    let room = "select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int \
-        - (select count(*) from pg_stat_activity where backend_type = 'client backend' and application_name not like 'rowcast%')";
-    let room: usize = text(client, room).await?.parse().unwrap_or(0);
-    let wanted = config.pool + CONNECTIONS;
-    if room < wanted {
-        findings.add(
-            Level::Problem,
-            "connections",
-            format!("{room} are left by others, and a relay takes up to {wanted}"),
-            "requests and screens are refused when the server has no connection left",
-            "alter system set max_connections = 200; and restart the server, or a smaller --pool",
-        );
-    } else {
-        findings.ok(
-            "connections",
-            format!("{room} are left for relays, each of which takes up to {wanted}"),
-        );
-    }
+    room(config, client, findings).await
+}
+
+/// Who is connected besides relays. Of others' sessions a login without `pg_read_all_stats` is told the database, the
+/// user and the name of the application, and nothing of what kind they are.
+const OTHERS: &str = "from pg_stat_activity where datid is not null \
+    and coalesce(backend_type, 'client backend') = 'client backend' and coalesce(application_name, '') not like 'rowcast%'";
+
+/// Whether the server and the database have room for a relay.
+async fn room(config: &Config, client: &Client, findings: &mut Findings) -> Asked<()> {
+    let places = format!(
+        "select 'the server', current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int \
+           - coalesce(current_setting('reserved_connections', true)::int, 0) - (select count(*) {OTHERS}), \
+           'alter system set max_connections = 200; and restart the server' \
+         union all \
+         select format('database %I', d.datname), d.datconnlimit - (select count(*) {OTHERS} and datid = d.oid), \
+           format('alter database %I connection limit -1;', d.datname) \
+         from pg_database d, pg_roles r \
+         where d.datname = current_database() and d.datconnlimit >= 0 and r.rolname = current_user and not r.rolsuper"
+    );
+    enough(
+        &rows(client, &places).await?,
+        config.pool + CONNECTIONS,
+        findings,
+    );
     Ok(())
+}
+
+/// Whether a login has room for its part of a relay.
+async fn login_room(client: &Client, wanted: usize, findings: &mut Findings) -> Asked<()> {
+    let login = format!(
+        "select format('role %I', r.rolname), r.rolconnlimit - (select count(*) {OTHERS} and usesysid = r.oid), \
+           format('alter role %I connection limit -1;', r.rolname) \
+         from pg_roles r where r.rolname = current_user and r.rolconnlimit >= 0 and not r.rolsuper"
+    );
+    enough(&rows(client, &login).await?, wanted, findings);
+    Ok(())
+}
+
+fn enough(places: &[SimpleQueryRow], wanted: usize, findings: &mut Findings) {
+    for row in places {
+        let place = cell(row, 0);
+        let left: i64 = cell(row, 1).parse().unwrap_or(0);
+        if usize::try_from(left).is_ok_and(|left| left >= wanted) {
+            let found =
+                format!("{place} has {left} left for relays, each of which takes up to {wanted}");
+            findings.ok("connections", found);
+        } else {
+            findings.add(
+                Level::Problem,
+                "connections",
+                format!("{place} has {left} left by others, and a relay takes up to {wanted}"),
+                "requests and screens are refused when there is no connection left",
+                format!(
+                    "{}, or a smaller --pool",
+                    cell(row, 2).trim_end_matches(';')
+                ),
+            );
+        }
+    }
 }
 
 async fn settings(config: &Config, client: &Client, findings: &mut Findings) -> Asked<()> {
@@ -412,7 +464,7 @@ async fn schema(client: &Client, findings: &mut Findings) -> Asked<()> {
 }
 
 async fn listening_login(client: &Client, findings: &mut Findings) -> Asked<()> {
-    let login = "select current_user, rolsuper, pg_has_role(current_user, 'rowcast_owner', 'usage'), \
+    let login = "select quote_ident(current_user), rolsuper, pg_has_role(current_user, 'rowcast_owner', 'usage'), \
         coalesce((select string_agg(w.rel::regclass::text, ', ') from rowcast.watched w join pg_class c on c.oid = w.rel \
                   where not has_table_privilege(c.oid, 'select')), ''), \
         coalesce((select string_agg(w.rel::regclass::text, ', ') from rowcast.watched w join pg_class c on c.oid = w.rel \
@@ -698,7 +750,7 @@ async fn replication(client: &Client, findings: &mut Findings) -> Asked<()> {
 }
 
 async fn api_login(client: &Client, findings: &mut Findings) -> Asked<()> {
-    let login = "select current_user, rolsuper, rolbypassrls, \
+    let login = "select quote_ident(current_user), rolsuper, rolbypassrls, \
         coalesce(has_schema_privilege('rowcast', 'usage') and has_table_privilege('rowcast.log', 'select'), false), \
         coalesce((select string_agg(r.rolname, ', ' order by r.rolname) from pg_auth_members m \
                   join pg_roles r on r.oid = m.roleid where m.member = o.oid), '') \

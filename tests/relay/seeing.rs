@@ -97,6 +97,78 @@ async fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn the_doctor_counts_connections_that_a_plain_login_does_not_see_and_knows_every_limit() {
+    let server = Server::start(&[]).await;
+    let database = server.database().await;
+    database.relay().await.kill().await;
+    database
+        .sql(
+            "create role \"app-listen\" login in role rowcast_owner; create role \"app-api\" login",
+        )
+        .await;
+    let login = |name: &str| {
+        database
+            .url
+            .replace("user=postgres", &format!("user={name}"))
+    };
+    let (listen, api) = (login("app-listen"), login("app-api"));
+    let said = async || {
+        let urls = ["--database-url", &listen, "--api-url", &api];
+        printed(&[&["doctor", "--listen", "127.0.0.1:1"], &urls[..]].concat())
+            .await
+            .1
+    };
+    let well = said().await;
+    assert!(well.contains("ok      connections"), "{well}");
+    // What it advises can be pasted.
+    assert!(
+        well.contains("grant pg_read_all_stats to \"app-listen\";"),
+        "{well}"
+    );
+
+    // 100 in all, of which 3 are a superuser's.
+    let mut others = Vec::new();
+    for _ in 0..75 {
+        others.push(database.client().await);
+    }
+    let full = said().await;
+    assert!(
+        full.contains("PROBLEM connections: the server has 2"),
+        "{full}"
+    );
+    drop(others);
+
+    for (limit, lifted, found) in [
+        (
+            "alter role \"app-listen\" connection limit 4",
+            "alter role \"app-listen\" connection limit -1",
+            "role \"app-listen\" has 4",
+        ),
+        (
+            "alter role \"app-api\" connection limit 17",
+            "alter role \"app-api\" connection limit -1",
+            "role \"app-api\" has 17",
+        ),
+        (
+            "alter database DB connection limit 9",
+            "alter database DB connection limit -1",
+            " has 9 left",
+        ),
+    ] {
+        let name = database.one("select current_database()").await;
+        let (limit, lifted) = (limit.replace("DB", &name), lifted.replace("DB", &name));
+        database.sql(&limit).await;
+        let said = said().await;
+        assert!(
+            said.contains("PROBLEM connections: ") && said.contains(found),
+            "{limit}: {said}"
+        );
+        assert!(said.contains(&lifted), "{limit}: {said}");
+        database.sql(&lifted).await;
+    }
+}
+
+#[tokio::test]
 async fn a_change_is_traced_from_the_table_to_the_screens() {
     let database = database().await;
     let relay = Relay::start(&database, &["--ops-listen", "127.0.0.1:0"]).await;
