@@ -9,8 +9,7 @@ use hyper::header::{ALLOW, CONTENT_RANGE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
-use super::headers::joined;
-use super::headers::wants_events;
+use super::headers::{joined, wants_events};
 use super::problem::{JSON, Problem, logged};
 use super::reply::Reply;
 use super::rows::{

@@ -9,18 +9,17 @@ use std::sync::Arc;
 
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
 use super::headers::joined;
-use super::problem::Problem;
+use super::problem::{JSON, Problem};
+use super::route::encoded;
 use super::{Response, body};
 use crate::schema::catalog::{
     Argument, Catalog, Column, ColumnNotes, Function, Notes, Returns, Table, Writes,
 };
 
 const OPENAPI: HeaderValue = HeaderValue::from_static("application/openapi+json; charset=utf-8");
-const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
 /// Answers with the document, in the type that the reader accepts.
 pub fn respond(parts: &Parts, document: &Value) -> Response {
@@ -50,7 +49,7 @@ fn media(accept: &str) -> Option<HeaderValue> {
     })
 }
 
-/// The document for `schema`, with the tables that are `visible` and every function.
+/// The document for `schema`, with the tables that are `visible` and the functions that are `callable`.
 #[must_use]
 pub fn document(
     catalog: &Catalog,
@@ -68,7 +67,8 @@ pub fn document(
             notes: &notes,
         };
         relation.describe(&mut components);
-        let path = format!("/rest/v1/{}", segment(&table.name));
+        // A brace that is not encoded would be a parameter.
+        let path = format!("/rest/v1/{}", encoded(&table.name));
         paths.insert(path, relation.path());
     }
     for functions in catalog.functions_in(schema) {
@@ -77,7 +77,7 @@ pub fn document(
             .filter(|f| is_callable(f) && callable(f))
             .collect();
         if let Some(first) = functions.first() {
-            let path = format!("/rest/v1/rpc/{}", segment(&first.name));
+            let path = format!("/rest/v1/rpc/{}", encoded(&first.name));
             paths.insert(path, calls(&functions));
         }
     }
@@ -97,16 +97,6 @@ pub fn document(
         "paths": paths,
         "components": components.finish(),
     })
-}
-
-/// A name inside of a path. Braces would be a parameter, and others no path.
-fn segment(name: &str) -> String {
-    const SAFE: &AsciiSet = &NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'_')
-        .remove(b'.')
-        .remove(b'~');
-    utf8_percent_encode(name, SAFE).to_string()
 }
 
 /// A name as the key of a component or a part of an operation's id, which may have few characters.

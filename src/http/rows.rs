@@ -14,7 +14,6 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -22,6 +21,7 @@ use super::headers::joined;
 use super::looks::Looks;
 use super::problem::{JSON, Problem, etag, logged};
 use super::reply::Reply;
+use super::route::encoded;
 use super::watch::{Cannot, Seen};
 use super::{Response, context, once, profile};
 use crate::auth::Identity;
@@ -500,11 +500,7 @@ impl Job {
                 .map(|zone| format!("timezone={zone}")),
             self.check.most.map(|most| format!("max-affected={most}")),
         ];
-        let honoured: Vec<String> = honoured.into_iter().flatten().collect();
-        if !honoured.is_empty() {
-            let value = HeaderValue::from_str(&honoured.join(", "));
-            headers.insert(PREFERENCE_APPLIED, value.expect("ours are plain ASCII"));
-        }
+        tell_honoured(headers, &honoured.into_iter().flatten().collect::<Vec<_>>());
     }
 }
 
@@ -752,24 +748,15 @@ pub(super) fn location(table: &Table, key: &[Option<String>]) -> HeaderValue {
         .map(|(name, value)| {
             let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
             let quoted = format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""));
-            let name = percent(if plain { name } else { &quoted });
+            let name = encoded(if plain { name } else { &quoted });
             match value {
-                Some(value) => format!("{name}=eq.{}", percent(value)),
+                Some(value) => format!("{name}=eq.{}", encoded(value)),
                 None => format!("{name}=is.null"),
             }
         })
         .collect();
-    let place = format!("/rest/v1/{}?{}", percent(&table.name), filters.join("&"));
+    let place = format!("/rest/v1/{}?{}", encoded(&table.name), filters.join("&"));
     HeaderValue::from_str(&place).expect("what is not ASCII is encoded")
-}
-
-fn percent(text: &str) -> String {
-    const PLAIN: AsciiSet = NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'_')
-        .remove(b'.')
-        .remove(b'~');
-    utf8_percent_encode(text, &PLAIN).to_string()
 }
 
 /// `0-14/*`, or `*/*` without rows.
@@ -793,10 +780,14 @@ pub fn content_range(offset: u64, rows: u64, total: Option<u64>) -> HeaderValue 
 pub fn applied<const N: usize>(headers: &mut HeaderMap, preferences: [(&str, bool); N]) {
     let honoured: Vec<_> = preferences
         .into_iter()
-        .filter_map(|(name, honoured)| honoured.then_some(name))
+        .filter_map(|(name, honoured)| honoured.then_some(name.to_owned()))
         .collect();
-    if !honoured.is_empty() {
-        let value = HeaderValue::from_str(&honoured.join(", "));
+    tell_honoured(headers, &honoured);
+}
+
+fn tell_honoured(headers: &mut HeaderMap, preferences: &[String]) {
+    if !preferences.is_empty() {
+        let value = HeaderValue::from_str(&preferences.join(", "));
         headers.insert(PREFERENCE_APPLIED, value.expect("ours are plain ASCII"));
     }
 }
