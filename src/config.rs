@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 /// What can be set. Every flag has an environment variable.
@@ -16,22 +17,23 @@ pub struct Config {
         long,
         env = "ROWCAST_LISTEN",
         default_value = "127.0.0.1:3000",
+        value_parser = address,
         global = true
     )]
     pub listen: SocketAddr,
 
     /// A second address, for operators: health, counters, and what `rowcast trace` asks. Keep it on
     /// loopback or a private network
-    #[arg(long, env = "ROWCAST_OPS_LISTEN", global = true)]
+    #[arg(long, env = "ROWCAST_OPS_LISTEN", value_parser = address, global = true)]
     pub ops_listen: Option<SocketAddr>,
 
     /// The database; without it and without PG*, a private one is started
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_parser = given(), global = true)]
     pub database_url: Option<String>,
 
     /// The same database as the login that requests run as; it should have no right but to
     /// become the roles of users. The login of the database URL when not given
-    #[arg(long, env = "ROWCAST_API_URL", hide_env_values = true, global = true)]
+    #[arg(long, env = "ROWCAST_API_URL", hide_env_values = true, value_parser = given(), global = true)]
     pub api_url: Option<String>,
 
     /// Where the private database lives
@@ -85,7 +87,7 @@ pub struct Config {
         long,
         env = "ROWCAST_SAFETY_POLL",
         default_value = "1000",
-        value_parser = clap::value_parser!(u64).range(1..),
+        value_parser = clap::value_parser!(u64).range(10..),
         global = true
     )]
     pub safety_poll: u64,
@@ -100,7 +102,7 @@ pub struct Config {
     pub log_format: LogFormat,
 
     /// Connections for requests
-    #[arg(long, env = "ROWCAST_POOL", default_value = "8", global = true)]
+    #[arg(long, env = "ROWCAST_POOL", default_value = "8", value_parser = pool, global = true)]
     pub pool: usize,
 
     /// What clients may take
@@ -112,7 +114,7 @@ pub struct Config {
     pub access: Access,
 
     /// A function that runs before each request, as the caller's role
-    #[arg(long, env = "ROWCAST_PRE_REQUEST", global = true)]
+    #[arg(long, env = "ROWCAST_PRE_REQUEST", value_parser = given(), global = true)]
     pub pre_request: Option<String>,
 
     /// How requests end, and whether Prefer: tx= may say otherwise
@@ -185,11 +187,11 @@ pub struct Access {
     pub jwks_url: Option<String>,
 
     /// The audience that tokens must name
-    #[arg(long, env = "ROWCAST_JWT_AUDIENCE", global = true)]
+    #[arg(long, env = "ROWCAST_JWT_AUDIENCE", value_parser = given(), global = true)]
     pub jwt_audience: Option<String>,
 
     /// The issuer that tokens must name
-    #[arg(long, env = "ROWCAST_JWT_ISSUER", global = true)]
+    #[arg(long, env = "ROWCAST_JWT_ISSUER", value_parser = given(), global = true)]
     pub jwt_issuer: Option<String>,
 
     /// Where in the claims the role is, e.g. `.role` or `."app/role"`
@@ -275,6 +277,27 @@ pub enum LogFormat {
     Json,
 }
 
+/// Text that is there. A variable that came out empty is a mistake of who set it: taken for one that is not set, it
+/// would lead to another database, or have requests run as the login that listens.
+fn given() -> NonEmptyStringValueParser {
+    NonEmptyStringValueParser::new()
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let advice = "an IP address and a port, e.g. 127.0.0.1:3000, 0.0.0.0:3000 or [::1]:3000";
+    text.parse().map_err(|_| advice.to_owned())
+}
+
+fn pool(text: &str) -> Result<usize, String> {
+    let connections = text.parse().ok();
+    connections
+        .filter(|connections| (1..=MOST_POOL).contains(connections))
+        .ok_or_else(|| format!("a number from 1 to {MOST_POOL}"))
+}
+
+/// More than any server takes.
+const MOST_POOL: usize = 10_000;
+
 /// One of a list, which may have spaces behind its commas.
 fn name(text: &str) -> Result<String, String> {
     match text.trim() {
@@ -293,10 +316,14 @@ fn memory(text: &str) -> Result<u64, String> {
     })
 }
 
+/// PostgreSQL's own intervals end somewhere, and with them the trimming of the log.
+const YEAR: u64 = 366 * 24 * 3600;
+
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<u64>() {
-        Ok(seconds) if seconds >= 60 => Ok(Duration::from_secs(seconds)),
-        Ok(_) => Err("at least 60 seconds".to_owned()),
+        Ok(seconds @ 60..=YEAR) => Ok(Duration::from_secs(seconds)),
+        Ok(..60) => Err("at least 60 seconds".to_owned()),
+        Ok(_) => Err(format!("a year at most, {YEAR} seconds")),
         Err(_) => Err("a whole number of seconds".to_owned()),
     }
 }
@@ -344,6 +371,21 @@ mod tests {
     fn names_of_a_list_may_stand_apart() {
         assert_eq!(name(" archive"), Ok("archive".to_owned()));
         assert!(name(" ").is_err());
+    }
+
+    #[test]
+    fn numbers_and_addresses_that_cannot_work_are_refused_with_what_can() {
+        assert_eq!(seconds("60"), Ok(Duration::from_mins(1)));
+        assert!(seconds("59").is_err());
+        assert!(seconds("99999999999999").unwrap_err().contains("a year"));
+        assert_eq!(pool("1"), Ok(1));
+        for wrong in ["0", "10001", "-1", "some"] {
+            assert!(pool(wrong).unwrap_err().contains("from 1 to"), "{wrong}");
+        }
+        assert!(address("[::]:0").is_ok());
+        for wrong in ["", "3000", ":3000", "localhost:3000"] {
+            assert!(address(wrong).unwrap_err().contains("127.0.0.1:3000"));
+        }
     }
 
     #[test]

@@ -206,7 +206,15 @@ fn read_secret(file: &Path) -> Result<String, Told> {
             "a file that the relay's user may read",
         )
     })?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    let secret = text.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() {
+        return Err(Told::new(
+            format!("the secret in {} cannot be used", file.display()),
+            "the file is empty",
+            "a file that holds it",
+        ));
+    }
+    Ok(secret.to_owned())
 }
 
 /// Runs the command.

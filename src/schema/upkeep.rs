@@ -136,7 +136,7 @@ impl Upkeep {
         };
         let work = async {
             if let Err(error) = client.batch_execute(SETTINGS).await {
-                return error.to_string();
+                return error.into();
             }
             let definitions = Arc::clone(&self.parts.definitions);
             let mut clock = tokio::time::interval(DRIFT);

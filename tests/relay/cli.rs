@@ -374,3 +374,26 @@ async fn a_login_that_may_create_roles_installs_without_being_superuser() {
     app.sql("insert into tasks values (1)").await;
     assert_eq!(stream.data().await.elements()[0]["key"], "1");
 }
+
+#[tokio::test]
+async fn a_setting_that_came_out_empty_is_refused_and_not_taken_for_another() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for (variable, value, named) in [
+        ("DATABASE_URL", "", "--database-url"),
+        ("ROWCAST_API_URL", "", "--api-url"),
+        ("ROWCAST_JWT_AUDIENCE", "", "--jwt-audience"),
+        (
+            "DATABASE_URL_FILE",
+            file.path().to_str().unwrap(),
+            "the file is empty",
+        ),
+    ] {
+        let checked = command().arg("--check").env(variable, value).output().await;
+        let Output { status, stderr, .. } = checked.unwrap();
+        let error = String::from_utf8(stderr).unwrap();
+        assert!(
+            !status.success() && error.contains(named),
+            "{variable}: {error}"
+        );
+    }
+}
