@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 use tracing::{debug, info, warn};
 
 use super::reload::Word;
@@ -46,6 +45,9 @@ const SETTINGS: &str = "set default_transaction_isolation = 'read committed'";
 /// Longest round. A large log is trimmed in many; what one leaves, the next one takes.
 const SILENCE: Duration = Duration::from_mins(1);
 
+/// Who has not come to the end of it for so long says so. A database that is restarted needs less.
+const IDLE: Duration = Duration::from_secs(15);
+
 /// What upkeep needs.
 #[derive(Debug, Clone)]
 pub struct Parts {
@@ -73,6 +75,8 @@ pub async fn run(parts: Parts, shutdown: Shutdown) {
         told_long: None,
         unordered: false,
         roles: None,
+        done: Instant::now(),
+        told_idle: None,
     };
     let mut backoff = Backoff::new();
     loop {
@@ -80,11 +84,15 @@ pub async fn run(parts: Parts, shutdown: Shutdown) {
             () = async { shutdown.begun().await; } => return,
             error = upkeep.session(&mut backoff) => error,
         };
-        // A database that is away is told of by everybody who needs it.
-        if backoff.is_fresh() && error.is_refusal() {
-            warn!(error = %Causes(&error), "the log and watched tables are not looked after");
-        } else {
-            debug!(error = %Causes(&error), "upkeep is interrupted");
+        debug!(error = %Causes(&error), "upkeep is interrupted");
+        let idle = upkeep.done.elapsed();
+        if idle >= IDLE && is_due(&mut upkeep.told_idle) {
+            warn!(
+                error = %Causes(&error),
+                seconds = idle.as_secs(),
+                "nobody looks after the log and the watched tables: it grows, and what changes behind the \
+                 triggers is not found"
+            );
         }
         tokio::time::sleep(backoff.delay()).await;
     }
@@ -102,20 +110,6 @@ enum UpkeepError {
     Silent,
 }
 
-impl UpkeepError {
-    /// Whether the server has said no, and neither stops (class 57P) nor has somebody in the way for a moment.
-    fn is_refusal(&self) -> bool {
-        let Self::Query(error) = self else {
-            return false;
-        };
-        error.code().is_some_and(|code| {
-            !code.code().starts_with("57P")
-                && *code != SqlState::LOCK_NOT_AVAILABLE
-                && *code != SqlState::T_R_DEADLOCK_DETECTED
-        })
-    }
-}
-
 struct Upkeep {
     parts: Parts,
     /// When it was last told that the log is trimmed for its size.
@@ -125,6 +119,10 @@ struct Upkeep {
     unordered: bool,
     /// Digest of the roles, once it is known.
     roles: Option<String>,
+    /// When all was done last that is done regularly, the log trimmed with it.
+    done: Instant,
+    /// When it was last told that this does not come to its end.
+    told_idle: Option<Instant>,
 }
 
 impl Upkeep {
@@ -183,6 +181,8 @@ impl Upkeep {
         if trim {
             self.trim(client).await?;
             self.look(client).await?;
+            self.done = Instant::now();
+            self.told_idle = None;
         }
         Ok(())
     }

@@ -98,34 +98,6 @@ async fn a_log_that_is_too_large_loses_its_oldest_changes_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_log_that_cannot_be_looked_after_is_told_of() {
-    let database = database().await;
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let relay = Relay::logged(&database, &[], log.path()).await;
-    database.sql(TASKS).await;
-    database
-        .sql(
-            "create or replace function rowcast.check_drift() returns setof text language plpgsql
-               as $$ begin raise 'not today'; end $$",
-        )
-        .await;
-    eventually("somebody hears of it", async || {
-        let said = std::fs::read_to_string(log.path()).unwrap();
-        let line = said
-            .lines()
-            .find(|line| line.contains("not looked after"))?;
-        assert!(
-            line.contains("WARN") && line.contains("not today"),
-            "{line}"
-        );
-        Some(())
-    })
-    .await;
-    // Screens go on all the same.
-    settled(&database, &relay).await;
-}
-
-#[tokio::test]
 async fn a_screen_that_returns_while_the_log_is_trimmed_misses_nothing() {
     let database = database().await;
     let mut relay = database.relay().await;
@@ -474,4 +446,22 @@ async fn no_serializable_writer_fails_because_the_log_is_looked_after() {
         .await;
     let said = std::fs::read_to_string(log.path()).unwrap();
     assert!(!said.contains("could not serialize"), "{said}");
+}
+
+#[tokio::test]
+async fn a_relay_that_cannot_look_after_the_log_says_so() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    // Somebody has tidied up.
+    database
+        .sql("drop function rowcast.trim(interval, integer, bigint)")
+        .await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let _relay = Relay::logged(&database, &[], log.path()).await;
+    eventually("it is told of", async || {
+        let said = std::fs::read_to_string(log.path()).unwrap();
+        let told = said.contains("nobody looks after the log") && said.contains("rowcast.trim(");
+        told.then_some(())
+    })
+    .await;
 }
