@@ -76,8 +76,11 @@ from rowcast.state s left join rowcast.epoch e on true cross join rowcast.gap g"
 /// must not start the compiler either. A policy that applies to this login is an error: a row that it
 /// hides must not be taken for one that is gone. And no function of a table's owner may be taken for one
 /// of PostgreSQL's: it would run as this login.
-/// A relay that was cut off in the middle holds back nothing for longer than five seconds ([`hold`]).
+/// A relay that was cut off in the middle holds back nothing for longer than five seconds ([`hold`]). A limit
+/// that the database has for statements is one for people's: what is too much for it once would be so each
+/// time, and nothing that came later would ever be told. Ours is [`SILENCE`].
 pub const BEGIN: &str = "begin isolation level repeatable read, read only; \
+                         set local statement_timeout = 0; \
                          set local idle_in_transaction_session_timeout = '5s'; \
                          set local search_path = pg_catalog, pg_temp; \
                          set local enable_seqscan = off; set local enable_sort = off; \
@@ -87,7 +90,8 @@ pub const BEGIN: &str = "begin isolation level repeatable read, read only; \
 
 /// What [`BEGIN`] sets, for a connection that does little but poll: once and not each time. A plan is made
 /// once too, since there is nothing in it to choose.
-const SETTINGS: &str = "set idle_in_transaction_session_timeout = '5s'; \
+const SETTINGS: &str = "set statement_timeout = 0; \
+                        set idle_in_transaction_session_timeout = '5s'; \
                         set search_path = pg_catalog, pg_temp; \
                         set enable_seqscan = off; set jit = off; \
                         set plan_cache_mode = force_generic_plan; \

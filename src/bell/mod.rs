@@ -28,8 +28,9 @@ pub use machine::{Hearing, Read};
 const PING: Duration = Duration::from_secs(1);
 
 /// What the session of the lead is told. A relay that hangs loses the lead and the lock after some
-/// seconds, one that was killed while it waits for the lock within one.
-const SETTINGS: &str = "set search_path = pg_catalog, pg_temp; \
+/// seconds, one that was killed while it waits for the lock within one. To wait for it in vain loses nothing,
+/// and a limit for statements would take the lead as well.
+const SETTINGS: &str = "set search_path = pg_catalog, pg_temp; set statement_timeout = 0; \
      set idle_session_timeout = '5s'; set lock_timeout = '3s'";
 /// Not every operating system can do this.
 const NOTICE_WHEN_GONE: &str = "set client_connection_check_interval = '1s'";

@@ -187,3 +187,32 @@ async fn around_a_huge_one(prepared: &str) {
     }
     assert_eq!(screens[1].1.rows["1"]["added"], 7);
 }
+
+/// What takes longer to read than the database lets statements take would never be read, nor what came later.
+#[tokio::test]
+async fn a_limit_for_statements_stops_nobody_from_reading_the_log() {
+    let database = database().await;
+    database
+        .sql(
+            "do $$ begin execute format('alter database %I set statement_timeout = 500', current_database()); end $$",
+        )
+        .await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create table large (id int primary key, body text); create table calm (id int primary key); \
+             select rowcast.watch('large'), rowcast.watch('calm')",
+        )
+        .await;
+    let (mut calm, mut screen) = relay.shown("/rest/v1/calm").await;
+    // 360 MB of text, which compresses well.
+    let large = "insert into large select n, repeat('x', 20000) from generate_series(1, 18000) n";
+    let writer = database.client().await;
+    writer
+        .batch_execute("set statement_timeout = 0")
+        .await
+        .unwrap();
+    writer.batch_execute(large).await.unwrap();
+    let txid = database.commit("insert into calm values (1)").await;
+    screen.reach(&mut calm, &txid).await;
+}
