@@ -14,7 +14,7 @@ pub use scanner::{Path, Step};
 pub use tree::{Filter, Group, Joint};
 pub use value::{Kind, Value};
 
-use scanner::Mistake;
+use scanner::{Mistake, Scanner};
 
 /// `column[->path]=[not.]operator.operand`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -447,24 +447,14 @@ fn list(text: &str) -> Result<Vec<String>, ConditionError> {
         return Ok(Vec::new());
     }
     let mut members = Vec::new();
-    let mut chars = inner.chars().peekable();
+    let mut scanner = Scanner::of(inner);
     loop {
-        let mut member = String::new();
-        if chars.next_if_eq(&'"').is_some() {
-            loop {
-                match chars.next().ok_or_else(wrong)? {
-                    '"' => break,
-                    '\\' => member.push(chars.next().ok_or_else(wrong)?),
-                    c => member.push(c),
-                }
-            }
+        members.push(if scanner.take('"') {
+            scanner.quoted().map_err(|_endless| wrong())?
         } else {
-            while let Some(c) = chars.next_if(|c| *c != ',') {
-                member.push(c);
-            }
-        }
-        members.push(member);
-        match chars.next() {
+            scanner.until(",")
+        });
+        match scanner.bump() {
             None => return Ok(members),
             Some(',') => {}
             Some(_) => return Err(wrong()),

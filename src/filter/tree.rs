@@ -32,6 +32,14 @@ pub enum Joint {
     Or,
 }
 
+/// How groups begin, and whether they are negated.
+const HEADS: [(&str, bool, Joint); 4] = [
+    ("and", false, Joint::And),
+    ("or", false, Joint::Or),
+    ("not.and", true, Joint::And),
+    ("not.or", true, Joint::Or),
+];
+
 /// Groups inside of groups; the parser recurses as deep, and PostgreSQL's does too.
 const DEEPEST: usize = 32;
 
@@ -43,13 +51,8 @@ impl Filter {
     /// See [`ConditionError`].
     #[must_use]
     pub fn parse_group(name: &str, value: &str) -> Option<Result<Self, ConditionError>> {
-        let (negated, joint) = match name {
-            "and" => (false, Joint::And),
-            "or" => (false, Joint::Or),
-            "not.and" => (true, Joint::And),
-            "not.or" => (true, Joint::Or),
-            _ => return None,
-        };
+        let head = HEADS.into_iter().find(|(head, ..)| *head == name);
+        let (_, negated, joint) = head?;
         let mut scanner = Scanner::of(value);
         let mut read = || {
             let members = members(&mut scanner, 1)?;
@@ -126,12 +129,7 @@ fn members(scanner: &mut Scanner<'_>, depth: usize) -> Result<Vec<Filter>, Condi
 }
 
 fn member(scanner: &mut Scanner<'_>, depth: usize) -> Result<Filter, ConditionError> {
-    for (head, negated, joint) in [
-        ("and", false, Joint::And),
-        ("or", false, Joint::Or),
-        ("not.and", true, Joint::And),
-        ("not.or", true, Joint::Or),
-    ] {
+    for (head, negated, joint) in HEADS {
         let mut ahead = scanner.clone();
         if ahead.take_all(head) {
             ahead.spaces();
