@@ -226,7 +226,7 @@ impl Line {
             migrate::Bell::Always => false,
             migrate::Bell::Silent => return None,
         };
-        // At most one command and one sign of life wait.
+        // One command waits at most; signs of life come once a second, and none while a command is under way.
         let (requests, asked) = mpsc::unbounded_channel();
         let (events, heard) = mpsc::channel(8);
         let target = parts.target.clone();

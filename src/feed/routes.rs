@@ -426,66 +426,66 @@ pub(super) mod tests {
     }
 
     proptest! {
-           /// Each view is told what it would tell by itself, and those that are left out nothing.
-           #[test]
-           fn nobody_is_forgotten_and_nobody_bothered(
-               filters in prop::collection::vec((prop::collection::vec(condition(), 0..3), any::<bool>()), 1..20),
-               gone in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
-               changes in prop::collection::vec((state(), state()), 0..5),
-               scope in scope(),
-           ) {
-               let mut views: Vec<Arc<View>> = filters
-                   .iter()
-                   .enumerate()
-                   .map(|(number, (conditions, all))| {
-                       let conditions: Vec<_> = conditions.iter().map(|(c, t)| (*c, t.as_str())).collect();
-                       let columns: &[&str] = &["b"];
-                       let columns = (!all).then_some(columns);
-                       Arc::new(view(&number.to_string(), matcher(&conditions), columns))
-                   })
-                   .collect();
-               let mut routes = Routes::default();
-               for view in &views {
-    routes.insert(view);
+        /// Each view is told what it would tell by itself, and those that are left out nothing.
+        #[test]
+        fn nobody_is_forgotten_and_nobody_bothered(
+            filters in prop::collection::vec((prop::collection::vec(condition(), 0..3), any::<bool>()), 1..20),
+            gone in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+            changes in prop::collection::vec((state(), state()), 0..5),
+            scope in scope(),
+        ) {
+            let mut views: Vec<Arc<View>> = filters
+                .iter()
+                .enumerate()
+                .map(|(number, (conditions, all))| {
+                    let conditions: Vec<_> = conditions.iter().map(|(c, t)| (*c, t.as_str())).collect();
+                    let columns: &[&str] = &["b"];
+                    let columns = (!all).then_some(columns);
+                    Arc::new(view(&number.to_string(), matcher(&conditions), columns))
+                })
+                .collect();
+            let mut routes = Routes::default();
+            for view in &views {
+                routes.insert(view);
+            }
+            for index in gone {
+                let view = views.swap_remove(index.index(views.len()));
+                routes.remove(&view);
+                if views.is_empty() { break; }
+            }
+            let changes: Vec<Change> = changes
+                .into_iter()
+                .enumerate()
+                .map(|(number, (before, after))| Change {
+                    key: number.to_string().into(),
+                    before,
+                    after,
+                    at: Timestamp::UNIX_EPOCH,
+                })
+                .collect();
+            let delta = Delta { table: TABLE, scope, changes };
+            let touched = routes.touched(9, &delta);
+            let found = told(&touched);
+            for view in &views {
+                let Sight::Images(images) = view.sight() else { unreachable!() };
+                let alone = images.elements(9, &delta);
+                match (alone, found.get(&view.name())) {
+                    (Ok(elements), None) => prop_assert!(elements.is_empty(), "forgotten: {elements:?}"),
+                    (Ok(elements), Some(Some(told))) => {
+                        prop_assert!(!told.is_empty());
+                        prop_assert_eq!(&elements, told);
+                    }
+                    (Err(Undecided), Some(None)) => {}
+                    (alone, found) => prop_assert!(false, "{alone:?}, and found {found:?}"),
+                }
+            }
+            prop_assert!(found.len() <= views.len());
+            for view in &views {
+                routes.remove(view);
+            }
+            prop_assert!(routes.tables.is_empty(), "nothing is left");
+        }
     }
-               for index in gone {
-                   let view = views.swap_remove(index.index(views.len()));
-                   routes.remove(&view);
-                   if views.is_empty() { break; }
-               }
-               let changes: Vec<Change> = changes
-                   .into_iter()
-                   .enumerate()
-                   .map(|(number, (before, after))| Change {
-                       key: number.to_string().into(),
-                       before,
-                       after,
-                       at: Timestamp::UNIX_EPOCH,
-                   })
-                   .collect();
-               let delta = Delta { table: TABLE, scope, changes };
-               let touched = routes.touched(9, &delta);
-               let found = told(&touched);
-               for view in &views {
-                   let Sight::Images(images) = view.sight() else { unreachable!() };
-                   let alone = images.elements(9, &delta);
-                   match (alone, found.get(&view.name())) {
-                       (Ok(elements), None) => prop_assert!(elements.is_empty(), "forgotten: {elements:?}"),
-                       (Ok(elements), Some(Some(told))) => {
-                           prop_assert!(!told.is_empty());
-                           prop_assert_eq!(&elements, told);
-                       }
-                       (Err(Undecided), Some(None)) => {}
-                       (alone, found) => prop_assert!(false, "{alone:?}, and found {found:?}"),
-                   }
-               }
-               prop_assert!(found.len() <= views.len());
-               for view in &views {
-                   routes.remove(view);
-               }
-               prop_assert!(routes.tables.is_empty(), "nothing is left");
-           }
-       }
 
     #[test]
     fn a_change_looks_at_the_views_it_touches() {

@@ -172,6 +172,7 @@ impl Stage {
     /// Calls those who are to take something, for as long as it is polled: with many screens that takes
     /// milliseconds, in which the feed can read on.
     pub async fn cry(&self) {
+        // Bounded by the number of topics: none is sent again before it is called.
         let (sender, mut receiver) = unbounded_channel();
         if self.crier.set(sender).is_err() {
             return;
