@@ -671,14 +671,23 @@ async fn planned(client: &Client, explain: &Statement) -> Result<Option<u64>, Er
     let mut stream = pin!(run(client, explain).await?);
     let mut rows = None;
     while let Some(row) = stream.try_next().await? {
-        let Plan(plan) = row.try_get(0)?;
-        rows = plan.first().map(|plan| plan.node.rows);
+        let plan: Plan = row.try_get(0)?;
+        rows = plan.rows();
     }
     Ok(rows)
 }
 
 /// What EXPLAIN answers, as far as somebody reads it: what lies below the first node may be very deep.
 struct Plan(Vec<Explained>);
+
+impl Plan {
+    /// The rows that the planner expects.
+    fn rows(&self) -> Option<u64> {
+        let Self(plan) = self;
+        let rows = &plan.first()?.node.rows;
+        Some(rows.as_u64().unwrap_or(u64::MAX))
+    }
+}
 
 #[derive(Deserialize)]
 struct Explained {
@@ -688,8 +697,9 @@ struct Explained {
 
 #[derive(Deserialize)]
 struct Node {
+    /// Of a product of many tables it may be more than fits into 64 bits.
     #[serde(rename = "Plan Rows")]
-    rows: u64,
+    rows: serde_json::Number,
 }
 
 impl<'a> FromSql<'a> for Plan {
@@ -796,7 +806,14 @@ mod tests {
         }
         let told =
             format!(r#"[{{"Plan":{{"Node Type":"Limit","Plans":[{below}],"Plan Rows":42}}}}]"#);
-        let Plan(plan) = Plan::from_sql(&Type::JSON, told.as_bytes()).unwrap();
-        assert_eq!(plan[0].node.rows, 42);
+        let plan = Plan::from_sql(&Type::JSON, told.as_bytes()).unwrap();
+        assert_eq!(plan.rows(), Some(42));
+    }
+
+    #[test]
+    fn a_plan_may_expect_more_rows_than_can_be_counted() {
+        let told = br#"[{"Plan":{"Plan Rows":1000000000000000000000}}]"#;
+        let plan = Plan::from_sql(&Type::JSON, told).unwrap();
+        assert_eq!(plan.rows(), Some(u64::MAX));
     }
 }
