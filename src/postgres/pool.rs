@@ -5,7 +5,7 @@
 //! request takes a connection; it does not know what the request does with it.
 
 use std::future::Future;
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -220,14 +220,6 @@ impl Deref for Lease {
 
     fn deref(&self) -> &ClientWrapper {
         self.connection()
-    }
-}
-
-impl DerefMut for Lease {
-    fn deref_mut(&mut self) -> &mut ClientWrapper {
-        self.connection
-            .as_mut()
-            .expect("a lease that was given back is gone")
     }
 }
 

@@ -48,8 +48,8 @@ pub fn literal(text: &str) -> String {
     quoted
 }
 
-/// A type of a column, as `format_type` names it, for a column list: there `character` and `bit` mean one character and one bit. These do not; the
-/// assignment to the column still applies its length.
+/// A type of a column, as `format_type` names it, for a column list: there `character` and `bit` mean one
+/// character and one bit. These do not; the assignment to the column still applies its length.
 #[must_use]
 pub fn whole_type(type_name: &str) -> String {
     let (element, dimensions) = match type_name.find('[') {
