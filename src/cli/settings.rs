@@ -81,7 +81,7 @@ fn masked(id: &str, value: &str) -> String {
 pub(super) fn print(settings: &[Setting]) {
     for setting in settings {
         let Setting { flag, value, from } = setting;
-        say!("{:<42}# {from}", format!("--{flag} {value}").trim_end());
+        say!("{:<41} # {from}", format!("--{flag} {value}").trim_end());
     }
 }
 

@@ -26,6 +26,15 @@ pub(super) async fn run(
     token: Option<String>,
 ) -> anyhow::Result<()> {
     let base = url.unwrap_or_else(|| format!("http://{}", config.listen));
+    let parsed = base.parse::<Uri>();
+    if !parsed.is_ok_and(|url| url.scheme_str() == Some("http") && url.authority().is_some()) {
+        return Err(Told::new(
+            format!("\"{base}\" is not the address of a relay"),
+            "it does not begin with http:// and a host",
+            "--url http://127.0.0.1:3000; TLS is not spoken here",
+        )
+        .into());
+    }
     let uri: Uri = address(&base, stream).parse().map_err(|error| {
         Told::new(
             format!("\"{stream}\" is not a stream"),

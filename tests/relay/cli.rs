@@ -255,6 +255,26 @@ async fn a_tail_prints_one_line_a_change_and_outlives_its_relay() {
 }
 
 /// The next line with this text.
+#[tokio::test]
+async fn a_tail_does_not_try_again_and_again_where_no_relay_can_be() {
+    for url in ["https://relay.example", "relay.example", "http://"] {
+        let (content, _, error) = run(&["tail", "tasks", "--url", url]).await;
+        assert!(!content);
+        let what = format!("error: \"{url}\" is not the address of a relay\n");
+        assert!(error.starts_with(&what), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_printed_setting_ends_before_what_is_said_of_it() {
+    let long = "host=/var/run/a/long/way/to/the/socket dbname=shop";
+    let (content, printed, error) = run(&["--print-config", "--database-url", long]).await;
+    assert!(content, "{error}");
+    for line in printed.lines() {
+        assert!(line.contains(" # "), "{line}");
+    }
+}
+
 async fn line(lines: &mut Lines<BufReader<ChildStdout>>, text: &str) -> String {
     tokio::time::timeout(DEADLINE, async {
         loop {
