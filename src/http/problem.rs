@@ -242,25 +242,35 @@ impl Problem {
         let message = error.to_string();
         match error {
             Error::Precondition { current, holds } => {
-                let found = match (current, holds) {
-                    (None, _) => "there is no such row",
-                    (Some(_), false) => "the row was changed by somebody else; nothing was written",
-                    (Some(_), true) => {
+                let look = "look at \"current\", and try again with its ETag";
+                let (found, hint) = match (current, holds) {
+                    (None, _) => (
+                        "there is no such row",
+                        "it was deleted, or the filters do not reach it",
+                    ),
+                    (Some(_), false) => (
+                        "the row was changed by somebody else; nothing was written",
+                        look,
+                    ),
+                    (Some(_), true) => (
                         "the row has that version, and was not written: a policy or a trigger \
-                         kept it, or it was changed and changed back"
-                    }
+                         kept it, or it was changed and changed back",
+                        look,
+                    ),
                 };
                 let mut problem = Self::new(StatusCode::PRECONDITION_FAILED, "RCR20", message)
                     .details(found)
-                    .hint("look at \"current\", and try again with its ETag");
+                    .hint(hint);
                 problem.more().current = Some(Current(current.clone()));
                 problem
             }
             Error::SeveralInReach => Self::new(StatusCode::BAD_REQUEST, "RCR21", message)
                 .details("nothing was changed")
                 .hint("filter by the primary key"),
-            Error::Condition(_) => Self::new(StatusCode::BAD_REQUEST, "RCR21", message)
-                .hint("send the ETag of the row as it was read, in its quotes"),
+            Error::Condition(_) => Self::new(StatusCode::BAD_REQUEST, "RCR21", message).hint(
+                "If-Match with the ETag of the row as it was read, in its quotes, on PUT, PATCH or \
+                 DELETE; If-None-Match: * on PUT",
+            ),
             Error::KeyReused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "RCR23", message)
                 .hint("use a new key for each new request"),
             Error::KeyBusy => Self::new(StatusCode::CONFLICT, "RCR24", message)
@@ -921,6 +931,11 @@ mod tests {
         let tag = format!("\"{}\"", crate::etag::of("{\"n\": 1e999}"));
         assert_eq!(changed.into_response().headers()[ETAG], tag);
         let gone = problem(None).at(3);
+        // There is no "current" to look at.
+        assert_eq!(
+            gone.hint.as_deref(),
+            Some("it was deleted, or the filters do not reach it")
+        );
         assert!(gone.body().ends_with(",\"current\":null,\"operation\":3}"));
         assert!(!gone.into_response().headers().contains_key(ETAG));
     }
