@@ -87,7 +87,7 @@ pub struct Config {
         long,
         env = "ROWCAST_SAFETY_POLL",
         default_value = "1000",
-        value_parser = clap::value_parser!(u64).range(10..),
+        value_parser = clap::value_parser!(u64).range(10..=LONGEST_PAUSE),
         global = true
     )]
     pub safety_poll: u64,
@@ -298,6 +298,9 @@ fn pool(text: &str) -> Result<usize, String> {
 /// More than any server takes.
 const MOST_POOL: usize = 10_000;
 
+/// A month and a half, in milliseconds. No clock can add the largest number there is.
+const LONGEST_PAUSE: u64 = 0xffff_ffff;
+
 /// One of a list, which may have spaces behind its commas.
 fn name(text: &str) -> Result<String, String> {
     match text.trim() {
@@ -354,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_is_not_read_without_a_pause() {
+    fn the_log_is_read_with_a_pause_that_has_an_end() {
         #[derive(clap::Parser)]
         struct Command {
             #[command(flatten)]
@@ -364,7 +367,10 @@ mod tests {
             let command = <Command as clap::Parser>::try_parse_from(["", "--safety-poll", value]);
             command.map(|command| command.config.safety_poll).ok()
         };
-        assert_eq!((poll("1"), poll("0")), (Some(1), None));
+        assert_eq!(poll("10"), Some(10));
+        for wrong in ["0", "9", "4294967296", "18446744073709551615"] {
+            assert_eq!(poll(wrong), None, "{wrong}");
+        }
     }
 
     #[test]
