@@ -18,6 +18,7 @@ use crate::config::Config;
 
 /// Longer than two heartbeats: a connection that is this quiet is dead.
 const SILENCE: Duration = Duration::from_secs(12);
+const SILENT: &str = "nothing was heard for 12 s";
 
 pub(super) async fn run(
     config: &Config,
@@ -56,19 +57,21 @@ pub(super) async fn run(
         if let Some(id) = &follower.id {
             request = request.header("last-event-id", id);
         }
-        let ended = match client.request(request.body(Empty::<Bytes>::new())?).await {
-            Ok(response) if response.status() == StatusCode::OK => {
+        let request = client.request(request.body(Empty::<Bytes>::new())?);
+        let ended = match tokio::time::timeout(SILENCE, request).await {
+            Err(_silent) => SILENT.to_owned(),
+            Ok(Ok(response)) if response.status() == StatusCode::OK => {
                 if std::mem::take(&mut lost) {
                     eprintln!("-- connected again");
                 }
                 follower.follow(response.into_body()).await
             }
-            Ok(response) => {
+            Ok(Ok(response)) => {
                 let status = response.status();
                 let body = response.into_body().collect().await?.to_bytes();
                 return Err(refused(stream, status, &body).into());
             }
-            Err(error) => Causes(&error).to_string(),
+            Ok(Err(error)) => Causes(&error).to_string(),
         };
         if !std::mem::replace(&mut lost, true) {
             eprintln!("-- {ended}; trying again");
@@ -116,7 +119,7 @@ impl Follower {
         let mut parser = Parser::default();
         loop {
             match tokio::time::timeout(SILENCE, body.frame()).await {
-                Err(_silent) => return "nothing was heard for 12 s".into(),
+                Err(_silent) => return SILENT.into(),
                 Ok(None) => return "the stream ended".into(),
                 Ok(Some(Err(error))) => return Causes(&error).to_string(),
                 Ok(Some(Ok(frame))) => {
