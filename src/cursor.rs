@@ -11,10 +11,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::mutants::{Mutant, on};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
+
+use crate::mutants::{Mutant, on};
 
 /// A 64-bit transaction id (`xid8`), which never wraps.
 pub type Xid = u64;
@@ -198,14 +199,13 @@ impl Name {
     /// The name of these parts: the head of a SHA-256 over each part's length and bytes.
     #[must_use]
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut hash = Sha256::new();
+        let mut hash = Context::new(&SHA256);
         for part in parts {
-            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
-        let digest: [u8; 32] = hash.finalize().into();
         let mut name = [0; 8];
-        name.copy_from_slice(&digest[..8]);
+        name.copy_from_slice(&hash.finish().as_ref()[..8]);
         Self(name)
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use sha2::{Digest, Sha256};
+use ring::digest::{SHA256, digest};
 
 /// Hexadecimal digits of a tag: the first ones of a SHA-256.
 pub const DIGITS: usize = 32;
@@ -14,9 +14,9 @@ pub const DIGITS: usize = 32;
 /// The version of what these bytes are, a row's as its JSON text: [`DIGITS`] hexadecimal digits in lower case.
 #[must_use]
 pub fn of(bytes: impl AsRef<[u8]>) -> String {
-    let digest = Sha256::digest(bytes);
+    let digest = digest(&SHA256, bytes.as_ref());
     let mut tag = String::with_capacity(DIGITS);
-    for byte in &digest[..DIGITS / 2] {
+    for byte in &digest.as_ref()[..DIGITS / 2] {
         let _infallible = write!(tag, "{byte:02x}");
     }
     tag

@@ -8,7 +8,7 @@
 
 use std::fmt::Write;
 
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 
 use super::Error;
 use super::statement::Statement;
@@ -97,13 +97,13 @@ impl Once {
 
 /// A SHA-256 of parts that cannot run into each other.
 fn digest(parts: &[&[u8]]) -> String {
-    let mut hash = Sha256::new();
+    let mut hash = Context::new(&SHA256);
     for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(&(part.len() as u64).to_be_bytes());
         hash.update(part);
     }
     let mut text = String::with_capacity(64);
-    for byte in hash.finalize() {
+    for byte in hash.finish().as_ref() {
         let _infallible = write!(text, "{byte:02x}");
     }
     text

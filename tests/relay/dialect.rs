@@ -11,8 +11,8 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hyper::Method;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use ring::digest::{Digest, SHA256, digest};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
 use crate::harness::{Answer, Database, Relay, database};
@@ -232,12 +232,12 @@ pub fn token(claims: Value) -> String {
         encode(Value::Object(claims).to_string().as_bytes())
     );
     let signature = hmac(SECRET.as_bytes(), signed.as_bytes());
-    format!("{signed}.{}", encode(&signature))
+    format!("{signed}.{}", encode(signature.as_ref()))
 }
 
 /// RFC 2104 over SHA-256, for keys of at most 64 bytes: the tests' own, so that a mistake in the
 /// relay's is not made twice.
-fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
+fn hmac(key: &[u8], message: &[u8]) -> Digest {
     let pad = |with: u8| {
         let mut block = [with; 64];
         for (byte, key) in block.iter_mut().zip(key) {
@@ -245,9 +245,8 @@ fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
         }
         block
     };
-    let inner = Sha256::new().chain_update(pad(0x36)).chain_update(message);
-    let outer = Sha256::new().chain_update(pad(0x5c));
-    outer.chain_update(inner.finalize()).finalize().into()
+    let inner = digest(&SHA256, &[&pad(0x36), message].concat());
+    digest(&SHA256, &[&pad(0x5c), inner.as_ref()].concat())
 }
 
 /// A database with the tables of the dialect's tests.
