@@ -21,6 +21,9 @@ use crate::mutants::{Mutant, on};
 /// arrives as an empty message in one client.
 pub const COMMENT: &str = ":\n";
 
+/// How the lines of an array begin.
+const OPEN: &str = "data: [";
+
 /// The `data:` lines of an array of elements, with the blank line that ends the event. `kind` is
 /// what the elements are of: `schema.table`, or a channel.
 #[derive(Debug)]
@@ -36,7 +39,7 @@ impl<'a> Array<'a> {
     pub fn new(kind: &'a str) -> Self {
         Self {
             kind,
-            text: String::from("data: ["),
+            text: String::from(OPEN),
             empty: true,
         }
     }
@@ -159,6 +162,15 @@ impl<'a> Array<'a> {
     }
 }
 
+/// The finished lines of an array that is not empty, with a reset in front of its elements.
+#[must_use]
+pub fn with_reset(lines: &[u8]) -> Bytes {
+    let mut reset = Array::new("");
+    reset.push(&Element::Reset);
+    let elements = lines.strip_prefix(OPEN.as_bytes()).unwrap_or(lines);
+    [reset.text.as_bytes(), b",", elements].concat().into()
+}
+
 /// The lines before `data:`. `retry` is in milliseconds.
 #[must_use]
 pub fn head(retry: Option<u64>, event: &str, id: &str) -> String {
@@ -256,6 +268,21 @@ mod tests {
             xid: 7,
             at: Timestamp::UNIX_EPOCH,
         }
+    }
+
+    #[test]
+    fn a_reset_may_be_put_in_front_of_what_is_finished() {
+        let lines = |elements: &[Element]| {
+            let mut array = Array::new("public.tasks");
+            for element in elements {
+                array.push(element);
+            }
+            array.finish()
+        };
+        let (start, row) = (Element::SnapshotStart, upsert("7", "{\"id\":7}"));
+        let finished = lines(&[start.clone(), row.clone()]);
+        let reset = lines(&[Element::Reset, start, row]);
+        assert_eq!(with_reset(&finished), reset);
     }
 
     #[test]

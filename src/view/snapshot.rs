@@ -5,7 +5,6 @@
 //! read, or is about to be, share it, and with it the position in the topic from which to go on. How
 //! it is read is handed in ([`query`] does it), so that sharing is the same whoever reads.
 
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -167,7 +166,7 @@ pub async fn read(view: &Arc<View>, begin: Begin<'_>) -> Result<Arc<Snapshot>, A
                     cursor: Arc::new(state.cursor),
                     epoch: state.epoch,
                     position,
-                    reset: with_reset(&state.pieces[0]),
+                    reset: sse::with_reset(&state.pieces[0]),
                     pieces: state.pieces,
                     digest: state.digest,
                 }))
@@ -317,18 +316,6 @@ impl<'a> Pieces<'a> {
 
 /// The watcher's role may not read the epoch itself.
 const HEAD: &str = "select snapshot::text, epoch::text from rowcast.position()";
-
-/// The array with a reset as its first element.
-fn with_reset(piece: &Bytes) -> Bytes {
-    let mut reset = sse_reset();
-    let rest = piece.strip_prefix(b"data: [".as_slice()).unwrap_or(piece);
-    let _infallible = reset.write_str(&String::from_utf8_lossy(rest));
-    reset.into()
-}
-
-fn sse_reset() -> String {
-    String::from("data: [\ndata: {\"headers\":{\"control\":\"reset\"}},")
-}
 
 #[cfg(test)]
 mod tests {
