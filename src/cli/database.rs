@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::Told;
 use crate::causes::Causes;
@@ -99,6 +99,24 @@ pub(super) async fn place(client: &Client) -> Result<String, tokio_postgres::Err
                    (select system_identifier from pg_catalog.pg_control_system()), \
                    (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()))";
     client.query_one(place, &[]).await?.try_get(0)
+}
+
+/// What the database says to a command.
+pub(super) type Asked<T> = Result<T, tokio_postgres::Error>;
+
+/// The rows of an answer, all of it text.
+pub(super) async fn rows(client: &Client, sql: &str) -> Asked<Vec<SimpleQueryRow>> {
+    let answer = client.simple_query(sql).await?;
+    let rows = answer.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    Ok(rows.collect())
+}
+
+/// One column of such a row; nothing where it is null.
+pub(super) fn cell(row: &SimpleQueryRow, at: usize) -> &str {
+    row.get(at).unwrap_or_default()
 }
 
 /// What a person is told when the database does not answer.

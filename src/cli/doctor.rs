@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Client, SimpleQueryRow};
 
+use super::database::{Asked, cell, rows};
 use super::print::say;
 use super::{Told, database, demo, healthcheck};
 use crate::causes::Causes;
@@ -218,28 +219,11 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
     Ok(())
 }
 
-type Asked<T> = Result<T, tokio_postgres::Error>;
-
-async fn rows(client: &Client, sql: &str) -> Asked<Vec<SimpleQueryRow>> {
-    let answer = client.simple_query(sql).await?;
-    Ok(answer
-        .into_iter()
-        .filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        })
-        .collect())
-}
-
 /// The first column of the first row.
 async fn text(client: &Client, sql: &str) -> Asked<String> {
     let rows = rows(client, sql).await?;
     let first = rows.first().and_then(|row| row.get(0));
     Ok(first.unwrap_or_default().to_owned())
-}
-
-fn cell(row: &SimpleQueryRow, at: usize) -> &str {
-    row.get(at).unwrap_or_default()
 }
 
 async fn server(config: &Config, client: &Client, findings: &mut Findings) -> Asked<()> {

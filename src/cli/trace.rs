@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::Client;
 
+use super::database::{Asked, cell, rows};
 use super::print::say;
 use super::{Told, database, healthcheck};
 use crate::causes::Causes;
@@ -53,21 +54,6 @@ pub(super) async fn run(config: &Config, what: &[String]) -> anyhow::Result<()> 
         }
     }
     Ok(())
-}
-
-type Asked<T> = Result<T, tokio_postgres::Error>;
-
-async fn rows(client: &Client, sql: &str) -> Asked<Vec<SimpleQueryRow>> {
-    let answer = client.simple_query(sql).await?;
-    let rows = answer.into_iter().filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    Ok(rows.collect())
-}
-
-fn cell(row: &SimpleQueryRow, at: usize) -> &str {
-    row.get(at).unwrap_or_default()
 }
 
 /// The transactions in the log that touched a key; says what there is to know of the table.
