@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | [`cli`] | the commands; builds and starts the rest | |
 //! | [`http`] | the edge: routes, bodies, streams, statuses; from requests to what `rows` does and `view` shows | the log, the feed, the hub |
-//! | [`subscription`] | one screen's stream: history, then live; what it decides apart from what it waits for | HTTP |
+//! | [`subscription`] | one screen's stream: history, then live; what it decides apart from what it waits for | HTTP, but for the form of a chunk |
 //! | [`feed`] | reads the log, and publishes on a stage that knows no connection | connections of screens |
 //! | [`view`] | what a stream shows; events from images; snapshots | requests |
 //! | [`log`] | committed entries between two cursors, and what they come to | views |

@@ -3,7 +3,7 @@
 //! A [`Subscription`] is pulled by the connection when its socket is ready, and keeps no more than
 //! one answer's worth of frames. It promises that what it hands out is a snapshot or the net effect
 //! of everything missed, then every later event once, each under a token from which any relay can
-//! go on. It knows events and tokens, not HTTP.
+//! go on. It knows events and tokens, and of HTTP nothing but that a frame may be a chunk ([`direct`]).
 //!
 //! What is decided is decided without waiting: [`screen`] knows what the connection was given and
 //! what follows from each thing that comes, [`catch_up`] how somebody is told what he missed,
