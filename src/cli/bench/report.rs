@@ -195,6 +195,11 @@ impl Display for Changes {
             ("streams closed", self.closed),
         ];
         for (name, count) in trouble.into_iter().filter(|(_, count)| *count > 0) {
+            let name = match (name, count) {
+                ("resets", 1) => "reset",
+                ("streams closed", 1) => "stream closed",
+                _ => name,
+            };
             write!(f, ", {} {name}", whole(count))?;
         }
         write!(
@@ -304,5 +309,40 @@ pub(super) fn number(number: f64) -> String {
         )]
         _ if number > 0.0 => whole(number.round() as u64),
         _ => format!("{number:.0}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_went_wrong_is_told_where_something_did() {
+        let changes = |resets, closed| Changes {
+            committed: 1,
+            expected: 2_000,
+            delivered: 1_999,
+            lost: 1,
+            folded: 0,
+            duplicated: 0,
+            out_of_order: 0,
+            resets,
+            closed,
+            events_per_second: 10.0,
+            bytes_per_event: 1.0,
+        };
+        let first = |changes: Changes| changes.to_string().lines().next().map(str::to_owned);
+        assert_eq!(
+            first(changes(0, 0)).as_deref(),
+            Some("1,999 of 2,000, 1 lost")
+        );
+        assert_eq!(
+            first(changes(1, 1)).as_deref(),
+            Some("1,999 of 2,000, 1 lost, 1 reset, 1 stream closed")
+        );
+        assert_eq!(
+            first(changes(2, 3)).as_deref(),
+            Some("1,999 of 2,000, 1 lost, 2 resets, 3 streams closed")
+        );
     }
 }
