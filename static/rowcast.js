@@ -99,6 +99,9 @@ export class Replica {
         this.#open = false
       } else if (operation) {
         const { rows, etags, outdated } = this.#next ?? this
+        // A view that asks PostgreSQL may be told once more what its state had: no change, then.
+        const same = operation === 'delete' ? !rows.has(key) && !outdated.has(key) : etag !== undefined && etag === etags.get(key)
+        const known = key !== undefined && same && txid !== undefined && covers(this.token, txid)
         if (key !== undefined) {
           outdated.delete(key)
           if (etag && value !== undefined) etags.set(key, etag)
@@ -107,7 +110,7 @@ export class Replica {
           else if (too_large) outdated.add(key)
           else rows.set(key, value)
         }
-        if (!this.#open) changes.push({ type, key, value, operation, txid, timestamp, ...(etag && { etag }) })
+        if (!this.#open && !known) changes.push({ type, key, value, operation, txid, timestamp, ...(etag && { etag }) })
       }
     }
     if (id === '0') return changes

@@ -108,6 +108,22 @@ test('a row that is too large keeps its old value and is marked until it is know
   assert.equal(replica.outdated.size, 0)
 })
 
+test('what a state had already is no change when it is told once more', () => {
+  const replica = new Replica()
+  const state = [row('1', 'a', 'insert', { etag: 'v1' }), row('2', 'b', 'insert', { etag: 'w1' })]
+  replica.apply([control('snapshot-start'), ...state, control('snapshot-end')], 'e.v.64') // everything before 100
+  const told = [
+    row('1', 'a', 'update', { etag: 'v1', txid: '99' }),
+    row('3', undefined, 'delete', { txid: '99' }),
+    // Gone by a policy, under the transaction that wrote it last.
+    row('2', undefined, 'delete', { txid: '99' }),
+    // The same row again, written anew.
+    row('1', 'a', 'update', { etag: 'v1', txid: '100' }),
+  ]
+  assert.deepEqual(replica.apply(told, 'e.v.65').map(({ key, txid }) => [key, txid]), [['2', '99'], ['1', '100']])
+  assert.deepEqual([...replica.rows], [['1', 'a']])
+})
+
 test('a row has the version of its last event, and none once it is unknown or gone', () => {
   const replica = new Replica()
   replica.apply([control('snapshot-start'), row('1', 'a', 'insert', { etag: 'v1' }), row('2', 'b', 'insert', { etag: 'w1' }), control('snapshot-end')], 'e.v.a')
