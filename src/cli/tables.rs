@@ -1,6 +1,7 @@
 //! `rowcast watch`, `unwatch`, `watched`, `new-epoch`, `uninstall`.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::print::say;
 use super::{Told, database};
@@ -114,7 +115,7 @@ async fn found(config: &Config) -> anyhow::Result<Client> {
         return Err(Told::new(
             "Rowcast is not installed in this database",
             format!("{target} has no schema rowcast"),
-            format!("rowcast serve, or: rowcast sql | {}", target.psql_line()),
+            format!("rowcast serve, or: rowcast sql | {}", whole(&target)),
         )
         .into());
     }
@@ -142,6 +143,11 @@ async fn ready(client: &Client, target: &Target, there: bool, bell: Bell) -> any
     Ok(())
 }
 
+/// psql for a script of which all or nothing is to be done: it would go on after an error, and call that a success.
+fn whole(target: &Target) -> String {
+    format!("{} -v ON_ERROR_STOP=1", target.psql_line())
+}
+
 /// The owner's functions are for its members.
 async fn may_work(client: &Client, target: &Target) -> anyhow::Result<()> {
     let member =
@@ -152,7 +158,7 @@ async fn may_work(client: &Client, target: &Target) -> anyhow::Result<()> {
     }
     let login: &str = row.get(1);
     Err(Told::new(
-        "this login may not say what is watched",
+        "this login may neither read the log nor say what is watched",
         format!("{login} is no member of rowcast_owner in {target}"),
         format!("as who installed Rowcast: grant rowcast_owner to {login};"),
     )
@@ -191,6 +197,11 @@ pub(super) async fn install(
         }
         Ok(_) => {}
         Err(MigrateError::Forbidden(error)) => {
+            // Where somebody has installed it, what is missing may be a grant.
+            let there = "select to_regclass('rowcast.state') is not null";
+            if client.query_one(there, &[]).await?.get(0) {
+                may_work(client, target).await?;
+            }
             // What `rowcast sql` prints goes by --bell alone: it does not know the server.
             let variant = match rings {
                 migrate::Bell::Adaptive => "",
@@ -199,7 +210,7 @@ pub(super) async fn install(
             };
             let advice = format!(
                 "rowcast sql{variant} | {}   # with another user: a superuser, or a login with CREATEROLE that may create schemas",
-                target.psql_line()
+                whole(target)
             );
             return Err(Told::new(
                 "this login may not install the schema rowcast",
@@ -224,6 +235,17 @@ pub(super) async fn install(
                     "{} -c \"select pid, xact_start, query from pg_stat_activity where query like '%rowcast%'\"",
                     target.psql_line()
                 ),
+            )
+            .into());
+        }
+        Err(MigrateError::Query(error))
+            if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) =>
+        {
+            return Err(Told::new(
+                "the schema rowcast can be neither installed nor upgraded here",
+                Causes(&error),
+                "the primary's address, where this is a standby; \
+                 where default_transaction_read_only is set for the database or the login, run it once that is off",
             )
             .into());
         }

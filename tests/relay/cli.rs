@@ -171,13 +171,34 @@ async fn a_login_that_may_not_say_what_is_watched_is_told_who_may() {
     let plain = Database {
         url: database.url.replace("user=postgres", "user=plain_login"),
     };
-    for command in [&["watched"][..], &["watch", "tasks"], &["unwatch", "tasks"]] {
+    for command in [
+        &["watched"][..],
+        &["watch", "tasks"],
+        &["unwatch", "tasks"],
+        &["serve", "--listen", "127.0.0.1:0"],
+    ] {
         let (done, _, error) = on(&plain, command).await;
         assert!(
             !done && error.contains("grant rowcast_owner to plain_login"),
             "{error}"
         );
     }
+}
+
+#[tokio::test]
+async fn where_nothing_may_be_written_nothing_is_installed_and_that_is_told() {
+    let database = database().await;
+    let name = database.one("select current_database()").await;
+    database
+        .sql(&format!(
+            "create table tasks (id int primary key); alter database {name} set default_transaction_read_only = on"
+        ))
+        .await;
+    let (done, _, error) = on(&database, &["watch", "tasks"]).await;
+    assert!(
+        !done && error.contains("found:") && error.contains("try:   the primary's address"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
