@@ -1,6 +1,7 @@
 //! `rowcast serve`: settings, build, say every address, start, wait for a reason to stop, drain.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -85,7 +86,16 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
         .map(TcpListener::local_addr)
         .transpose()?;
     let (target, cluster) = database(&config).await?;
-    let bell = prepare(&config, &target, cluster.is_some()).await?;
+    // A database that is waited for, or a schema that somebody holds, keeps nobody from stopping us.
+    let bell = tokio::select! {
+        prepared = prepare(&config, &target, cluster.is_some()) => prepared?,
+        () = told_to_stop(&mut terminate, &mut interrupt) => {
+            if let Some(cluster) = cluster {
+                cluster.stop().await;
+            }
+            return Ok(());
+        }
+    };
 
     let door = if cluster.is_some() && demo::is_wanted(&config) {
         Door::of_demo(&config, &target)?
@@ -121,11 +131,14 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
         });
     }
 
-    say(&health, address, ops_address, &target, cluster.is_some()).await;
+    let said = async {
+        say(&health, address, ops_address, &target, cluster.is_some()).await;
+        std::future::pending::<Infallible>().await
+    };
     let mut failed = None;
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        never = said => match never {},
+        () = told_to_stop(&mut terminate, &mut interrupt) => {}
         // Tasks end by the stop signal alone; whoever keeps us running starts us anew.
         ended = tasks.join_next() => failed = Some(ended),
     }
@@ -134,8 +147,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         () = async { while tasks.join_next().await.is_some() {} } => {}
         // A second signal: at once.
-        _ = terminate.recv() => tasks.abort_all(),
-        _ = interrupt.recv() => tasks.abort_all(),
+        () = told_to_stop(&mut terminate, &mut interrupt) => tasks.abort_all(),
     }
     if let Some(cluster) = cluster {
         cluster.stop().await;
@@ -143,6 +155,13 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     match failed {
         None => Ok(()),
         Some(ended) => anyhow::bail!("a part of the relay ended by itself: {ended:?}"),
+    }
+}
+
+async fn told_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }
 

@@ -1,10 +1,12 @@
 //! A relay that is told to stop says goodbye: no write is lost, no stream is torn.
 
+use std::process::Stdio;
+
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::harness::{DEADLINE, Screen, database, eventually};
+use crate::harness::{DEADLINE, Screen, command, database, eventually, signal};
 
 #[tokio::test]
 async fn sigterm_ends_streams_cleanly_and_lets_writes_finish() {
@@ -92,4 +94,23 @@ async fn sigterm_ends_streams_cleanly_and_lets_writes_finish() {
     let mut returned = relay.resume("/rest/v1/tasks", &goodbye.id).await;
     screen.apply(&returned.data().await);
     assert!(screen.rows.contains_key("7"));
+}
+
+#[tokio::test]
+async fn a_relay_that_waits_for_its_database_ends_when_it_is_told_to() {
+    for name in ["TERM", "INT"] {
+        let mut child = command()
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["--database-url", "postgres://u@127.0.0.1:1/d"])
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let waits = lines.next_line().await.unwrap().unwrap();
+        assert!(waits.contains("trying for 30 s"), "{waits}");
+        signal(child.id().unwrap(), name).await;
+        let ended = tokio::time::timeout(DEADLINE, child.wait()).await;
+        assert!(ended.expect("it ends").unwrap().success());
+    }
 }
