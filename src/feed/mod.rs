@@ -151,7 +151,8 @@ impl Feed {
         // taken for one of PostgreSQL's.
         // Two relays that begin an epoch at once wait for each other, where serializable ones fail.
         let settings = format!(
-            "{}; set search_path = pg_catalog, pg_temp; set default_transaction_isolation = 'read committed'",
+            "{}; set search_path = pg_catalog, pg_temp; \
+             set default_transaction_isolation = 'read committed'; set default_transaction_read_only = off",
             pinned()
         );
         in_time(client.batch_execute(&settings))

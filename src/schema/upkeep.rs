@@ -40,9 +40,11 @@ const ROLES: &str = "select md5(concat_ws(E'\\n', \
 
 /// Whatever the database's default is. A serializable transaction that reads what others log may make one of theirs
 /// fail (measured: with the trim, which looks at all that was logged since the last one). And where a limit for
-/// statements ends the trim, the next one would have more to do.
-const SETTINGS: &str =
-    "set default_transaction_isolation = 'read committed'; set statement_timeout = 0";
+/// statements ends the trim, the next one would have more to do. A database that is made to read only, unless
+/// somebody says otherwise, is mostly one whose disk is full.
+const SETTINGS: &str = "set default_transaction_isolation = 'read committed'; \
+                        set default_transaction_read_only = off; \
+                        set statement_timeout = 0";
 
 /// Longest round. A large log is trimmed in many; what one leaves, the next one takes.
 const SILENCE: Duration = Duration::from_mins(1);

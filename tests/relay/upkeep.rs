@@ -465,3 +465,40 @@ async fn a_relay_that_cannot_look_after_the_log_says_so() {
     })
     .await;
 }
+
+/// As some services do with a database whose disk is full. Who writes all the same says so.
+#[tokio::test]
+async fn where_transactions_only_read_by_default_the_log_is_looked_after_all_the_same() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    relay.kill().await;
+    database
+        .sql(
+            "do $$ begin execute format('alter database %I set default_transaction_read_only = on', \
+               current_database()); end $$",
+        )
+        .await;
+    let relay = database.relay().await;
+    let (mut stream, mut screen) = relay.shown(PATH).await;
+    let writer = database.client().await;
+    for sql in [
+        "set default_transaction_read_only = off",
+        "alter table tasks disable trigger all; update tasks set title = 'behind the trigger'",
+    ] {
+        writer.batch_execute(sql).await.unwrap();
+    }
+    screen
+        .follow(&mut stream, |screen| {
+            screen.rows["1"]["title"] == "behind the trigger"
+        })
+        .await;
+    // As everywhere, a new life of the transaction counter is begun by the first who notices.
+    writer
+        .batch_execute("delete from rowcast.epoch")
+        .await
+        .unwrap();
+    let events = until_reset(&mut stream, &mut screen).await;
+    assert!(!events.is_empty());
+    shows_what_is_there(&relay, PATH, &screen).await;
+}
