@@ -346,8 +346,14 @@ impl Problem {
         let mut problem = Self::new(status, code, message);
         problem.hint = match (near, error) {
             (Some(near), _) => Some(format!("perhaps \"{near}\" was meant")),
-            (None, Error::UnknownTable { name, .. }) => {
-                Some(format!("if it exists, make it live: rowcast watch {name}"))
+            (None, Error::UnknownTable { schema, name, .. }) => {
+                let schema = match schema.as_str() {
+                    "public" => String::new(),
+                    schema => format!("{schema}."),
+                };
+                Some(format!(
+                    "if it exists, make it live: rowcast watch {schema}{name}"
+                ))
             }
             _ => None,
         };
@@ -904,6 +910,21 @@ mod tests {
             );
             let must_list = response.status() == StatusCode::METHOD_NOT_ALLOWED;
             assert_eq!(response.headers().contains_key(ALLOW), must_list, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_table_is_made_live_in_the_schema_that_was_asked_for() {
+        for (schema, command) in [
+            ("public", "watch cards"),
+            ("archive", "watch archive.cards"),
+        ] {
+            let problem = Problem::of_rows(&Error::UnknownTable {
+                schema: schema.to_owned(),
+                name: "cards".to_owned(),
+                near: None,
+            });
+            assert!(problem.hint.is_some_and(|hint| hint.ends_with(command)));
         }
     }
 
