@@ -165,8 +165,21 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
             "schema",
             "Rowcast is not installed in this database",
             "no table is live",
-            "rowcast serve, or: rowcast sql | psql",
+            "rowcast serve, or: rowcast sql | psql -v ON_ERROR_STOP=1",
         );
+        return Ok(());
+    }
+    let stranger = "select quote_ident(current_user) where not pg_has_role(current_user, 'rowcast_owner', 'usage')";
+    let stranger = text(&client, stranger).await.map_err(refused)?;
+    if !stranger.is_empty() {
+        findings.add(
+            Level::Problem,
+            "listening login",
+            format!("{stranger} is no member of rowcast_owner"),
+            "it may neither read nor keep the log",
+            format!("grant rowcast_owner to {stranger};"),
+        );
+        // All that follows is asked of tables that are closed to it.
         return Ok(());
     }
     schema(&client, findings).await.map_err(refused)?;
@@ -435,7 +448,7 @@ async fn schema(client: &Client, findings: &mut Findings) -> Asked<()> {
                 "schema",
                 format!("version {version}; this release brings {ours}"),
                 "it is upgraded when this release is started, while others go on",
-                "rowcast serve, or: rowcast sql | psql",
+                "rowcast serve, or: rowcast sql | psql -v ON_ERROR_STOP=1",
             );
         } else {
             findings.ok(
@@ -448,7 +461,7 @@ async fn schema(client: &Client, findings: &mut Findings) -> Asked<()> {
 }
 
 async fn listening_login(client: &Client, findings: &mut Findings) -> Asked<()> {
-    let login = "select quote_ident(current_user), rolsuper, pg_has_role(current_user, 'rowcast_owner', 'usage'), \
+    let login = "select quote_ident(current_user), rolsuper, \
         coalesce((select string_agg(w.rel::regclass::text, ', ') from rowcast.watched w join pg_class c on c.oid = w.rel \
                   where not has_table_privilege(c.oid, 'select')), ''), \
         coalesce((select string_agg(w.rel::regclass::text, ', ') from rowcast.watched w join pg_class c on c.oid = w.rel \
@@ -458,16 +471,6 @@ async fn listening_login(client: &Client, findings: &mut Findings) -> Asked<()> 
     let sees_all = text(client, seen).await? == "t";
     for row in rows(client, login).await? {
         let name = cell(&row, 0).to_owned();
-        if cell(&row, 2) != "t" {
-            findings.add(
-                Level::Problem,
-                "listening login",
-                format!("{name} is no member of rowcast_owner"),
-                "it may neither read nor keep the log",
-                format!("grant rowcast_owner to {name};"),
-            );
-            continue;
-        }
         let superuser = cell(&row, 1) == "t";
         if superuser {
             findings.add(
@@ -480,20 +483,20 @@ async fn listening_login(client: &Client, findings: &mut Findings) -> Asked<()> 
         } else {
             findings.ok("listening login", format!("{name} reads and keeps the log"));
         }
-        if !cell(&row, 3).is_empty() {
+        if !cell(&row, 2).is_empty() {
             findings.add(
                 Level::Note,
                 "listening login",
-                format!("{name} may not read {}", cell(&row, 3)),
+                format!("{name} may not read {}", cell(&row, 2)),
                 "a row above 256 KiB is told there without its value, and screens fetch it",
                 format!("grant select on … to {name};"),
             );
         }
-        if !cell(&row, 4).is_empty() {
+        if !cell(&row, 3).is_empty() {
             findings.add(
                 Level::Note,
                 "listening login",
-                format!("{name} does not own {}", cell(&row, 4)),
+                format!("{name} does not own {}", cell(&row, 3)),
                 "it cannot repair triggers there; what is missing is told, and screens are reset",
                 "rowcast watch as the table's owner, after each new partition",
             );
@@ -669,7 +672,7 @@ async fn bell(config: &Config, client: &Client, findings: &mut Findings) -> Aske
             "bell",
             "writers ring, and max_prepared_transactions is not 0",
             "PREPARE TRANSACTION fails after a change of a watched table",
-            "rowcast sql --bell off | psql, as the one who installed it; or start a relay whose login may do that",
+            "rowcast sql --bell off | psql -v ON_ERROR_STOP=1, as the one who installed it; or start a relay whose login may do that",
         ),
         (true, ..) => findings.ok("bell", "writers ring"),
         (false, Bell::Auto, true) | (false, Bell::Off, _) => {

@@ -19,6 +19,7 @@ mod trace;
 use std::sync::Arc;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
@@ -31,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Target};
 use crate::postgres::pool::{Pool, pinned};
 use crate::schema::catalog::{Catalog, CatalogError, Handle};
+use crate::schema::upkeep::is_unordered;
 use crate::shutdown::{AbortOnDrop, Shutdown};
 pub use asked::{Question, Unanswered, Unjoined};
 pub use reading::{EpochEnded, Pace, Reading, Source, follow};
@@ -81,6 +83,10 @@ enum FeedError {
          select rowcast.reset())"
     )]
     Unordered(#[source] LogError),
+    #[error(
+        "the schema rowcast is not there, or is not for this login (try: rowcast doctor, with the relay's settings)"
+    )]
+    Missing(#[source] tokio_postgres::Error),
     #[error(transparent)]
     EpochEnded(#[from] EpochEnded),
     #[error("asking for the state of recovery failed")]
@@ -93,9 +99,25 @@ impl FeedError {
     fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::Standby | Self::Unordered(_) | Self::Connect(ConnectError::Behind { .. })
+            Self::Standby
+                | Self::Unordered(_)
+                | Self::Missing(_)
+                | Self::Connect(ConnectError::Behind { .. })
         )
     }
+}
+
+/// Whether somebody took away what was installed, or the right to it.
+fn is_missing(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| {
+        [
+            SqlState::UNDEFINED_FUNCTION,
+            SqlState::UNDEFINED_TABLE,
+            SqlState::INVALID_SCHEMA_NAME,
+            SqlState::INSUFFICIENT_PRIVILEGE,
+        ]
+        .contains(code)
+    })
 }
 
 impl Feed {
@@ -169,7 +191,16 @@ impl Feed {
         match log::check_order(&client).await {
             Ok(None) => {}
             Ok(Some(found)) => warn!(finding = found, "the log was out of order"),
-            Err(error) => return Err(FeedError::Unordered(error)),
+            Err(error) => {
+                let unordered = in_time(is_unordered(&client)).await?;
+                return Err(match (unordered.map_err(LogError::from)?, error) {
+                    (true, error) => FeedError::Unordered(error),
+                    (false, LogError::Query(error)) if is_missing(&error) => {
+                        FeedError::Missing(error)
+                    }
+                    (false, error) => error.into(),
+                });
+            }
         }
         self.parts.health.refuse("feed", None);
         let place = Place::of(&client).await?;

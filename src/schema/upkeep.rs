@@ -206,7 +206,7 @@ impl Upkeep {
                 None
             }
             // Writers are in the way, or it is not ours to change.
-            Err(error) if error.code().is_some() => Some(format!(
+            Err(error) if error.code().is_some() && is_unordered(client).await? => Some(format!(
                 "the sequence of the log gives out several ids at a time, which breaks the order of changes \
                      (found: {}; try: alter sequence rowcast.log_id_seq cache 1; select rowcast.reset())",
                 error.as_db_error().map_or("", |error| error.message())
@@ -280,6 +280,17 @@ impl Upkeep {
         }
         Ok(())
     }
+}
+
+/// Whether the ids of the log are given out several at a time, when that could not be repaired: much else may keep it
+/// from being looked at.
+///
+/// # Errors
+/// `PostgreSQL`'s answer.
+pub async fn is_unordered(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    let sql = "select exists (select from pg_sequence \
+               where seqrelid = to_regclass('rowcast.log_id_seq') and seqcache <> 1)";
+    client.query_one(sql, &[]).await?.try_get(0)
 }
 
 /// Whether to tell something, for the first time or again.

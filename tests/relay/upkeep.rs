@@ -502,3 +502,57 @@ async fn where_transactions_only_read_by_default_the_log_is_looked_after_all_the
     assert!(!events.is_empty());
     shows_what_is_there(&relay, PATH, &screen).await;
 }
+
+#[tokio::test]
+async fn what_was_taken_from_a_relay_is_told_by_its_name_and_is_all_that_must_be_given_back() {
+    let server = Server::start(&[]).await;
+    let database = server.database().await;
+    database.relay().await.kill().await;
+    database.sql(TASKS).await;
+    database
+        .sql("create role plain login in role rowcast_owner")
+        .await;
+    let plain = Database {
+        url: database.url.replace("user=postgres", "user=plain"),
+    };
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let relay = Relay::logged(&plain, &[], log.path()).await;
+    let ready = async || relay.get("/readyz").await;
+    let doctor = async || {
+        let arguments = ["doctor", "--database-url", &plain.url];
+        let said = command().args(arguments).output().await.unwrap().stdout;
+        String::from_utf8(said).unwrap()
+    };
+    for (taken, given, remedy) in [
+        (
+            "revoke rowcast_owner from plain",
+            "grant rowcast_owner to plain",
+            "grant rowcast_owner to plain;",
+        ),
+        (
+            "alter schema rowcast rename to gone",
+            "alter schema gone rename to rowcast",
+            "rowcast serve",
+        ),
+    ] {
+        database.sql(taken).await;
+        let why = eventually("it is told", async || {
+            let answer = ready().await;
+            answer
+                .body
+                .contains("is not for this login")
+                .then_some(answer.body)
+        })
+        .await;
+        assert!(why.contains("try: rowcast doctor"), "{why}");
+        let said = doctor().await;
+        assert!(said.contains("PROBLEM") && said.contains(remedy), "{said}");
+        database.sql(given).await;
+        eventually("it goes on", async || {
+            (ready().await.status == 200).then_some(())
+        })
+        .await;
+    }
+    let said = std::fs::read_to_string(log.path()).unwrap();
+    assert!(!said.contains("several ids at a time"), "{said}");
+}
