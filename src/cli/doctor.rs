@@ -136,13 +136,7 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
             format!("{target} answers, and sessions are whole"),
         ),
         Ok(Some(found)) => {
-            findings.add(
-                Level::Problem,
-                "pooler",
-                found,
-                "a transaction pooler stands in front of the server: no notification arrives, and settings of a session are lost",
-                "the server's own address as DATABASE_URL; writers may stay behind the pooler",
-            );
+            pooled(found, "DATABASE_URL", findings);
             // Nothing else that is asked through it would be true for certain.
             return Ok(());
         }
@@ -203,6 +197,9 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
         let here = database::place(&client).await.map_err(refused)?;
         if database::place(&requests).await.map_err(refused)? == here {
             api_login(&requests, findings).await.map_err(refused)?;
+            if let Ok(Some(found)) = pooler::found(&api).await {
+                pooled(found, "ROWCAST_API_URL", findings);
+            }
         } else {
             findings.add(
                 Level::Problem,
@@ -230,6 +227,16 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
         );
     }
     Ok(())
+}
+
+fn pooled(found: String, setting: &str, findings: &mut Findings) {
+    findings.add(
+        Level::Problem,
+        "pooler",
+        found,
+        "a transaction pooler stands in front of the server: no notification arrives, and settings of a session are lost",
+        format!("the server's own address as {setting}; writers may stay behind the pooler"),
+    );
 }
 
 /// The first column of the first row.

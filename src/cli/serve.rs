@@ -254,13 +254,19 @@ async fn prepare(config: &Config, target: &Target, demo: bool) -> anyhow::Result
 async fn whole_sessions(target: &Target) -> Result<(), Told> {
     match pooler::found(target).await {
         Ok(None) => Ok(()),
-        Ok(Some(found)) => Err(Told::new(
-            format!("a transaction pooler stands in front of {target}"),
-            found,
-            "the server's own address as DATABASE_URL (writers may stay behind the pooler), or a pool in session mode",
-        )),
+        Ok(Some(found)) => Err(pooled(target, &found, "DATABASE_URL")),
         Err(error) => Err(database::unreachable(target, &error)),
     }
+}
+
+fn pooled(target: &Target, found: &str, setting: &str) -> Told {
+    Told::new(
+        format!("a transaction pooler stands in front of {target}"),
+        found,
+        format!(
+            "the server's own address as {setting} (writers may stay behind the pooler), or a pool in session mode"
+        ),
+    )
 }
 
 /// As whom requests come in.
@@ -588,7 +594,11 @@ async fn one_database(target: &Target, api: &Target) -> anyhow::Result<()> {
         Ok((client, connection)) => {
             tokio::spawn(connection);
             if database::place(&client).await? == here {
-                Ok(())
+                // What requests prepare and set would be missed by the next one. One that cannot be asked says so later.
+                match pooler::found(api).await {
+                    Ok(Some(found)) => Err(pooled(api, &found, "ROWCAST_API_URL").into()),
+                    Ok(None) | Err(_) => Ok(()),
+                }
             } else {
                 Err(Told::new(
                     "requests would go to another database than streams",

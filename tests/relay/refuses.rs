@@ -191,25 +191,33 @@ async fn a_transaction_pooler_is_refused_with_what_gave_it_away() {
     let Some((_pooler, _directory, behind)) = pooled(&database, "transaction").await else {
         return;
     };
-    let refused = command()
-        .args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--database-url",
-            &behind.url,
-        ])
-        .kill_on_drop(true)
-        .output();
-    let refused = tokio::time::timeout(DEADLINE * 2, refused);
-    let refused = refused.await.expect("it does not serve").unwrap();
-    let said = String::from_utf8(refused.stderr).unwrap();
-    assert!(!refused.status.success(), "{said}");
-    assert!(
-        said.contains("a transaction pooler stands in front of"),
-        "{said}"
-    );
-    assert!(said.contains("found:") && said.contains("try:"), "{said}");
+    // In front of the log, and of requests alone.
+    for (log, requests, setting) in [
+        (&behind, &behind, "DATABASE_URL"),
+        (&database, &behind, "ROWCAST_API_URL"),
+    ] {
+        let urls = ["--database-url", &log.url, "--api-url", &requests.url];
+        let refused = command()
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(urls)
+            .kill_on_drop(true)
+            .output();
+        let refused = tokio::time::timeout(DEADLINE * 2, refused);
+        let refused = refused.await.expect("it does not serve").unwrap();
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success(), "{said}");
+        assert!(
+            said.contains("a transaction pooler stands in front of"),
+            "{said}"
+        );
+        assert!(said.contains("found:") && said.contains(setting), "{said}");
+        let doctor = command().arg("doctor").args(urls).output().await.unwrap();
+        let said = String::from_utf8(doctor.stdout).unwrap();
+        assert!(
+            said.contains("PROBLEM pooler") && said.contains(setting),
+            "{said}"
+        );
+    }
 
     // One that keeps sessions whole does no harm.
     let Some((_pooler, _directory, behind)) = pooled(&database, "session").await else {
