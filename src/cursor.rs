@@ -246,6 +246,10 @@ pub struct Token {
 /// The reserved id: no position, start over.
 pub const START: &str = "0";
 
+/// Longest token that is read, in bytes: whoever brings a longer one starts over. A token is not signed, and
+/// each transaction in progress that a made-up one names may have to be looked up.
+pub const LONGEST_TOKEN: usize = 4096;
+
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.epoch, self.view, self.cursor)
@@ -256,6 +260,9 @@ impl FromStr for Token {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
+        if text.len() > LONGEST_TOKEN {
+            return Err(Malformed);
+        }
         let mut parts = text.splitn(3, '.');
         let mut next = || parts.next().ok_or(Malformed);
         Ok(Self {
@@ -363,6 +370,19 @@ mod tests {
         );
         assert_eq!(Cursor::from_pg_snapshot("7:7:").unwrap().xmin(), 7);
         assert!(Cursor::from_pg_snapshot("7:7").is_err());
+    }
+
+    #[test]
+    fn a_token_that_names_thousands_of_transactions_is_none() {
+        let token = |open: u64| Token {
+            epoch: Name::of(["e"]),
+            view: Name::of(["v"]),
+            cursor: Cursor::new(5000, 5000 - open..5000),
+        };
+        for (open, reads) in [(800, true), (4000, false)] {
+            let text = token(open).to_string();
+            assert_eq!(text.parse::<Token>().is_ok(), reads, "{} bytes", text.len());
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Unavailable;
-use crate::cursor::START;
+use crate::cursor::{LONGEST_TOKEN, START};
 use crate::mutants::{Mutant, on};
 use crate::sse;
 use crate::view::View;
@@ -60,7 +60,7 @@ pub(super) fn columns(view: &View) -> String {
 
 /// Whether a client's text may be written back as an id.
 fn is_id(text: &str) -> bool {
-    text.len() <= 4096
+    text.len() <= LONGEST_TOKEN
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
