@@ -9,7 +9,7 @@ as $$
      and name <> 'rowcast'
      and exists (
        select from rowcast.channel c
-       where name ~ ('^' || replace(regexp_replace(c.pattern, '([][\\.^$+?(){}|-])', '\\\1', 'g'), '*', '.*') || '$')
+       where name ~ ('^' || replace(regexp_replace(c.pattern, E'([][\\\\.^$+?(){}|-])', E'\\\\\\1', 'g'), '*', '.*') || '$')
      )
 $$;
 alter function rowcast.channel_allowed(text) owner to rowcast_owner;

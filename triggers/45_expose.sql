@@ -46,7 +46,7 @@ as $$
                  where t.typtype = 'p')
       then 'one of its arguments has a pseudo-type, which no value of a request has'
     when p.prosecdef and o.rolsuper
-         and not exists (select from unnest(p.proconfig) as c (setting) where c.setting like 'search\_path=%')
+         and not exists (select from unnest(p.proconfig) as c (setting) where c.setting like E'search\\_path=%')
       then 'it is SECURITY DEFINER, its owner is a superuser, and its search_path is not fixed'
   end
   from pg_proc p join pg_roles o on o.oid = p.proowner
@@ -65,7 +65,7 @@ begin
   if reason is not null then
     raise exception '% cannot be exposed: %', func, reason
       using errcode = 'wrong_object_type',
-            hint = case when reason like '%search\_path%'
+            hint = case when reason like E'%search\\_path%'
                      then format('alter function %s set search_path = pg_catalog, pg_temp;', func)
                      else 'Expose a function that calls it.' end;
   end if;

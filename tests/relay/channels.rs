@@ -365,3 +365,22 @@ async fn what_is_no_message_is_refused_with_what_would_be_one() {
     assert_eq!(none.json()["code"], "PGRST102");
     assert!(none.body.contains("a text in double quotes"), "{none:?}");
 }
+
+#[tokio::test]
+async fn a_pattern_means_the_same_however_its_reader_writes_strings() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    for on in ["on", "off"] {
+        let sql = format!(
+            "set standard_conforming_strings = {on}; select rowcast.allow_channel('a.b*');
+             select string_agg(n, ' ') from unnest(array['a.b', 'a.bc', 'axb', E'a\\001b']) n where rowcast.channel_allowed(n)"
+        );
+        let client = database.client().await;
+        let answers = client.simple_query(&sql).await.unwrap();
+        let allowed = answers.iter().rev().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        assert_eq!(allowed, Some("a.b a.bc"), "{on}");
+    }
+}
