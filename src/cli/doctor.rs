@@ -11,7 +11,7 @@ use tokio_postgres::{Client, SimpleQueryRow};
 
 use super::database::{Asked, cell, rows};
 use super::print::say;
-use super::{Told, database, demo, healthcheck};
+use super::{Told, database, demo, healthcheck, names};
 use crate::causes::Causes;
 use crate::config::{Bell, Config};
 use crate::postgres::connect::Target;
@@ -143,13 +143,6 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
         Err(error) => return Err(database::unreachable(target, &error)),
     }
     let client = database::connect(target).await?;
-    let refused = |error: tokio_postgres::Error| {
-        Told::new(
-            "the database could not be examined",
-            Causes(&error),
-            "the login of DATABASE_URL, as the relay has it",
-        )
-    };
     server(config, &client, findings).await.map_err(refused)?;
     clock(&client, findings).await.map_err(refused)?;
     let installed = "select to_regclass('rowcast.state') is not null";
@@ -182,11 +175,30 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
     the_log(config, &client, findings).await.map_err(refused)?;
     bell(config, &client, findings).await.map_err(refused)?;
     replication(&client, findings).await.map_err(refused)?;
+    requests(config, target, &client, findings).await
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "what map_err has")]
+fn refused(error: tokio_postgres::Error) -> Told {
+    Told::new(
+        "the database could not be examined",
+        Causes(&error),
+        "the login of DATABASE_URL, as the relay has it",
+    )
+}
+
+/// The login that requests run as, and what settings name for it.
+async fn requests(
+    config: &Config,
+    target: &Target,
+    client: &Client,
+    findings: &mut Findings,
+) -> Result<(), Told> {
     let own = match config.api_url {
         Some(_) => CONNECTIONS - OF_REQUESTS,
         None => config.pool + CONNECTIONS,
     };
-    login_room(&client, own, findings).await.map_err(refused)?;
+    login_room(client, own, findings).await.map_err(refused)?;
     if config.api_url.is_some() {
         let api = database::api(config, target)?;
         let requests = database::connect(&api).await?;
@@ -194,12 +206,15 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
         login_room(&requests, wanted, findings)
             .await
             .map_err(refused)?;
-        let here = database::place(&client).await.map_err(refused)?;
+        let here = database::place(client).await.map_err(refused)?;
         if database::place(&requests).await.map_err(refused)? == here {
             api_login(&requests, findings).await.map_err(refused)?;
             if let Ok(Some(found)) = pooler::found(&api).await {
                 pooled(found, "ROWCAST_API_URL", findings);
             }
+            missing(config, &requests, findings)
+                .await
+                .map_err(refused)?;
         } else {
             findings.add(
                 Level::Problem,
@@ -218,6 +233,7 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
             ),
         );
     } else {
+        missing(config, client, findings).await.map_err(refused)?;
         findings.add(
             Level::Note,
             "api login",
@@ -244,6 +260,28 @@ async fn text(client: &Client, sql: &str) -> Asked<String> {
     let rows = rows(client, sql).await?;
     let first = rows.first().and_then(|row| row.get(0));
     Ok(first.unwrap_or_default().to_owned())
+}
+
+async fn missing(config: &Config, requests: &Client, findings: &mut Findings) -> Asked<()> {
+    for missing in names::missing(config, requests).await? {
+        findings.add(
+            Level::Problem,
+            "names",
+            format!("{}: {}", missing.setting, missing.found),
+            "requests fail until it is there",
+            missing.remedy,
+        );
+    }
+    Ok(())
+}
+
+/// A table's name for a shell, which would take its quotes away.
+fn word(table: &str) -> String {
+    if table.contains(['"', ' ', '\'', '$', '\\']) {
+        format!("'{}'", table.replace('\'', r"'\''"))
+    } else {
+        table.to_owned()
+    }
 }
 
 async fn server(config: &Config, client: &Client, findings: &mut Findings) -> Asked<()> {
@@ -553,7 +591,7 @@ async fn tables(client: &Client, findings: &mut Findings) -> Asked<()> {
                 "triggers",
                 format!("those of {table} are missing, disabled or not ALWAYS"),
                 "changes are missed; a relay that may do so repairs it within seconds and resets the table's screens",
-                format!("rowcast watch {table}"),
+                format!("rowcast watch {}", word(table)),
             );
         } else if cell(row, 3) == "t" {
             findings.add(
@@ -569,7 +607,7 @@ async fn tables(client: &Client, findings: &mut Findings) -> Asked<()> {
                 "triggers",
                 format!("those of {table} do more than they must"),
                 "its writers pay for it; somebody read the table when it was to change, or the relay does not own it",
-                format!("rowcast watch {table}"),
+                format!("rowcast watch {}", word(table)),
             );
         } else {
             fine.push(table);

@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod healthcheck;
 mod log;
+mod names;
 mod print;
 mod psql;
 mod serve;

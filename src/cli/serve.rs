@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_postgres::SimpleQueryMessage;
 
-use super::{Told, access, bounds, database, demo, log, settings, tables};
+use super::{Told, access, bounds, database, demo, log, names, settings, tables};
 use crate::admission::Admission;
 use crate::auth::{Authenticator, Secret};
 use crate::backoff::Backoff;
@@ -39,7 +39,7 @@ use crate::memory::Pressure;
 use crate::metrics::{Metrics, PoolState};
 use crate::postgres::connect::Target;
 use crate::postgres::embedded::{Cluster, Options};
-use crate::postgres::{pool, pooler, quote};
+use crate::postgres::{pool, pooler};
 use crate::schema::catalog::Handle;
 use crate::schema::reload::Word;
 use crate::schema::{migrate, reload, upkeep};
@@ -105,6 +105,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
             one_database(&target, &login).await?;
         }
         may_take_roles(&config, &login).await?;
+        tell_missing(&config, &login).await;
         Door {
             login,
             auth,
@@ -562,7 +563,7 @@ fn rows(
         answers: bounds::answers(&config.bounds),
         statement_timeout: STATEMENT_TIMEOUT,
         tx_end: config.tx_end,
-        pre_request: config.pre_request.as_deref().map(quoted),
+        pre_request: config.pre_request.as_deref().map(names::function),
         cookie: door.auth.cookie().to_owned(),
     }
 }
@@ -640,10 +641,25 @@ async fn may_take_roles(config: &Config, api: &Target) -> anyhow::Result<()> {
     .into())
 }
 
-/// A function's name, perhaps with its schema, as SQL.
-fn quoted(name: &str) -> String {
-    let parts: Vec<_> = name.split('.').map(quote::identifier).collect();
-    parts.join(".")
+/// Tells what the settings name and nobody has made: requests would fail one by one.
+async fn tell_missing(config: &Config, api: &Target) {
+    // Who cannot be reached has been told of, and what cannot be asked is not known to be missing.
+    let Ok(client) = database::connect(api).await else {
+        return;
+    };
+    for missing in names::missing(config, &client).await.unwrap_or_default() {
+        let names::Missing {
+            setting,
+            found,
+            remedy,
+        } = missing;
+        tracing::warn!(
+            setting,
+            found,
+            remedy,
+            "a setting names what is not there; requests fail until it is"
+        );
+    }
 }
 
 /// Says every address, once the relay is ready to be used.

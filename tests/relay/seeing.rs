@@ -169,6 +169,62 @@ async fn the_doctor_counts_connections_that_a_plain_login_does_not_see_and_knows
 }
 
 #[tokio::test]
+async fn what_settings_name_and_nobody_has_made_is_told_at_the_start_and_by_the_doctor() {
+    let database = database().await;
+    database
+        .sql(
+            "create table \"Odd Name\" (id int primary key);
+             do $$ begin create role of_seeing_not_granted; exception when duplicate_object then null; end $$",
+        )
+        .await;
+    database.role("of_seeing_api", "login noinherit").await;
+    let api = database.url.replace("user=postgres", "user=of_seeing_api");
+    let settings = [
+        "--api-url",
+        &api,
+        "--schema",
+        "public,shop",
+        "--anon-role",
+        "web_anom",
+        "--roles",
+        "of_seeing_not_granted",
+        "--pre-request",
+        "shop.check",
+        "--jwt-secret",
+        "0123456789012345678901234567890123456789",
+    ];
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let relay = Relay::logged(&database, &settings, log.path()).await;
+    let logged = std::fs::read_to_string(log.path()).unwrap();
+    relay.kill().await;
+    database
+        .sql("select rowcast.watch('\"Odd Name\"'); alter table \"Odd Name\" disable trigger all")
+        .await;
+    let doctor = ["doctor", "--database-url", &database.url];
+    let (_, said) = printed(&[&doctor[..], &settings].concat()).await;
+    for (setting, remedy) in [
+        ("--schema shop", "create schema shop;"),
+        ("--anon-role web_anom", "create role web_anom nologin;"),
+        (
+            "--roles of_seeing_not_granted",
+            "grant of_seeing_not_granted to of_seeing_api;",
+        ),
+        ("--pre-request \"shop\".\"check\"", "create function"),
+    ] {
+        assert!(said.contains(&format!("{setting}: ")), "{setting}: {said}");
+        assert!(said.contains(remedy), "{setting}: {said}");
+        let written = setting.replace('"', "\\\"");
+        assert!(
+            logged.contains(setting) || logged.contains(&written),
+            "{setting}: {logged}"
+        );
+    }
+    assert!(!said.contains("--schema public"), "{said}");
+    // And its advice may be pasted into a shell.
+    assert!(said.contains("rowcast watch '\"Odd Name\"'"), "{said}");
+}
+
+#[tokio::test]
 async fn a_change_is_traced_from_the_table_to_the_screens() {
     let database = database().await;
     let relay = Relay::start(&database, &["--ops-listen", "127.0.0.1:0"]).await;
