@@ -47,6 +47,7 @@ pub(super) async fn run(
     let mut follower = Follower {
         id: None,
         retry: Duration::from_secs(1),
+        behind: false,
     };
     let mut lost = false;
     loop {
@@ -111,6 +112,8 @@ fn refused(stream: &str, status: StatusCode, body: &[u8]) -> Told {
 struct Follower {
     id: Option<String>,
     retry: Duration,
+    /// What the last control said; told when it changes.
+    behind: bool,
 }
 
 impl Follower {
@@ -148,8 +151,13 @@ impl Follower {
                 if let Some(message) = data["error"]["message"].as_str() {
                     let hint = data["error"]["hint"].as_str().unwrap_or_default();
                     eprintln!("-- {message}. {hint}");
-                } else if data["upToDate"] == false {
-                    eprintln!("-- the relay has lost the database; what is shown may be behind");
+                } else if data["upToDate"] == false && !self.behind {
+                    eprintln!(
+                        "-- the relay has lost the database, or is behind it; what is shown may be old"
+                    );
+                }
+                if let Some(current) = data["upToDate"].as_bool() {
+                    self.behind = !current;
                 }
             }
             _ => {}

@@ -61,11 +61,14 @@ async fn of_key(client: &Client, table: &str, key: &str) -> Asked<Vec<String>> {
     let name = quote::literal(table);
     let about = format!(
         "select c.oid, c.oid::regclass, w.rel is not null, w.rel is not null and rowcast.captured(c.oid), \
-         coalesce((select string_agg(quote_literal(a.attname), ',' order by k.n) \
-                   from pg_index i cross join unnest(i.indkey) with ordinality k (attnum, n) \
-                   join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum \
-                   where i.indrelid = c.oid and i.indisprimary), '') \
-         from pg_class c left join rowcast.watched w on w.rel = c.oid where c.oid = {name}::regclass"
+         p.old, p.new \
+         from pg_class c left join rowcast.watched w on w.rel = c.oid \
+         cross join lateral (select string_agg(format('l.old ->> %L', a.attname), ', ' order by k.n) as old, \
+                                    string_agg(format('l.new ->> %L', a.attname), ', ' order by k.n) as new \
+                             from pg_index i cross join unnest(i.indkey) with ordinality k (attnum, n) \
+                             join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum \
+                             where i.indrelid = c.oid and i.indisprimary) as p \
+         where c.oid = {name}::regclass"
     );
     let about = rows(client, &about).await?;
     let Some(about) = about.first() else {
@@ -81,26 +84,14 @@ async fn of_key(client: &Client, table: &str, key: &str) -> Asked<Vec<String>> {
             "table {table}: not watched, so that no change of it is captured\n  try:      rowcast watch {table}"
         ),
     }
-    let columns: Vec<&str> = cell(about, 4)
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .collect();
-    let of = |image: &str| {
-        let parts: Vec<String> = columns
-            .iter()
-            .map(|name| format!("{image} ->> {name}"))
-            .collect();
-        format!("concat_ws(',', {})", parts.join(", "))
-    };
+    let (old, new) = (cell(about, 4), cell(about, 5));
     let wanted = quote::literal(key);
-    // The columns are quoted by PostgreSQL, and the key by us.
     let found = format!(
         "select l.xid from rowcast.log l where l.rel in (select rowcast.tree({oid})) \
-         and {wanted} in ({}, {}) group by l.xid order by max(l.id) desc limit {LATEST}",
-        of("l.old"),
-        of("l.new")
+         and {wanted} in (concat_ws(',', {old}), concat_ws(',', {new})) group by l.xid order by max(l.id) desc \
+         limit {LATEST}"
     );
-    if columns.is_empty() {
+    if old.is_empty() {
         say!("  it has no primary key");
         return Ok(Vec::new());
     }

@@ -269,6 +269,12 @@ async fn a_change_is_traced_from_the_table_to_the_screens() {
     }
     let (_, said) = trace(&["tasks", "99"]).await;
     assert!(said.contains("no change of it is in the log"), "{said}");
+    database
+        .sql("create table pairs (\"a,'b\" int, c int, primary key (\"a,'b\", c)); select rowcast.watch('pairs')")
+        .await;
+    let of_two = database.commit("insert into pairs values (1, 2)").await;
+    let (_, said) = trace(&["pairs", "1,2"]).await;
+    assert!(said.contains(&format!("transaction {of_two}")), "{said}");
     let gone = database.client().await;
     gone.batch_execute("begin").await.unwrap();
     let row = gone
