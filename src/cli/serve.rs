@@ -62,6 +62,8 @@ const LOOK_POOL: usize = 2;
 
 /// Rows in one answer at most; a reader that wants more asks for pages.
 const MAX_ROWS: u64 = 10_000;
+/// Longest wait for the first look into the log before clients are let in.
+const BEGINNING: Duration = Duration::from_secs(2);
 /// Longest time for a statement of a request.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -513,6 +515,8 @@ impl Relay {
                 () = tell => {}
             }
         });
+        let mut fresh = health.watch_fresh();
+        let stop = shutdown.clone();
         let upkeep = upkeep::Parts {
             target,
             definitions,
@@ -524,6 +528,14 @@ impl Relay {
         };
         tasks.spawn(upkeep::run(upkeep, shutdown.clone()));
         tasks.spawn(async move {
+            // Whoever comes before the log was read once would be told that the database is away, and
+            // come back seconds later. They wait in the listener's queue for that moment.
+            let begun = tokio::time::timeout(BEGINNING, fresh.wait_for(|fresh| *fresh));
+            tokio::select! {
+                _late_is_fine = begun => {}
+                _ = stop.begun() => {}
+            }
+            drop(fresh);
             let drained = server.run().await;
             if drained.cut > 0 {
                 tracing::warn!(

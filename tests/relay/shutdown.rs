@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::harness::{DEADLINE, Screen, command, database, eventually, signal};
+use crate::harness::{DEADLINE, Relay, Screen, command, database, eventually, signal};
 
 #[tokio::test]
 async fn sigterm_ends_streams_cleanly_and_lets_writes_finish() {
@@ -112,5 +112,39 @@ async fn a_relay_that_waits_for_its_database_ends_when_it_is_told_to() {
         signal(child.id().unwrap(), name).await;
         let ended = tokio::time::timeout(DEADLINE, child.wait()).await;
         assert!(ended.expect("it ends").unwrap().success());
+    }
+}
+
+#[tokio::test]
+async fn whoever_comes_while_a_relay_begins_is_not_told_that_the_database_is_away() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql("create table tasks (id int primary key); select rowcast.watch('tasks')")
+        .await;
+    let address = relay.url.trim_start_matches("http://").to_owned();
+    relay.kill().await;
+    for view in ["tasks", "tasks?id=not.isdistinct.7"] {
+        let comes = async {
+            // As soon as somebody listens there.
+            let mut socket = eventually("a listener", async || {
+                TcpStream::connect(&address).await.ok()
+            })
+            .await;
+            let request = format!(
+                "GET /rest/v1/{view} HTTP/1.1\r\nhost: {address}\r\naccept: text/event-stream\r\n\r\n"
+            );
+            socket.write_all(request.as_bytes()).await.unwrap();
+            let (mut said, mut bytes) = (String::new(), [0; 4096]);
+            while !said.contains("upToDate") {
+                let read = socket.read(&mut bytes).await.unwrap();
+                assert!(read > 0, "{said}");
+                said.push_str(&String::from_utf8_lossy(&bytes[..read]));
+            }
+            said
+        };
+        let (relay, said) = tokio::join!(Relay::at(&database, &address, &[]), comes);
+        assert!(said.contains("\"upToDate\":true"), "{said}");
+        relay.kill().await;
     }
 }
