@@ -156,6 +156,18 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
         );
         return Ok(());
     }
+    let owned = "select exists (select from pg_namespace n join pg_roles o on o.oid = n.nspowner \
+                 where n.nspname = 'rowcast' and o.rolname = 'rowcast_owner')";
+    if text(&client, owned).await.map_err(refused)? != "t" {
+        findings.add(
+            Level::Problem,
+            "schema",
+            "the schema rowcast does not belong to rowcast_owner",
+            "a dump was restored without its owners or roles: triggers run with the rights of who restored it",
+            "as that one: rowcast serve, or: rowcast sql | psql -v ON_ERROR_STOP=1",
+        );
+        return Ok(());
+    }
     let stranger = "select quote_ident(current_user) where not pg_has_role(current_user, 'rowcast_owner', 'usage')";
     let stranger = text(&client, stranger).await.map_err(refused)?;
     if !stranger.is_empty() {

@@ -48,6 +48,7 @@ const FUNCTIONS: [&str; 11] = [
     include_str!("../../triggers/95_access.sql"),
 ];
 
+const ROLES: &str = include_str!("../../triggers/05_roles.sql");
 const DDL: &str = include_str!("../../triggers/60_ddl.sql");
 const DDL_OFF: &str = include_str!("../../triggers/61_ddl_off.sql");
 
@@ -166,7 +167,7 @@ pub fn script(bell: Bell) -> String {
 
 /// The functions as they are for this bell, without their digest.
 fn parts(bell: Bell) -> Vec<&'static str> {
-    let mut parts = vec![OWNERS, BELL];
+    let mut parts = vec![ROLES, OWNERS, BELL];
     match bell {
         Bell::Adaptive => {}
         Bell::Always => parts.push(BELL_ALWAYS),
@@ -330,6 +331,8 @@ struct State {
     version: i32,
     needs: i32,
     functions: Stamp,
+    /// Whether all of it belongs to whom it must: a dump may have been restored without its owners.
+    owned: bool,
 }
 
 impl State {
@@ -344,7 +347,12 @@ impl State {
         // As JSON, because the first releases have no column needs.
         let state = client
             .query_opt(
-                "select s.version, coalesce((to_json(s) ->> 'needs')::int, 0), s.functions from rowcast.state s",
+                "select s.version, coalesce((to_json(s) ->> 'needs')::int, 0), s.functions, exists ( \
+                   select from pg_namespace n \
+                   join pg_roles o on o.oid = n.nspowner and o.rolname = 'rowcast_owner' \
+                   join pg_roles t on t.rolname = 'rowcast_trigger' and has_schema_privilege(t.oid, n.oid, 'usage') \
+                   where n.nspname = 'rowcast') \
+                 from rowcast.state s",
                 &[],
             )
             .await?;
@@ -352,6 +360,7 @@ impl State {
             version: row.get(0),
             needs: row.get(1),
             functions: Stamp::parse(row.get(2)),
+            owned: row.get(3),
         }))
     }
 
@@ -369,6 +378,7 @@ impl State {
             return Ok(Some(Installed::Newer(self.version)));
         }
         let same = self.version == ours
+            && self.owned
             && !self.functions.digest.is_empty()
             && wanted.contains(&format!("'{}'", self.functions));
         Ok(same.then_some(Installed::Already))
@@ -421,6 +431,7 @@ mod tests {
             version,
             needs,
             functions: stamp(functions),
+            owned: true,
         };
         let wanted = functions(Bell::Adaptive);
         let found = |state: State| state.settled(&wanted);

@@ -4,7 +4,8 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::harness::{Database, Screen, Server, database, eventually};
+use crate::harness::{Database, Relay, Screen, Server, Stream, command, database, eventually};
+use crate::policies::{SECRET, token};
 
 /// Copies a database as operators do. Roles are the cluster's own and come first.
 async fn dumped(from: &Database, into: &Database) {
@@ -95,4 +96,71 @@ async fn what_a_dump_brings_from_another_server_is_neither_told_nor_taken_for_an
         (copy.one(tables).await == "notes, tasks" && copy.one(settled).await == "t").then_some(())
     })
     .await;
+}
+
+/// As on a server of somebody else's: no roles of the other one, and its owner is no superuser.
+#[tokio::test]
+async fn a_dump_without_owners_and_privileges_is_put_right_by_who_restored_it() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    database
+        .sql(
+            "create table notes (id int primary key, who text);
+             alter table notes enable row level security;
+             create policy theirs on notes using (who = current_setting('request.jwt.claims', true)::json ->> 'sub');
+             insert into notes values (1, 'ann'); select rowcast.watch('notes')",
+        )
+        .await;
+    let server = Server::start(&[]).await;
+    let copy = server.database().await;
+    let name = copy.one("select current_database()").await;
+    copy.sql(&format!(
+        "create role boss login createrole; alter database {name} owner to boss;
+         create role requests login noinherit; create role member; grant member to requests"
+    ))
+    .await;
+    let login = |name: &str| Database {
+        url: copy.url.replace("user=postgres", &format!("user={name}")),
+    };
+    let (boss, requests) = (login("boss"), login("requests"));
+    // It may make no event triggers, which are a superuser's.
+    let restore = "pg_dump --no-owner --no-privileges -d \"$0\" | psql -q -d \"$1\"";
+    let done = Command::new("sh")
+        .args(["-c", restore, &database.url, &boss.url])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    assert!(done.await.unwrap().success());
+    boss.sql("grant select, insert on notes to member").await;
+    let doctor = ["doctor", "--database-url", &boss.url];
+    let said = command().args(doctor).output().await.unwrap().stdout;
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("does not belong to rowcast_owner"), "{said}");
+    let watched = ["watched", "--database-url", &boss.url];
+    let listed = command().args(watched).output().await.unwrap();
+    assert!(listed.status.success(), "{listed:?}");
+    let arguments = ["--api-url", &requests.url, "--jwt-secret", SECRET];
+    let relay = Relay::start(&boss, &arguments).await;
+    let theirs = "select string_agg(distinct o::regrole::text, ' ') from (
+                    select relowner from pg_class where relnamespace = 'rowcast'::regnamespace
+                    union all select nspowner from pg_namespace where nspname = 'rowcast'
+                    union all select proowner from pg_proc where pronamespace = 'rowcast'::regnamespace and not prosecdef
+                      and prorettype <> 'event_trigger'::regtype) t (o)";
+    assert_eq!(copy.one(theirs).await, "rowcast_owner");
+    let runs_as =
+        "select proowner::regrole::text from pg_proc where oid = 'rowcast.capture()'::regprocedure";
+    assert_eq!(copy.one(runs_as).await, "rowcast_trigger");
+    let open = "select has_function_privilege('member', 'rowcast.reset(oid)', 'execute')::text";
+    assert_eq!(copy.one(open).await, "false");
+
+    let ann = format!("Bearer {}", token("member", &["sub=ann"]).await);
+    let url = format!("{}/rest/v1/notes", relay.url);
+    let mut stream = Stream::with(&url, None, &[("authorization", &ann)]).await;
+    let mut screen = Screen::default();
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 1)
+        .await;
+    let txid = copy.commit("insert into notes values (2, 'ann')").await;
+    screen.reach(&mut stream, &txid).await;
+    assert_eq!(screen.rows.len(), 2);
 }
