@@ -231,6 +231,18 @@ pub enum Element {
     },
 }
 
+impl Element {
+    /// The transaction that made it so, where that is known.
+    #[must_use]
+    pub fn xid(&self) -> Option<Xid> {
+        match self {
+            Self::Upsert { xid, .. } | Self::Message { xid, .. } => Some(*xid),
+            Self::Delete { by, .. } => by.map(|(xid, _)| xid),
+            _ => None,
+        }
+    }
+}
+
 /// Takes the text of a primary key of `columns` columns apart, see [`Image::key`]; `None` when it is
 /// none.
 #[must_use]

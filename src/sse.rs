@@ -23,6 +23,8 @@ pub const COMMENT: &str = ":\n";
 
 /// How the lines of an array begin.
 const OPEN: &str = "data: [";
+/// And how they end.
+const CLOSE: &str = "data: ]";
 
 /// The `data:` lines of an array of elements, with the blank line that ends the event. `kind` is
 /// what the elements are of: `schema.table`, or a channel.
@@ -100,7 +102,9 @@ impl<'a> Array<'a> {
     /// The finished lines.
     #[must_use]
     pub fn finish(mut self) -> Bytes {
-        self.text.push_str("\ndata: ]\n\n");
+        self.text.push('\n');
+        self.text.push_str(CLOSE);
+        self.text.push_str("\n\n");
         self.text.into()
     }
 
@@ -160,6 +164,25 @@ impl<'a> Array<'a> {
     fn close(&mut self) {
         self.text.push_str("}}");
     }
+}
+
+/// Finished lines of an array without those elements that `is_known`, by their place; some must be left. An element
+/// is a line.
+#[must_use]
+pub fn without(lines: &[u8], is_known: impl Fn(usize) -> bool) -> Bytes {
+    let mut text = OPEN.as_bytes().to_vec();
+    let mut separator: &[u8] = b"\n";
+    let elements = lines.split(|byte| *byte == b'\n').skip(1);
+    let elements = elements.take_while(|line| !line.starts_with(CLOSE.as_bytes()));
+    for (_, line) in elements.enumerate().filter(|(place, _)| !is_known(*place)) {
+        text.extend_from_slice(separator);
+        text.extend_from_slice(line.strip_suffix(b",").unwrap_or(line));
+        separator = b",\n";
+    }
+    text.push(b'\n');
+    text.extend_from_slice(CLOSE.as_bytes());
+    text.extend_from_slice(b"\n\n");
+    text.into()
 }
 
 /// The finished lines of an array that is not empty, with a reset in front of its elements.

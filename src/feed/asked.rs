@@ -283,7 +283,11 @@ impl Stage {
             }
         }
         for name in ended {
-            self.reset_entry(state, name, Some(Mark::Batch(Arc::clone(&end.cursor))));
+            self.reset_entry(
+                state,
+                name,
+                Some(Mark::Batch(Arc::clone(&end.cursor), [].into())),
+            );
         }
         questions
     }
@@ -360,7 +364,14 @@ impl Stage {
                         (Mark::Comparison(Arc::clone(end)), Effect::Checked)
                     } else {
                         let effect = change.map_or(Effect::Unknown, Effect::Change);
-                        (Mark::Batch(Arc::clone(end)), effect)
+                        // Time, or what nobody watches, may have changed a row since its transaction.
+                        let xids = if question.asking.is_compared() {
+                            None
+                        } else {
+                            elements.iter().map(Element::xid).collect()
+                        };
+                        let mark = Mark::Batch(Arc::clone(end), xids.unwrap_or_default());
+                        (mark, effect)
                     };
                     let event = Event::new(mark, at, &token, Arc::clone(end), &body).with(effect);
                     let weight = event.frame.len();

@@ -160,8 +160,10 @@ impl Screen {
         if event.mark.is_in(&self.sent) && !on(Mutant::M12) {
             return Taken::Known;
         }
+        let news = event.news(&self.sent);
         self.digest = match (event.effect, self.digest) {
             (_, digest) if on(Mutant::R10) => digest,
+            _ if news.is_some() => None,
             (Effect::Checked, digest) => digest,
             (Effect::Change(change), Some(digest)) => Some(digest.after(change)),
             (Effect::Change(_), None) | (Effect::Unknown, _) => None,
@@ -170,12 +172,15 @@ impl Screen {
         if self.in_step || event.cursor.covers(&self.sent) {
             self.in_step = true;
             self.sent = Arc::clone(&event.cursor);
-            queue.push_back(event.frame.clone());
+            if news.is_none() {
+                queue.push_back(event.frame.clone());
+                return Taken::Told;
+            }
         } else {
             self.sent = merge(&self.sent, &event.cursor);
-            queue.push_back(self.head());
-            queue.push_back(event.frame.slice(event.body..));
         }
+        queue.push_back(self.head());
+        queue.push_back(news.unwrap_or_else(|| event.frame.slice(event.body..)));
         Taken::Told
     }
 

@@ -122,8 +122,9 @@ pub enum Delivery {
 pub enum Mark {
     /// One transaction.
     Transaction(Xid),
-    /// Everything up to a snapshot.
-    Batch(Arc<Cursor>),
+    /// Everything up to a snapshot. For each element the transaction that made it so, where nothing but
+    /// transactions can have.
+    Batch(Arc<Cursor>, Arc<[Xid]>),
     /// What a comparison of all rows at a snapshot found. Time may have changed what is seen though
     /// no transaction has: only a later snapshot has it for certain, and to be told twice does no harm.
     Comparison(Arc<Cursor>),
@@ -135,7 +136,10 @@ impl Mark {
     pub fn is_in(&self, cursor: &Cursor) -> bool {
         match self {
             Self::Transaction(xid) => cursor.is_done(*xid),
-            Self::Batch(batch) => cursor.covers(batch),
+            Self::Batch(batch, xids) => {
+                let elements = || !xids.is_empty() && xids.iter().all(|xid| cursor.is_done(*xid));
+                cursor.covers(batch) || elements()
+            }
             Self::Comparison(compared) => cursor.covers(compared) && !compared.covers(cursor),
         }
     }
@@ -220,6 +224,21 @@ impl Event {
             body: head.len(),
             effect: Effect::Unknown,
         }
+    }
+
+    /// The data lines for a screen whose state has some of the elements already; `None` where it needs all. A state
+    /// that was read while a batch came about may have a part of it.
+    #[must_use]
+    pub fn news(&self, cursor: &Cursor) -> Option<Bytes> {
+        let Mark::Batch(_, xids) = &self.mark else {
+            return None;
+        };
+        let has = |xid: &Xid| cursor.is_done(*xid);
+        xids.iter().any(has).then(|| {
+            sse::without(&self.frame[self.body..], |place| {
+                xids.get(place).is_some_and(has)
+            })
+        })
     }
 
     /// The same of a view that asks.
@@ -473,5 +492,76 @@ pub(crate) mod tests {
             statement: Statement::default(),
             sight,
         }
+    }
+
+    fn batch(elements: &[Element], end: Xid) -> Event {
+        let view = View::new(
+            Name::of(["v"]),
+            definition(1, Sight::Asking(Arc::new(answering::tests::asking()))),
+        );
+        let cursor = Arc::new(Cursor::new(end, []));
+        let token = Token {
+            epoch: Name::of(["epoch"]),
+            view: view.name(),
+            cursor: (*cursor).clone(),
+        };
+        let xids = elements.iter().map(Element::xid).collect::<Option<_>>();
+        let mark = Mark::Batch(Arc::clone(&cursor), xids.unwrap_or_default());
+        Event::new(
+            mark,
+            Timestamp::UNIX_EPOCH,
+            &token,
+            cursor,
+            &view.encode(elements),
+        )
+    }
+
+    #[test]
+    fn a_screen_is_told_of_a_batch_what_its_state_has_not() {
+        let by = |xid| Some((xid, Timestamp::UNIX_EPOCH));
+        let row = |key: &str, xid| Element::Upsert {
+            key: key.into(),
+            value: Some(r#"{"a":"[,]"}"#.into()),
+            inserted: false,
+            xid,
+            at: Timestamp::UNIX_EPOCH,
+        };
+        let gone = |key: &str, by| Element::Delete {
+            key: key.into(),
+            by,
+        };
+        let all = [gone("a", by(5)), row("b", 6), row("c", 5), row("d", 7)];
+        let event = batch(&all, 9);
+        let told = |cursor: &Cursor| {
+            let body = event.news(cursor)?;
+            let text = std::str::from_utf8(&body).unwrap().strip_suffix("\n\n");
+            let lines = text
+                .unwrap()
+                .lines()
+                .map(|line| line.strip_prefix("data: ").unwrap());
+            let json: serde_json::Value = serde_json::from_str(&lines.collect::<String>()).unwrap();
+            let keys = json.as_array().unwrap().iter();
+            Some(
+                keys.map(|element| element["key"].as_str().unwrap())
+                    .collect::<String>(),
+            )
+        };
+        for (cursor, is_in, news) in [
+            (Cursor::new(5, []), false, None),
+            (Cursor::new(6, []), false, Some("bd")),
+            (Cursor::new(8, [5]), false, Some("ac")),
+            (Cursor::new(8, [6]), false, Some("b")),
+            (Cursor::new(9, [5, 6, 7]), false, None),
+        ] {
+            assert_eq!(event.mark.is_in(&cursor), is_in, "{cursor}");
+            assert_eq!(told(&cursor).as_deref(), news, "{cursor}");
+        }
+        assert!(event.mark.is_in(&Cursor::new(8, [])));
+        // Where nobody knows who did it, all is told until the snapshot is there.
+        let unknown = batch(&[row("b", 6), gone("a", None)], 9);
+        assert!(
+            !unknown.mark.is_in(&Cursor::new(8, [])) && unknown.mark.is_in(&Cursor::new(9, []))
+        );
+        assert!(unknown.news(&Cursor::new(8, [])).is_none());
     }
 }

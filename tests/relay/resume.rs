@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Database, Event, Relay, Screen, database, eventually};
+use tokio::task::JoinSet;
+
+use crate::harness::{Database, Event, Relay, Screen, Stream, database, eventually};
 
 const PATH: &str = "/rest/v1/tasks";
 const TASKS: &str = "
@@ -383,4 +385,67 @@ async fn a_view_that_is_reset_while_a_screen_comes_back_stays_live() {
     screen
         .follow(&mut stream, |screen| screen.rows.contains_key("2"))
         .await;
+}
+
+/// Hears what is told and says which of it was covered by an id before.
+async fn told_twice(stream: &mut Stream, last: &mut Event, events: usize) -> Vec<String> {
+    let mut twice = Vec::new();
+    for _ in 0..events {
+        let event = stream.data().await;
+        let elements = event.elements();
+        let txids = elements
+            .iter()
+            .filter_map(|e| e["headers"]["txid"].as_str());
+        twice.extend(txids.filter(|txid| last.covers(txid)).map(str::to_owned));
+        *last = event;
+    }
+    twice
+}
+
+#[tokio::test]
+async fn what_a_state_has_is_not_told_again_though_it_was_read_in_the_middle_of_a_round() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create table tasks (id int primary key, note text, n int not null default 0);
+            insert into tasks select i, 'note ' || i from generate_series(1, 50) i;
+            select rowcast.watch('tasks')",
+        )
+        .await;
+    // PostgreSQL is asked for it.
+    let path = "/rest/v1/tasks?note=like.n*";
+    let (_open, _) = relay.shown(path).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = JoinSet::new();
+    for writer in 0..2 {
+        let (client, stop) = (database.client().await, Arc::clone(&stop));
+        writers.spawn(async move {
+            let mut random = fastrand::Rng::with_seed(writer);
+            while !stop.load(Ordering::Relaxed) {
+                let id = random.u32(1..=50);
+                let write = format!("update tasks set n = n + 1 where id = {id}");
+                client.batch_execute(&write).await.unwrap();
+            }
+        });
+    }
+    for round in 0..20 {
+        let mut stream = relay.stream(path).await;
+        let mut last = stream
+            .until(|event| event.has_control("snapshot-end"))
+            .await;
+        let mut twice = told_twice(&mut stream, &mut last, 3).await;
+        drop(stream);
+        let mut stream = relay.resume(path, &last.id).await;
+        twice.extend(told_twice(&mut stream, &mut last, 3).await);
+        assert!(twice.is_empty(), "{round}: {twice:?}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    while let Some(written) = writers.join_next().await {
+        written.unwrap();
+    }
+    let (mut stream, mut screen) = relay.shown(path).await;
+    let txid = database.commit("update tasks set n = 0 where id = 1").await;
+    screen.reach(&mut stream, &txid).await;
+    assert_agrees(&relay, path, &screen).await;
 }

@@ -542,7 +542,8 @@ impl Screen {
                 // comes to is compared below.
                 let strict = strict && !self.shows.asks();
                 let again = xids.iter().find(|xid| before.is_done(**xid));
-                if let Some(xid) = again.filter(|_| !self.shows.asks()) {
+                let compared = matches!(self.shows, Shows::Member | Shows::Compared);
+                if let Some(xid) = again.filter(|_| !compared) {
                     return Err(format!("{xid} is told a second time"));
                 }
                 let passed = life.between(self.shows, before, &now);
