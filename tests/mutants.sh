@@ -16,8 +16,8 @@ M6|simulation||the horizon is not looked at after the read
 M7|simulation||no bell, no poll
 M8|simulation||who falls out of a buffer is not told
 M9|simulation||pieces of a state carry the id of the whole
-M10|lib|postgres::contamination|a connection is pooled in whatever state
-M11|lib|auth::hostile|the role none is taken
+M10|lib|postgres::tests::contamination|a connection is pooled in whatever state
+M11|lib|auth::tests::hostile|the role none is taken
 M12|simulation||what a screen has is told again
 M13|relay|policies|rows that a policy hides stay on screens
 M14|lib|sse|line breaks in values are not split

@@ -7,8 +7,6 @@
 //! that is Postgres's to say. No token, ticket or secret is ever in an error or in `Debug`.
 
 mod claims;
-#[cfg(test)]
-mod hostile;
 mod json;
 mod jwks;
 mod keys;
@@ -320,4 +318,9 @@ fn is_cookie_name(name: &str) -> bool {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    mod hostile;
 }

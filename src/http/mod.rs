@@ -20,8 +20,6 @@ pub mod events;
 pub mod exchange;
 pub mod headers;
 pub mod identify;
-#[cfg(test)]
-mod live;
 pub mod looks;
 pub mod once;
 pub mod openapi;

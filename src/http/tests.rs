@@ -1,5 +1,7 @@
 //! The edge from outside: real sockets, real bytes, short limits.
 
+mod rows;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -2,8 +2,6 @@
 
 pub mod connect;
 pub mod conninfo;
-#[cfg(test)]
-mod contamination;
 pub mod embedded;
 pub mod fence;
 pub mod pool;
@@ -13,3 +11,8 @@ pub mod quote;
 pub mod tls;
 pub mod transaction;
 pub mod untyped;
+
+#[cfg(test)]
+mod tests {
+    mod contamination;
+}

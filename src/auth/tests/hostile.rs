@@ -14,7 +14,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
-use super::*;
+use super::super::*;
 use TokenError as E;
 
 const SECRET: &str = "correct horse battery staple, twice over: correct horse battery staple";
@@ -441,7 +441,7 @@ struct Issuer {
 
 impl Issuer {
     fn new() -> Self {
-        let pem = include_bytes!("../../tests/keys/rsa2048.pem");
+        let pem = include_bytes!("../../../tests/keys/rsa2048.pem");
         let rsa = PrivatePkcs8KeyDer::from_pem_slice(pem).unwrap();
         let chance = SystemRandom::new();
         let curve = |algorithm: &'static EcdsaSigningAlgorithm| {

@@ -15,9 +15,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::embedded::tests::throw_away;
-use super::pool::{Lease, Pool, PoolError, pool};
-use super::transaction::{Access, Context, Terms, TransactionError, run};
+use crate::postgres::embedded::tests::throw_away;
+use crate::postgres::pool::{Lease, Pool, PoolError, pool};
+use crate::postgres::transaction::{Access, Context, Terms, TransactionError, run};
 
 const USERS: usize = 50;
 const REQUESTS: usize = 1_000;
