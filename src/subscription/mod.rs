@@ -189,6 +189,8 @@ pub struct Subscription {
     present: Present,
     /// Its channel, until it has joined it by itself.
     held: Option<Box<Held>>,
+    /// Who comes with a token may show rows already.
+    may_show: bool,
 }
 
 /// A channel that is joined for a stream which is about to open, so that it is listened to by then. Whoever
@@ -421,6 +423,7 @@ impl Subscription {
             Source::Channel(_, permit) => Some(permit.clone()),
             Source::View(_) => None,
         };
+        let token_is_there = token.is_some();
         Self {
             queue: VecDeque::from([Bytes::from_static(sse::COMMENT.as_bytes())]),
             phase: Phase::Opening(token, view.map(Box::new)),
@@ -429,6 +432,7 @@ impl Subscription {
             direct,
             present,
             held: None,
+            may_show: token_is_there,
             parts,
             source,
         }
@@ -593,6 +597,8 @@ impl Subscription {
             Again::Here if on(Mutant::R1) => (live.screen.token().to_string(), Coming::Behind),
             Again::Here => (live.screen.token().to_string(), Coming::Live),
         };
+        let view = live.shown.asking();
+        self.may_show = view.is_none_or(View::may_be_shown);
         drop(live);
         self.reopen(token, coming).await
     }
@@ -679,7 +685,7 @@ impl Subscription {
         let from = brought.as_ref().filter(|token| token.view == name);
         let stage = &self.parts.stage;
         let (view, joined) = if view.asking().is_some() {
-            let joined = stage.join_asking(view, from.is_some());
+            let joined = stage.join_asking(view, from.is_some() && self.may_show);
             joined.map_err(|error| self.explain(&error.into()))?
         } else {
             let joined = stage.join_view(view, from.map(|token| &token.cursor));
@@ -775,8 +781,17 @@ impl Subscription {
             (!pending.is_reset() && !pending.is_whole()).then_some(pending)
         };
         let since = self.since(joined, from);
+        // As with a state: what goes after this was read is told, whatever it will hold.
+        let reading = view.read_state();
         let answers = self.parts.reads.answers(view, asking, since, &ask);
-        let (end, elements) = answers.await?;
+        let (end, mut elements) = answers.await?;
+        let is_delete = |element: &Element| matches!(element, Element::Delete { .. });
+        if !elements.iter().all(is_delete) {
+            view.set_shown();
+        } else if !self.may_show {
+            elements.clear();
+        }
+        drop(reading);
         self.answer("log");
         let until = Arc::new(end);
         let body = (!elements.is_empty()).then(|| view.encode(&elements));

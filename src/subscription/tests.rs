@@ -5,7 +5,7 @@ use std::pin::pin;
 use futures::StreamExt;
 
 use super::*;
-use crate::event::{Message, Transaction};
+use crate::event::{Change, Delta, Message, Scope, State as Before, Transaction};
 use crate::log::{Batch, Place as Log};
 use crate::schema::catalog::Catalog;
 use crate::view::answering::tests::asking;
@@ -328,4 +328,106 @@ async fn a_channel_s_stream_ends_where_it_is_once_its_permit_is_taken_back() {
     let mut again = pin!(controls_of(open(permits.subscribe())));
     assert!(next(&mut again).await.contains("no more"));
     assert_eq!(again.next().await, None);
+}
+
+/// A database in which a view holds nothing, and what changed since comes to this.
+#[derive(Debug)]
+struct Holds(Vec<Element>);
+
+impl Reads for Holds {
+    fn catalog(&self) -> Arc<Catalog> {
+        Arc::default()
+    }
+
+    fn reload(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async { true })
+    }
+
+    fn log<'a>(&'a self, _: Since<'a>) -> BoxFuture<'a, Option<Batch>> {
+        Box::pin(async { None })
+    }
+
+    fn state(&self, view: Arc<View>, _: &Log) -> BoxFuture<'static, Result<Rows, SnapshotError>> {
+        let (pieces, digest) = snapshot::Pieces::new(&view, snapshot::PIECE).finish();
+        let state = Rows {
+            cursor: at(12),
+            epoch: Some(epoch()),
+            pieces,
+            digest,
+        };
+        Box::pin(async { Ok(state) })
+    }
+
+    fn answers<'a>(
+        &'a self,
+        _: &'a View,
+        _: &'a Asking,
+        _: Since<'a>,
+        _: Ask<'a>,
+    ) -> BoxFuture<'a, Option<(Cursor, Vec<Element>)>> {
+        Box::pin(async { Some((at(12), self.0.clone())) })
+    }
+}
+
+/// Somebody opens a view while the feed has yet to read that its table was defined anew, which the state that is
+/// read holds already: the view is joined again. Whether those who are there may be shown a row then.
+async fn may_be_shown_after_joining_again(missed: Vec<Element>) -> bool {
+    let parts = Parts {
+        reads: Arc::new(Holds(missed)),
+        ..parts(Duration::ZERO)
+    };
+    let stage = Arc::clone(&parts.stage);
+    let opener: Opener = {
+        let stage = Arc::clone(&stage);
+        Arc::new(move || {
+            let made = stage.definitions();
+            Box::pin(async move { Ok(view().made_at(made)) })
+        })
+    };
+    let stream = Subscription::new(parts, Source::View(opener), None, None, None);
+    let mut controls = Box::pin(controls_of(stream));
+    next(&mut controls).await;
+    let read = |xid, scope, changes| {
+        let delta = Delta {
+            table: 1,
+            scope,
+            changes,
+        };
+        let transaction = Transaction {
+            xid,
+            at: Timestamp::UNIX_EPOCH,
+            deltas: vec![delta],
+            messages: Vec::new(),
+            reset_all: false,
+        };
+        let batch = Batch {
+            transactions: vec![Arc::new(transaction)],
+            ..batch(xid + 1)
+        };
+        stage.publish(&batch, &at(xid), true);
+        let here = stage.position().unwrap();
+        assert!(stage.round(&here).is_some());
+        stage.questions(&batch, &here)
+    };
+    assert!(read(11, Scope::Unknown, Vec::new()).is_empty());
+    next(&mut controls).await;
+    let went = Change {
+        key: "1".into(),
+        before: Before::Row(r#"{"id":1}"#.into()),
+        after: Before::Absent,
+        at: Timestamp::UNIX_EPOCH,
+    };
+    let questions = read(12, Scope::Keys, vec![went]);
+    assert_eq!(questions.len(), 1);
+    questions[0].view.may_be_shown()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_been_shown_nothing_is_not_told_what_goes_because_the_view_was_joined_again() {
+    assert!(!may_be_shown_after_joining_again(Vec::new()).await);
+    let came = Element::Row {
+        key: "1".into(),
+        value: None,
+    };
+    assert!(may_be_shown_after_joining_again(vec![came]).await);
 }

@@ -433,8 +433,9 @@ impl View {
         self.sightings.any.store(true, Ordering::SeqCst);
     }
 
-    /// A state is being read, until the guard is dropped.
-    fn read_state(&self) -> impl Drop + '_ {
+    /// A state, or what somebody has missed, is being read, until the guard is dropped.
+    #[must_use]
+    pub fn read_state(&self) -> impl Drop + '_ {
         struct Reading<'a>(&'a AtomicUsize);
         impl Drop for Reading<'_> {
             fn drop(&mut self) {
