@@ -294,6 +294,15 @@ pub async fn read(
     batch
 }
 
+/// Opens the transaction, which is where its snapshot is.
+async fn begin_at_head(client: &Client, place: &Place) -> Result<Head, LogError> {
+    let asked =
+        async { futures::join!(client.batch_execute(BEGIN), client.query_typed(HEAD, &[])) };
+    let (begun, head) = in_time(asked).await?;
+    begun?;
+    head_of(&head?, place)
+}
+
 /// As [`open`], where there may be very many rows, and of each of `large` there are or none at all.
 async fn open_in_parts(
     client: &Client,
@@ -303,11 +312,7 @@ async fn open_in_parts(
     catalog: &Catalog,
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
-    let asked =
-        async { futures::join!(client.batch_execute(BEGIN), client.query_typed(HEAD, &[])) };
-    let (begun, head) = in_time(asked).await?;
-    begun?;
-    let head = head_of(&head?, place)?;
+    let head = begin_at_head(client, place).await?;
     match in_parts(client, from, &head.end, large, bounds).await {
         Err(error) if error.is_untellable() => {
             in_time(client.batch_execute("rollback")).await??;
@@ -326,11 +331,7 @@ async fn open_around_untellable(
     catalog: &Catalog,
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
-    let asked =
-        async { futures::join!(client.batch_execute(BEGIN), client.query_typed(HEAD, &[])) };
-    let (begun, head) = in_time(asked).await?;
-    begun?;
-    let head = head_of(&head?, place)?;
+    let head = begin_at_head(client, place).await?;
     let batch = around_untellable(client, from, &head.end, bounds).await?;
     settle(client, batch.finish(head), catalog).await
 }
