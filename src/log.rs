@@ -313,12 +313,21 @@ async fn open_in_parts(
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
     let head = begin_at_head(client, place).await?;
-    match in_parts(client, from, &head.end, large, bounds).await {
+    let batch = in_parts(client, from, &head.end, large, bounds).await;
+    match or_rollback(client, batch).await? {
+        Some(batch) => settle(client, batch.finish(head), catalog).await,
+        None => open_around_untellable(client, place, from, catalog, bounds).await,
+    }
+}
+
+/// What was read; none where some row [cannot be told](LogError::is_untellable), and then the transaction is over.
+async fn or_rollback<T>(client: &Client, read: Result<T, LogError>) -> Result<Option<T>, LogError> {
+    match read {
         Err(error) if error.is_untellable() => {
             in_time(client.batch_execute("rollback")).await??;
-            open_around_untellable(client, place, from, catalog, bounds).await
+            Ok(None)
         }
-        batch => settle(client, batch?.finish(head), catalog).await,
+        read => read.map(Some),
     }
 }
 
@@ -382,12 +391,10 @@ pub async fn open(
     catalog: &Catalog,
     bounds: Bounds,
 ) -> Result<Batch, LogError> {
-    match begin(client, place, from, bounds).await {
-        Err(error) if error.is_untellable() => {
-            in_time(client.batch_execute("rollback")).await??;
-            open_around_untellable(client, place, from, catalog, bounds).await
-        }
-        gathered => settle(client, gathered?, catalog).await,
+    let gathered = begin(client, place, from, bounds).await;
+    match or_rollback(client, gathered).await? {
+        Some(gathered) => settle(client, gathered, catalog).await,
+        None => open_around_untellable(client, place, from, catalog, bounds).await,
     }
 }
 

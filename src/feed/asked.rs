@@ -328,13 +328,7 @@ impl Stage {
                 whole,
             }) => {
                 entry.retry = None;
-                // Whoever shows nothing need not know that rows are there which change.
-                let is_delete = |element: &Element| matches!(element, Element::Delete { .. });
-                if elements.iter().any(|element| !is_delete(element)) {
-                    view.set_shown();
-                } else if !view.may_be_shown() {
-                    elements.clear();
-                }
+                view.withhold(&mut elements, View::may_be_shown);
                 if let Some(shown) = &whole {
                     // What policies read of tables that nobody watches changes between comparisons
                     // unseen; everything else is compared at once.

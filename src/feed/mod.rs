@@ -30,7 +30,7 @@ use crate::health::Health;
 use crate::log::{self, Batch, Bounds, LogError, Place, Prepared, in_time};
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Target};
-use crate::postgres::pool::{Pool, pinned};
+use crate::postgres::pool::{OWN, Pool, pinned};
 use crate::schema::catalog::{Catalog, CatalogError, Handle};
 use crate::schema::upkeep::is_unordered;
 use crate::shutdown::{AbortOnDrop, Shutdown};
@@ -171,12 +171,7 @@ impl Feed {
         let _stop_driver = AbortOnDrop(driver);
         // Rows that are read again must look like images, and no function of a table's owner may be
         // taken for one of PostgreSQL's.
-        // Two relays that begin an epoch at once wait for each other, where serializable ones fail.
-        let settings = format!(
-            "{}; set search_path = pg_catalog, pg_temp; \
-             set default_transaction_isolation = 'read committed'; set default_transaction_read_only = off",
-            pinned()
-        );
+        let settings = format!("{}; set search_path = pg_catalog, pg_temp; {OWN}", pinned());
         in_time(client.batch_execute(&settings))
             .await?
             .map_err(LogError::from)?;

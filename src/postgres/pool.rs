@@ -56,6 +56,15 @@ pub const PINS: [(&str, &str); 6] = [
     ("lc_monetary", "C"),
 ];
 
+/// SQL that sets for a session of the relay's own what a database may have other defaults for. A serializable
+/// transaction that reads what others log may make one of theirs fail (measured: with the trim, which looks at all
+/// that was logged since the last one), and two relays that begin an epoch at once wait for each other, where
+/// serializable ones fail. Where a limit for statements ends the trim, the next one would have more to do. A database
+/// that is made to read only, unless somebody says otherwise, is mostly one whose disk is full.
+pub const OWN: &str = "set default_transaction_isolation = 'read committed'; \
+                       set default_transaction_read_only = off; \
+                       set statement_timeout = 0";
+
 /// SQL that sets the [`PINS`] for a session.
 #[must_use]
 pub fn pinned() -> String {

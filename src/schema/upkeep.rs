@@ -16,6 +16,7 @@ use crate::causes::Causes;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Target};
+use crate::postgres::pool::OWN;
 use crate::shutdown::Shutdown;
 
 /// A policy or grant must take effect on open streams within 5 s, also where nobody tells of it: roles have no
@@ -37,14 +38,6 @@ const ROLES: &str = "select md5(concat_ws(E'\\n', \
     (select string_agg(concat_ws(' ', m.roleid, m.member), ',' order by m.roleid, m.member) from pg_auth_members m), \
     (select string_agg(concat_ws(' ', s.setdatabase, s.setrole, s.setconfig::text), ',' order by s.setdatabase, s.setrole) \
        from pg_db_role_setting s)))";
-
-/// Whatever the database's default is. A serializable transaction that reads what others log may make one of theirs
-/// fail (measured: with the trim, which looks at all that was logged since the last one). And where a limit for
-/// statements ends the trim, the next one would have more to do. A database that is made to read only, unless
-/// somebody says otherwise, is mostly one whose disk is full.
-const SETTINGS: &str = "set default_transaction_isolation = 'read committed'; \
-                        set default_transaction_read_only = off; \
-                        set statement_timeout = 0";
 
 /// Longest round. A large log is trimmed in many; what one leaves, the next one takes.
 const SILENCE: Duration = Duration::from_mins(1);
@@ -137,7 +130,7 @@ impl Upkeep {
             Err(error) => return error.into(),
         };
         let work = async {
-            if let Err(error) = client.batch_execute(SETTINGS).await {
+            if let Err(error) = client.batch_execute(OWN).await {
                 return error.into();
             }
             let definitions = Arc::clone(&self.parts.definitions);

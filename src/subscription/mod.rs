@@ -423,16 +423,15 @@ impl Subscription {
             Source::Channel(_, permit) => Some(permit.clone()),
             Source::View(_) => None,
         };
-        let token_is_there = token.is_some();
         Self {
             queue: VecDeque::from([Bytes::from_static(sse::COMMENT.as_bytes())]),
+            may_show: token.is_some(),
             phase: Phase::Opening(token, view.map(Box::new)),
             signals: Signals::new(&parts, Arc::clone(&direct), end, permit),
             columns: None,
             direct,
             present,
             held: None,
-            may_show: token_is_there,
             parts,
             source,
         }
@@ -785,12 +784,7 @@ impl Subscription {
         let reading = view.read_state();
         let answers = self.parts.reads.answers(view, asking, since, &ask);
         let (end, mut elements) = answers.await?;
-        let is_delete = |element: &Element| matches!(element, Element::Delete { .. });
-        if !elements.iter().all(is_delete) {
-            view.set_shown();
-        } else if !self.may_show {
-            elements.clear();
-        }
+        view.withhold(&mut elements, |_| self.may_show);
         drop(reading);
         self.answer("log");
         let until = Arc::new(end);

@@ -455,6 +455,17 @@ impl View {
         sightings.reading.load(Ordering::SeqCst) > 0 || sightings.any.load(Ordering::SeqCst)
     }
 
+    /// Leaves out that rows go where there is nothing else and nobody `may_show` one: whoever shows nothing need not
+    /// know that rows are there which change.
+    pub fn withhold(&self, elements: &mut Vec<Element>, may_show: impl FnOnce(&Self) -> bool) {
+        let is_delete = |element: &Element| matches!(element, Element::Delete { .. });
+        if !elements.iter().all(is_delete) {
+            self.set_shown();
+        } else if !may_show(self) {
+            elements.clear();
+        }
+    }
+
     /// The data lines of these elements.
     #[must_use]
     pub fn encode(&self, elements: &[Element]) -> Bytes {
