@@ -5,14 +5,15 @@
 //! Data flows one way, and the circle closes only inside PostgreSQL:
 //!
 //! ```text
-//! commit -> doorbell -> feed <- log      feed -> hub -> subscription -> http -> browser
-//! browser -> http -> rows: request -> plan -> statement -> execute -> PostgreSQL
+//! commit -> doorbell -> feed <- log      feed -> hub -> subscription -> api -> http -> browser
+//! browser -> http -> api -> rows: request -> plan -> statement -> execute -> PostgreSQL
 //! ```
 //!
 //! | room | what it is | what it does not know |
 //! |---|---|---|
 //! | [`cli`] | the commands; builds and starts the rest | |
-//! | [`http`] | the edge: routes, bodies, streams, statuses; from requests to what `rows` does and `view` shows | the log, the feed, the hub |
+//! | [`http`] | the edge: connections, routes, bodies, event streams on the wire | the database, rows, views |
+//! | [`api`] | what the URLs of tables, functions and channels answer: from requests to what `rows` does and `view` shows | sockets, the log, the feed, the hub |
 //! | [`subscription`] | one screen's stream: history, then live; what it decides apart from what it waits for | HTTP, but for the form of a chunk |
 //! | [`feed`] | reads the log, and publishes on a stage that knows no connection | connections of screens |
 //! | [`view`] | what a stream shows; events from images; snapshots | requests |
@@ -31,6 +32,7 @@
 //! | [`health`], [`metrics`], [`config`], [`shutdown`], [`backoff`], [`causes`], [`mutants`], [`wake`] | what everyone may name | any other room |
 
 pub mod admission;
+pub mod api;
 pub mod auth;
 pub mod backoff;
 pub mod bell;

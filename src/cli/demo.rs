@@ -14,8 +14,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::{Told, access};
+use crate::api::demo::MEMBER;
 use crate::config::{Access, Config};
-use crate::http::demo::MEMBER;
 
 /// The login of requests.
 pub(super) const LOGIN: &str = "rowcast_api";

@@ -1,43 +1,25 @@
-//! The edge of the relay: requests in, responses and event streams out.
+//! The edge of the relay: connections in, requests out; responses and event streams back.
 //!
-//! `server` accepts, `route` chooses, each other file answers one family of URLs. Statuses are known
-//! to `problem` for the rooms' errors and to `refusal` for what the edge refuses by itself. It plans
-//! nothing and publishes nothing: `rows` runs what a request says, `watch` makes a view of it, and
-//! `subscription` tells what that shows.
+//! `server` accepts and `route` chooses who answers. What concerns no table is answered here: the
+//! board's files, health, metrics, and what the edge refuses by itself (`refusal`). Everything else goes
+//! to who implements [`route::Api`]. It knows no database, no row and no view.
 
-pub mod api;
 pub mod assets;
-pub mod batch;
 pub mod body;
-pub mod call;
-pub mod channels;
-pub mod context;
 pub mod cors;
 pub mod deadline;
 pub mod debug;
-pub mod demo;
 pub mod events;
 pub mod exchange;
 pub mod headers;
-pub mod identify;
-pub mod looks;
-pub mod once;
-pub mod openapi;
 pub mod ops;
 pub mod pace;
-pub mod permits;
-pub mod problem;
-pub mod profile;
 pub mod refusal;
-pub mod reply;
 pub mod route;
-pub mod rows;
 pub mod server;
-pub mod stream;
 #[cfg(test)]
 mod tests;
-pub mod tickets;
-mod watch;
+pub mod ticket;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;

@@ -5,10 +5,9 @@
 //! repeats nothing of the request: no byte of a client's comes back from here.
 
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use serde_json::json;
 
-use super::problem::PROXY_STATUS;
 use super::{Response, body};
 
 /// A request that goes no further.
@@ -41,6 +40,9 @@ pub enum Refusal {
     /// Our own fault: the code that answers has panicked.
     Panicked,
 }
+
+/// RFC 9209: who refuses, and the code, for those who look at heads only.
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// In which words a refusal is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

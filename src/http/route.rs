@@ -22,7 +22,7 @@ use super::assets::{self, Assets, File};
 use super::cors::{self, Origin, Origins};
 use super::headers::wants_events;
 use super::refusal::{Refusal, Shape};
-use super::{Request, Response, body, exchange, identify, ops, pace};
+use super::{Request, Response, body, exchange, ops, pace, ticket};
 use crate::admission::Admission;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -274,7 +274,7 @@ impl<A: Api> Router<A> {
 
     async fn answer(&self, route: Route, request: Request) -> Response {
         let (mut parts, incoming) = request.into_parts();
-        identify::take_ticket(&mut parts);
+        ticket::take(&mut parts);
         let origin = self.origins.judge(&parts);
         let unknown = || (!self.origins.knows_host(&parts)).then_some(Refusal::UnknownHost);
         let refusal = refuse(&route, &parts, &origin).or_else(unknown);

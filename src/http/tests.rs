@@ -1,7 +1,5 @@
 //! The edge from outside: real sockets, real bytes, short limits.
 
-mod rows;
-
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -375,7 +375,7 @@ fn all_named<'a>(what: &str, wanted: impl IntoIterator<Item = &'a str>) {
 
 #[test]
 fn every_code_is_on_the_page() {
-    let edge = sources("src/http");
+    let edge = [sources("src/http"), sources("src/api")].concat();
     for prefix in ["PGRST", "RCH", "RCA", "RCR"] {
         let codes = words(&edge, prefix);
         let numbered = |code: &&str| {

@@ -1,4 +1,28 @@
-//! The API's own paths, put together.
+//! The API's own paths: from a request to what `rows` does and `view` shows, and back to an answer.
+//!
+//! Each file answers one family of URLs, or is what several of them share. Statuses of the other rooms' errors are known
+//! to `problem`. It plans nothing and publishes nothing: `rows` runs what a request says, `watch` makes a
+//! view of it, and `subscription` tells what that shows.
+
+pub mod batch;
+pub mod call;
+pub mod channels;
+pub mod context;
+pub mod demo;
+pub mod identify;
+pub mod looks;
+pub mod once;
+pub mod openapi;
+pub mod permits;
+pub mod problem;
+pub mod profile;
+pub mod reply;
+pub mod rows;
+pub mod stream;
+#[cfg(test)]
+mod tests;
+pub mod tickets;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,17 +30,15 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use hyper::http::request::Parts as Head;
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 
-use super::identify::identify;
-use super::permits::Permits;
-use super::problem::Problem;
-use super::rows::Rows;
-use super::{
-    Response, batch, call, channels, demo, exchange, openapi, profile, route, rows, stream, tickets,
-};
+use self::identify::identify;
+use self::permits::Permits;
+use self::problem::Problem;
+use self::rows::Rows;
 use crate::admission::Admission;
 use crate::auth::{Authenticator, Identity, TokenError};
+use crate::http::{Response, exchange, route};
 use crate::metrics::Reason;
 use crate::subscription::Parts;
 
@@ -34,7 +56,7 @@ pub struct Api {
     /// Who listens to channels.
     pub permits: Arc<Permits>,
     /// Channels that are listened on.
-    pub listening: watch::Receiver<BTreeSet<String>>,
+    pub listening: Receiver<BTreeSet<String>>,
     /// Who signs people in, on the demo board.
     pub sign_in: Option<demo::SignIn>,
 }

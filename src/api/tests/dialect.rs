@@ -328,7 +328,7 @@ async fn headers_only_tells_where_the_new_row_is() {
     assert_eq!((changed.status, changed.header("location")), (204, None));
     let table = world.rows.catalog.reload().await.unwrap();
     let table = table.table("odd table").unwrap();
-    let place = crate::http::rows::location(table, &[Some("x&y \u{e9}".to_owned())]);
+    let place = crate::api::rows::location(table, &[Some("x&y \u{e9}".to_owned())]);
     assert_eq!(place, "/rest/v1/odd%20table?%22a.b%22=eq.x%26y%20%C3%A9");
 }
 

@@ -9,18 +9,17 @@ use std::borrow::Cow;
 
 use deadpool_postgres::PoolError;
 use hyper::StatusCode;
-use hyper::header::{
-    ALLOW, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use hyper::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_postgres::error::{DbError, SqlState};
 
-use super::{Response, body};
 use crate::admission::Full;
 use crate::auth::Identity;
 use crate::causes::Causes;
 use crate::filter::ConditionError;
+use crate::http::refusal::PROXY_STATUS;
+use crate::http::{Response, body};
 use crate::postgres::transaction::TransactionError;
 use crate::rows::Error;
 use crate::schema::catalog::CatalogError;
@@ -77,8 +76,6 @@ impl Serialize for Current {
     }
 }
 
-/// RFC 9209: who refuses, and the code, for those who look at heads only.
-pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// Content type of every JSON answer of the API.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 

@@ -9,14 +9,15 @@ use hyper::header::{ALLOW, CONTENT_RANGE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
-use super::headers::{joined, wants_events};
 use super::problem::{JSON, Problem, logged};
 use super::reply::Reply;
 use super::rows::{
     OBJECT, Rows, applied, content_range, ended, looked_up, rows_body, strictly, terms,
 };
-use super::{Response, once, profile};
+use super::{once, profile};
 use crate::auth::Identity;
+use crate::http::Response;
+use crate::http::headers::{joined, wants_events};
 use crate::postgres::transaction::{Access, Context};
 use crate::rows::call::{Ask, Call};
 use crate::rows::execute::{self, Called, Calling, Check, Done, Ended, Operation};

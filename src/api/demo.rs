@@ -12,11 +12,11 @@ use hyper::http::request::Parts;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::cors::{Origin, Origins};
 use super::problem::{JSON, Problem, logged};
 use super::rows::{Rows, json_body};
-use super::{Response, body};
 use crate::auth::{Secret, token};
+use crate::http::cors::{Origin, Origins};
+use crate::http::{Response, body};
 use crate::postgres::pool::Lease;
 use crate::postgres::transaction::{self, Context, Terms};
 use crate::postgres::untyped::untyped;

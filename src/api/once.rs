@@ -3,9 +3,9 @@
 use hyper::header::HeaderName;
 use hyper::http::request::Parts;
 
-use super::headers::joined;
 use super::problem::{Problem, logged};
 use crate::auth::Identity;
+use crate::http::headers::joined;
 use crate::rows::once::Once;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");

@@ -10,14 +10,13 @@ use std::time::SystemTime;
 
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderMap};
 use hyper::http::request::Parts;
-use hyper::http::uri::{PathAndQuery, Uri};
 use hyper::{Method, StatusCode};
 
-use super::cors::{Origin, Origins};
-use super::headers::wants_events;
 use super::problem::Problem;
-use crate::auth::tickets::has_form;
 use crate::auth::{Authenticator, Identity, TokenError};
+use crate::http::cors::{Origin, Origins};
+use crate::http::headers::wants_events;
+use crate::http::ticket::Ticket;
 
 /// Tells who sent the request.
 ///
@@ -83,56 +82,6 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
         }
         (false, _) => Err(bad("the Authorization header is not Bearer")),
     }
-}
-
-/// A ticket on its way from the URL to [`identify`]. It has no `Debug` that shows it.
-#[derive(Clone)]
-enum Ticket {
-    One(String),
-    Several,
-}
-
-/// Takes the ticket out of the URL, so that no room reads it as a filter, echoes it or logs it.
-/// A `ticket` that has not the form of one is a filter on a column of that name, and stays.
-pub fn take_ticket(parts: &mut Parts) {
-    let Some(query) = parts.uri.query() else {
-        return;
-    };
-    let mut found = None;
-    let mut kept: Vec<&str> = Vec::new();
-    for piece in query.split('&') {
-        match ticket(piece) {
-            None => kept.push(piece),
-            Some(ticket) => {
-                found = Some(match found {
-                    None => Ticket::One(ticket),
-                    Some(_) => Ticket::Several,
-                });
-            }
-        }
-    }
-    if let Some(ticket) = found
-        && let Some(uri) = with_query(&parts.uri, &kept.join("&"))
-    {
-        parts.uri = uri;
-        parts.extensions.insert(ticket);
-    }
-}
-
-fn ticket(piece: &str) -> Option<String> {
-    let (name, value) = form_urlencoded::parse(piece.as_bytes()).next()?;
-    (name == "ticket" && has_form(&value)).then(|| value.into_owned())
-}
-
-fn with_query(uri: &Uri, query: &str) -> Option<Uri> {
-    let path = if query.is_empty() {
-        PathAndQuery::try_from(uri.path())
-    } else {
-        PathAndQuery::try_from(format!("{}?{query}", uri.path()))
-    };
-    let mut pieces = uri.clone().into_parts();
-    pieces.path_and_query = Some(path.ok()?);
-    Uri::from_parts(pieces).ok()
 }
 
 fn redeem(
@@ -309,7 +258,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let mut parts = request.body(()).unwrap().into_parts().0;
-        take_ticket(&mut parts);
+        crate::http::ticket::take(&mut parts);
         parts
     }
 
@@ -581,29 +530,5 @@ mod tests {
         let two = (ticket(&auth, &[]).await, ticket(&auth, &[]).await);
         let two = format!("GET /rest/v1/tasks?ticket={}&ticket={}", two.0, two.1);
         assert_eq!(who(&auth, &two, &EVENTS).await, "401 PGRST301");
-    }
-
-    #[test]
-    fn a_ticket_leaves_the_url_and_a_filter_of_that_name_stays() {
-        let ticket = "t".repeat(43);
-        for (before, after) in [
-            (format!("/rest/v1/t?ticket={ticket}"), "/rest/v1/t"),
-            (
-                format!("/rest/v1/t?a=eq.1&ticket={ticket}&b=is.null"),
-                "/rest/v1/t?a=eq.1&b=is.null",
-            ),
-            (format!("/rest/v1/t?%74icket={ticket}"), "/rest/v1/t"),
-            (
-                "/rest/v1/t?ticket=eq.7".to_owned(),
-                "/rest/v1/t?ticket=eq.7",
-            ),
-            ("/rest/v1/t?".to_owned(), "/rest/v1/t?"),
-        ] {
-            let parts = request(&format!("GET {before}"), &[]);
-            assert_eq!(parts.uri, after);
-            let taken = parts.extensions.get::<Ticket>().is_some();
-            assert_eq!(taken, before.contains(&ticket), "{before}");
-            assert!(!format!("{parts:?}").contains(&ticket));
-        }
     }
 }

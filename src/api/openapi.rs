@@ -11,10 +11,10 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use serde_json::{Map, Value, json};
 
-use super::headers::joined;
 use super::problem::{JSON, Problem};
-use super::route::encoded;
-use super::{Response, body};
+use crate::http::headers::joined;
+use crate::http::route::encoded;
+use crate::http::{Response, body};
 use crate::schema::catalog::{
     Argument, Catalog, Column, ColumnNotes, Function, Notes, Returns, Table, Writes,
 };

@@ -10,8 +10,6 @@ use tokio::sync::watch;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::Response;
-use super::headers::joined;
 use super::permits::{Permits, Question};
 use super::problem::{JSON, Problem, logged};
 use super::reply::Reply;
@@ -19,6 +17,8 @@ use super::rows::{Rows, applied, ended, json_body, preferences, terms};
 use super::stream::{closed, stream, token};
 use super::watch::watcher;
 use crate::auth::Identity;
+use crate::http::Response;
+use crate::http::headers::joined;
 use crate::postgres::pool::Lease;
 use crate::postgres::quote::literal;
 use crate::postgres::transaction::{self, Context, Terms, TransactionError};

@@ -17,17 +17,18 @@ use hyper::{Method, StatusCode};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::headers::joined;
 use super::looks::Looks;
 use super::problem::{JSON, Problem, etag, logged};
 use super::reply::Reply;
-use super::route::encoded;
 use super::watch::{Cannot, Seen};
-use super::{Response, context, once, profile};
+use super::{context, once, profile};
 use crate::auth::Identity;
 use crate::backoff::Backoff;
 use crate::causes::Causes;
 use crate::config::TxEnd;
+use crate::http::Response;
+use crate::http::headers::joined;
+use crate::http::route::encoded;
 use crate::postgres::pool::{Lease, Pool};
 use crate::postgres::transaction::{self, Context, Terms};
 use crate::rows::execute::{

@@ -13,11 +13,11 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts as Head;
 
 use super::rows::{self, Rows};
-use super::server::Peer;
 use super::watch::{self, Cannot};
-use super::{Response, body};
 use crate::admission::{Admission, Full, Guest, Place, Scissors};
 use crate::auth::Identity;
+use crate::http::server::Peer;
+use crate::http::{Response, body};
 use crate::subscription::{End, Opener, Parts, Source, Subscription, Unavailable};
 
 /// Answers a request for a live view. What the URL can never mean is a 400; what may heal is a
@@ -123,18 +123,18 @@ pub fn keeping(mut response: Response, place: Place) -> Response {
 /// A body that says when its client has been handed something, and when the client has taken it:
 /// it is asked for more only then.
 struct Keeping {
-    body: super::Body,
+    body: crate::http::Body,
     place: Arc<Place>,
 }
 
 impl hyper::body::Body for Keeping {
     type Data = Bytes;
-    type Error = super::BodyError;
+    type Error = crate::http::BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, super::BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, crate::http::BodyError>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         match frame {
             Poll::Ready(_) => self.place.handed(),
@@ -151,7 +151,7 @@ pub fn closed(token: Option<&str>, why: &Unavailable) -> Response {
     events(body::full(frame))
 }
 
-fn events(body: super::Body) -> Response {
+fn events(body: crate::http::Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

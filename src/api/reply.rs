@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
-use super::{Response, body};
+use crate::http::{Response, body};
 use crate::rows::once::{self, Answered, Record, Recorded};
 use crate::rows::response::Overrides;
 use crate::share::Share;
@@ -177,7 +177,7 @@ fn is_bodiless(status: StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::problem::JSON;
+    use crate::api::problem::JSON;
 
     #[test]
     fn an_answer_that_is_kept_comes_back_as_it_was_and_says_so() {

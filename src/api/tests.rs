@@ -10,10 +10,10 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use tempfile::TempDir;
 
+use crate::api::looks::Looks;
+use crate::api::rows::{Rows, respond};
 use crate::auth::{Authenticator, Identity, Settings};
 use crate::http::body::keep_head;
-use crate::http::looks::Looks;
-use crate::http::rows::{Rows, respond};
 use crate::postgres::embedded::tests::{options, skipped};
 use crate::postgres::embedded::{Cluster, Options};
 use crate::postgres::pool::{pinned, pool};

@@ -11,11 +11,11 @@ use serde_json::json;
 
 use super::identify::identify;
 use super::problem::{JSON, Problem};
-use super::route::Route;
 use super::rows::json_body;
-use super::{Response, body};
 use crate::auth::tickets::{IssueError, LIFETIME};
 use crate::auth::{Authenticator, Identity};
+use crate::http::route::Route;
+use crate::http::{Response, body};
 
 /// Most paths of a ticket, and the longest of them in bytes: tickets wait in memory.
 const PATHS: usize = 16;

@@ -10,13 +10,14 @@ use std::fmt::Write;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use hyper::http::request::Parts;
 
-use super::headers::joined;
 use super::problem::{JSON, Problem, logged};
 use super::reply::Reply;
-use super::route::Route;
 use super::rows::{self, Rows, ended, json_body, looked_up, preferences, strictly, terms};
-use super::{Response, call, once, profile};
+use super::{call, once, profile};
 use crate::auth::Identity;
+use crate::http::Response;
+use crate::http::headers::joined;
+use crate::http::route::Route;
 use crate::postgres::transaction::Context;
 use crate::rows::Error;
 use crate::rows::batch::{self, Asked, Method};
