@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::beats::Now;
-use super::observe;
+use super::live::observe;
 use crate::cursor::{Cursor, Name};
 use crate::hub::{Taker, Topic};
 use crate::metrics::Metrics;

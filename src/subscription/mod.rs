@@ -7,13 +7,15 @@
 //!
 //! What is decided is decided without waiting: [`screen`] knows what the connection was given and
 //! what follows from each thing that comes, [`catch_up`] how somebody is told what he missed,
-//! [`control`] what a stream says of itself. This file waits: for events, for the clock, and for
-//! what [`reads`] reads.
+//! [`control`] what a stream says of itself. This file waits for events and for the clock, [`opening`]
+//! for what [`reads`] reads, and what a stream shows meanwhile is [`live`].
 
 pub mod beats;
 mod catch_up;
 mod control;
 pub mod direct;
+mod live;
+mod opening;
 mod reads;
 mod screen;
 mod signals;
@@ -29,30 +31,25 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::Stream;
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::backoff::Backoff;
-use crate::cursor::{Cursor, Name, START, Token};
-use crate::event::Element;
+use crate::cursor::{Name, START};
 use crate::feed::{Joined, NotYet, Stage, Unjoined};
-use crate::health::{FRESH_FOR, Health};
-use crate::hub::{Lagged, Subscriber};
+use crate::health::Health;
 use crate::log::Bounds;
 use crate::metrics::{Answer, Metrics, Reason};
 use crate::mutants::{Mutant, on};
 use crate::shutdown::{Guard, Shutdown};
 use crate::sse;
-use crate::view::asking::{Asking, Pending};
-use crate::view::image::Images;
-use crate::view::snapshot::{self, SnapshotError};
-use crate::view::{Channel, Delivery, Sight, View};
+use crate::view::snapshot::SnapshotError;
+use crate::view::{Channel, View};
 use beats::Beats;
-use catch_up::{CaughtUp, Coming, Told};
+use catch_up::Coming;
 use direct::Direct;
+use live::{Again, Drained, Live};
 pub use reads::{Ask, Pools, Reads, Since};
-use screen::{Screen, Taken};
 use signals::{Signal, Signals};
 
 /// Reconnection time told at the start, in milliseconds.
@@ -60,10 +57,6 @@ const RETRY: u64 = 1000;
 /// How long a stream that lost its view tries to get it back. Less than the 12 s of silence after
 /// which a screen calls itself stale.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// A view that is made while definitions change is made again, so many times.
-const DEFINITIONS: usize = 4;
-/// Items taken from a topic at a time.
-const TAKE: usize = 8;
 
 /// Makes the view of a stream from its request, also when the table has changed meanwhile.
 pub type Opener = Arc<dyn Fn() -> BoxFuture<'static, Result<View, Unavailable>> + Send + Sync>;
@@ -253,107 +246,11 @@ enum Move {
     Close(Duration),
 }
 
-/// What came of taking what there is.
-enum Drained {
-    /// There is no more.
-    All,
-    /// There may be more, and the socket has enough to do.
-    Enough,
-    /// It cannot go on from here.
-    Again(Again),
-}
-
-/// How a stream begins again.
-enum Again {
-    /// It fell out of the buffer.
-    Lagged,
-    /// With a new state.
-    Anew,
-    /// From where it is.
-    Here,
-}
-
 enum Phase {
     /// Nothing is shown yet. The token that the client brought, and the view if it was made already.
     Opening(Option<String>, Option<Box<View>>),
     Live(Live),
     Ended,
-}
-
-struct Live {
-    shown: Shown,
-    subscriber: Subscriber<Delivery>,
-    screen: Screen,
-}
-
-impl Live {
-    /// Queues what waits: no more than a mouthful is taken out of the shared buffer, so that a slow
-    /// screen costs a position and not memory.
-    fn drain(&mut self, parts: &Parts, queue: &mut VecDeque<Bytes>) -> Drained {
-        loop {
-            if queue.iter().map(Bytes::len).sum::<usize>() > parts.limits.mouthful {
-                return Drained::Enough;
-            }
-            let items = match self.subscriber.take(TAKE) {
-                Ok(items) if items.is_empty() => return Drained::All,
-                Ok(items) => items,
-                Err(Lagged) => return Drained::Again(Again::Lagged),
-            };
-            for item in items {
-                match self.screen.take(&item, queue) {
-                    Taken::Known => {}
-                    Taken::Told => {
-                        if let Delivery::Event(event) = item {
-                            observe(&parts.metrics, event.at);
-                        }
-                    }
-                    Taken::Anew => return Drained::Again(Again::Anew),
-                    Taken::Again => return Drained::Again(Again::Here),
-                }
-            }
-        }
-    }
-
-    /// Lets others write events, if it shows what row images decide: what is asked for is compared.
-    fn offer(&self, direct: &Direct) {
-        if self.shown.asking().is_none()
-            && let Some(sent) = self.screen.in_step()
-        {
-            direct.offer(sent, self.subscriber.position());
-        }
-    }
-
-    /// `everything` that it knows of comes before.
-    fn control(&self, parts: &Parts, retry: Option<u64>, everything: bool) -> Bytes {
-        let told = parts.state(everything && !self.shown.is_behind());
-        self.screen.control(retry, told)
-    }
-}
-
-enum Shown {
-    View(Arc<View>),
-    Channel,
-}
-
-impl Shown {
-    /// How far what it shows is, if that is not how far the feed is.
-    fn told(&self) -> Option<crate::view::Told> {
-        self.asking().map(View::told_until)
-    }
-
-    /// The view, if it is one that asks.
-    fn asking(&self) -> Option<&View> {
-        match self {
-            Self::View(view) => view.asking().is_some().then_some(view),
-            Self::Channel => None,
-        }
-    }
-
-    /// It could not be asked for, or is further behind than the feed may be.
-    fn is_behind(&self) -> bool {
-        self.told()
-            .is_some_and(|told| told.failing || (told.is_late(FRESH_FOR) && !on(Mutant::R9)))
-    }
 }
 
 /// Counts the stream while it is there, and tidies up behind it.
@@ -638,321 +535,6 @@ impl Subscription {
         None
     }
 
-    /// Joins, and queues what the client needs to be where the feed is.
-    async fn open(
-        &mut self,
-        token: Option<&str>,
-        view: Option<View>,
-        coming: Coming,
-        retry: Option<u64>,
-    ) -> Result<Live, Unavailable> {
-        match &self.source {
-            Source::Channel(channel, permit) => {
-                if let Some(why) = &*permit.borrow() {
-                    return Err(why.clone());
-                }
-                let channel = channel.clone();
-                self.open_channel(&channel, token, coming, retry).await
-            }
-            Source::View(opener) => {
-                let opener = Arc::clone(opener);
-                let mut view = view;
-                for _ in 0..DEFINITIONS {
-                    let made = match view.take() {
-                        Some(view) => view,
-                        None => opener().await?,
-                    };
-                    if let Some(live) = self.open_view(made, token, coming, retry).await? {
-                        return Ok(live);
-                    }
-                }
-                Err(self.explain(&NotYet.into()))
-            }
-        }
-    }
-
-    /// `None` when the view is from before its table or its policies changed.
-    async fn open_view(
-        &mut self,
-        view: View,
-        token: Option<&str>,
-        coming: Coming,
-        retry: Option<u64>,
-    ) -> Result<Option<Live>, Unavailable> {
-        let brought = token.and_then(|text| text.parse::<Token>().ok());
-        let name = view.name();
-        let from = brought.as_ref().filter(|token| token.view == name);
-        let stage = &self.parts.stage;
-        let (view, joined) = if view.asking().is_some() {
-            let joined = stage.join_asking(view, from.is_some() && self.may_show);
-            joined.map_err(|error| self.explain(&error.into()))?
-        } else {
-            let joined = stage.join_view(view, from.map(|token| &token.cursor));
-            joined.map_err(|error| self.explain(&error.into()))?
-        };
-        self.present.joined(Place::View(view.name()));
-        if !self.parts.stage.is_current(&view) {
-            return Ok(None);
-        }
-        // A token that is ahead of this relay may have seen definitions that this relay has not: images
-        // since then would be taken for something else. One read of them does for a whole herd.
-        let known = self.parts.reads.catalog();
-        let ahead =
-            |from: &&Token| !joined.cursor.covers(&from.cursor) && !known.is_as_of(&from.cursor);
-        let from = match from.filter(ahead) {
-            Some(_) if !self.parts.reads.reload().await => None,
-            _ => from,
-        };
-        // Made before the table changed, and so late that nobody will reset it: make it again.
-        let current = self.parts.reads.catalog();
-        let now = current.table_by_oid(view.table().oid);
-        let policies = view.asking().and_then(|asking| asking.policies.as_ref());
-        if !on(Mutant::R2) && now.is_some_and(|now| **now != *view.table())
-            || policies.is_some_and(|known| current.policies(view.table().oid) != Some(known))
-        {
-            return Ok(None);
-        }
-        // Other columns than this stream has told so far need a new state.
-        let columns = control::columns(&view);
-        let same_columns = self.columns.as_ref().is_none_or(|told| *told == columns);
-        if let Some(from) = from.filter(|_| same_columns) {
-            let caught = match view.sight() {
-                Sight::Images(images) => {
-                    self.caught_by_images(coming, &view, images, &joined, from)
-                        .await
-                }
-                Sight::Asking(asking) => self.caught_by_asking(&view, asking, &joined, from).await,
-            };
-            if let Some((until, told)) = caught {
-                self.columns = Some(columns);
-                return Ok(Some(self.caught_up(
-                    Shown::View(view),
-                    joined,
-                    from,
-                    &until,
-                    told,
-                    retry,
-                )));
-            }
-        }
-        if token.is_some() {
-            self.answer("reset");
-        }
-        let live = self.open_fresh(&view, joined, token.is_some(), retry);
-        live.await.map(Some)
-    }
-
-    /// What somebody at `from` missed of a view that is decided from images, and up to where.
-    async fn caught_by_images(
-        &self,
-        coming: Coming,
-        view: &View,
-        images: &Images,
-        joined: &Joined,
-        from: &Token,
-    ) -> Option<(Arc<Cursor>, Told)> {
-        let caught = self.missed(joined, from).await?;
-        let most = self.parts.limits.catch_up;
-        let told = caught.of_view(coming, view, images, most).ok()?;
-        self.answer(caught.source);
-        Some((caught.until, told))
-    }
-
-    /// The same for a view that asks: the rows that changed are read where the log was.
-    async fn caught_by_asking(
-        &self,
-        view: &View,
-        asking: &Asking,
-        joined: &Joined,
-        from: &Token,
-    ) -> Option<(Arc<Cursor>, Told)> {
-        // What policies read of tables that nobody watches may have changed at any time.
-        if asking.is_compared() || from.epoch != joined.epoch {
-            return None;
-        }
-        let ask = |batch: &crate::log::Batch| {
-            if !catch_up::holds_all(batch, joined.epoch, &from.cursor) {
-                return None;
-            }
-            let mut pending = Pending::default();
-            let missed = batch.transactions.iter().map(AsRef::as_ref);
-            pending.collect(view.table().oid, asking, missed);
-            (!pending.is_reset() && !pending.is_whole()).then_some(pending)
-        };
-        let since = self.since(joined, from);
-        // As with a state: what goes after this was read is told, whatever it will hold.
-        let reading = view.read_state();
-        let answers = self.parts.reads.answers(view, asking, since, &ask);
-        let (end, mut elements) = answers.await?;
-        view.withhold(&mut elements, |_| self.may_show);
-        drop(reading);
-        self.answer("log");
-        let until = Arc::new(end);
-        let body = (!elements.is_empty()).then(|| view.encode(&elements));
-        let told = body.map(|body| (Arc::clone(&until), body));
-        Some((until, told.into_iter().collect()))
-    }
-
-    /// A snapshot, with a reset in front for a client that may hold something else.
-    async fn open_fresh(
-        &mut self,
-        view: &Arc<View>,
-        joined: Joined,
-        reset: bool,
-        retry: Option<u64>,
-    ) -> Result<Live, Unavailable> {
-        let reads = &self.parts.reads;
-        let snapshot = snapshot::read(view, &|| reads.state(Arc::clone(view), &joined.place)).await;
-        let snapshot = snapshot.map_err(|error| self.explain(&error.into()))?;
-        if snapshot.epoch != Some(joined.epoch) {
-            return Err(self.explain(&NotYet.into()));
-        }
-        let screen = Screen::fresh(joined.epoch, view.name(), &snapshot);
-        // From the earlier of the two places: the shared read may have begun before we joined, and a
-        // reset may have come after we joined and before the read. What the state holds is skipped.
-        let mut subscriber = self.with_taker(joined.subscriber, &screen);
-        if !on(Mutant::R3) {
-            subscriber.back_to(snapshot.position);
-        }
-        let live = Live {
-            screen,
-            shown: Shown::View(Arc::clone(view)),
-            subscriber,
-        };
-        self.schema(view);
-        live.screen
-            .tell_state(&snapshot, reset, retry, &mut self.queue);
-        self.queue.push_back(live.control(&self.parts, None, true));
-        Ok(live)
-    }
-
-    async fn open_channel(
-        &mut self,
-        channel: &str,
-        token: Option<&str>,
-        coming: Coming,
-        retry: Option<u64>,
-    ) -> Result<Live, Unavailable> {
-        let brought = token.and_then(|text| text.parse::<Token>().ok());
-        let name = Channel::new(channel).name;
-        let from = brought.as_ref().filter(|token| token.view == name);
-        let stage = &self.parts.stage;
-        let joined = stage.join_channel(channel, from.map(|token| &token.cursor));
-        let (channel, joined) = joined.map_err(|error| self.explain(&error.into()))?;
-        self.present.joined(Place::Channel(channel.channel.clone()));
-        self.held = None;
-        if let Some(from) = from
-            && let Some(caught) = self.missed(&joined, from).await
-            && let Ok(told) = caught.of_channel(coming, &channel, self.parts.limits.catch_up)
-        {
-            self.answer(caught.source);
-            return Ok(self.caught_up(Shown::Channel, joined, from, &caught.until, told, retry));
-        }
-        // Messages have no state to read anew: a client that may have missed some is told so.
-        let reset = token.is_some().then(|| {
-            self.answer("reset");
-            let mut array = sse::Array::new(&channel.channel);
-            array.push(&Element::Reset);
-            (Arc::clone(&joined.cursor), array.finish())
-        });
-        let here = Token {
-            epoch: joined.epoch,
-            view: name,
-            cursor: (*joined.cursor).clone(),
-        };
-        let until = Arc::clone(&joined.cursor);
-        let told = reset.into_iter().collect();
-        Ok(self.caught_up(Shown::Channel, joined, &here, &until, told, retry))
-    }
-
-    /// What somebody at `from` missed, from memory or from the log. `None` when it cannot be told.
-    async fn missed(&self, joined: &Joined, from: &Token) -> Option<CaughtUp> {
-        if from.epoch != joined.epoch && !on(Mutant::M3) {
-            return None;
-        }
-        if let Some(caught) = CaughtUp::of_ring(joined) {
-            return Some(caught);
-        }
-        let batch = self.parts.reads.log(self.since(joined, from)).await?;
-        catch_up::holds_all(&batch, joined.epoch, &from.cursor)
-            .then(|| CaughtUp::of_log(batch, &from.cursor))
-    }
-
-    fn since<'a>(&self, joined: &'a Joined, from: &'a Token) -> Since<'a> {
-        Since {
-            place: &joined.place,
-            from: &from.cursor,
-            bounds: if on(Mutant::R4) {
-                Bounds::default()
-            } else {
-                self.parts.limits.log
-            },
-        }
-    }
-
-    /// Queues what was missed, and a control either way.
-    fn caught_up(
-        &mut self,
-        shown: Shown,
-        joined: Joined,
-        from: &Token,
-        until: &Arc<Cursor>,
-        told: Told,
-        retry: Option<u64>,
-    ) -> Live {
-        let Joined {
-            epoch,
-            cursor: feed,
-            subscriber,
-            when,
-            ..
-        } = joined;
-        let screen =
-            |until: &Arc<Cursor>| Screen::caught_up(epoch, from.view, &from.cursor, until, &feed);
-        let mut retry = retry;
-        for (after, body) in told {
-            let id = screen(&after).token().to_string();
-            let head = sse::head(retry.take(), "data", &id);
-            self.queue.push_back(head.into());
-            self.queue.push_back(body);
-        }
-        let screen = screen(until);
-        let live = Live {
-            shown,
-            subscriber: self.with_taker(subscriber, &screen),
-            screen,
-        };
-        // It was given everything up to a place that may be as old as finding that out took, however far
-        // the feed and its view are by now. The next control comes behind what was published meanwhile.
-        let is_late = when.elapsed() >= FRESH_FOR;
-        self.queue
-            .push_back(live.control(&self.parts, retry, !is_late));
-        live
-    }
-
-    /// The subscriber of a screen, to which others may tell things while it waits.
-    fn with_taker(
-        &self,
-        subscriber: Subscriber<Delivery>,
-        screen: &Screen,
-    ) -> Subscriber<Delivery> {
-        let (epoch, view) = (screen.epoch(), screen.view());
-        self.direct.shows(epoch, view, subscriber.topic());
-        let direct = Arc::clone(&self.direct);
-        subscriber.with(direct)
-    }
-
-    /// Tells the columns when they are not what they were in this stream.
-    fn schema(&mut self, view: &View) {
-        let schema = control::columns(view);
-        if self.columns.as_ref().is_some_and(|known| *known != schema) {
-            let more = format!(r#","schema":{schema}"#);
-            let control = control::frame(START, None, self.parts.state(true), &more);
-            self.queue.push_back(control);
-        }
-        self.columns = Some(schema);
-    }
-
     /// The client comes back at once: with a fresh token it goes on where it was.
     fn expire(&mut self) {
         let Phase::Live(live) = std::mem::replace(&mut self.phase, Phase::Ended) else {
@@ -1064,13 +646,4 @@ impl Stream for Frames {
             }
         }
     }
-}
-
-/// From the trigger's clock to here. The two clocks are one where the database is on this machine;
-/// elsewhere the figure holds their difference too.
-fn observe(metrics: &Metrics, at: Timestamp) {
-    let latency = Timestamp::now().duration_since(at);
-    metrics
-        .handed
-        .event(Duration::try_from(latency).unwrap_or_default());
 }

@@ -3,13 +3,17 @@
 use std::pin::pin;
 
 use futures::StreamExt;
+use jiff::Timestamp;
 
 use super::*;
-use crate::event::{Change, Delta, Message, Scope, State as Before, Transaction};
+use crate::cursor::{Cursor, Token};
+use crate::event::{Change, Delta, Element, Message, Scope, State as Before, Transaction};
 use crate::log::{Batch, Place as Log};
 use crate::schema::catalog::Catalog;
+use crate::view::Sight;
 use crate::view::answering::tests::asking;
-use crate::view::snapshot::State as Rows;
+use crate::view::asking::Asking;
+use crate::view::snapshot::{self, State as Rows};
 use crate::view::tests::definition;
 
 fn epoch() -> Name {
