@@ -342,9 +342,11 @@ fn sources(folder: &str) -> String {
     let mut text = String::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let tests = path.ends_with("tests.rs") || path.ends_with("live.rs");
-        if path.is_file() && !tests {
-            text.push_str(&std::fs::read_to_string(path).unwrap());
+        let tests = path.ends_with("tests.rs") || path.ends_with("tests");
+        match path.is_dir() {
+            _ if tests => {}
+            true => text.push_str(&sources(path.to_str().unwrap())),
+            false => text.push_str(&std::fs::read_to_string(path).unwrap()),
         }
     }
     text
