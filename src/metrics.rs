@@ -206,7 +206,9 @@ impl Metrics {
                     "Duration of requests; event streams are not counted",
                     http_requests.clone(),
                 );
-                Self { registry, pools, handed, http_requests, $($field),* }
+                let metrics = Self { registry, pools, handed, http_requests, $($field),* };
+                metrics.begin_at_zero();
+                metrics
             };
         }
         counted! {
@@ -239,6 +241,46 @@ impl Metrics {
             log_trimmed_early: Counter, "rowcast_log_trimmed_early", "Times this relay trimmed the log for its size, before the retention was over";
             oldest_transaction: Gauge<f64, std::sync::atomic::AtomicU64>, "rowcast_oldest_transaction_age_seconds", "Age of the oldest open transaction that keeps rows from being trimmed or space from being given back";
             drift: Counter, "rowcast_drift", "Findings of the drift check";
+        }
+    }
+
+    /// Names every reason and result. A counter that first appears at one has not risen, as far as whoever
+    /// reads it can tell, and an alarm would sleep through the first event of its kind.
+    fn begin_at_zero(&self) {
+        for (counters, reasons) in [
+            (
+                &self.refused_streams,
+                &["total", "user", "address", "memory"][..],
+            ),
+            (
+                &self.dropped_subscribers,
+                &[
+                    "expired",
+                    "lagged",
+                    "memory",
+                    "shutdown",
+                    "stalled",
+                    "unavailable",
+                ],
+            ),
+            (&self.resets, &["epoch", "log", "table"]),
+            (
+                &self.refused_connections,
+                &["full", "descriptors", "silent"],
+            ),
+            (&self.bell_switches, &["awake", "idle"]),
+        ] {
+            for &reason in reasons {
+                drop(counters.get_or_create(&Reason { reason }));
+            }
+        }
+        for (counters, results) in [
+            (&self.resumes, ["ring", "log", "reset"]),
+            (&self.asked, ["told", "anew", "failed"]),
+        ] {
+            for result in results {
+                drop(counters.get_or_create(&Answer { result }));
+            }
         }
     }
 

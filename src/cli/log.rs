@@ -31,8 +31,15 @@ const QUIET: [&str; 5] = [
 ];
 
 pub(super) fn start(format: LogFormat) {
-    let mut filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,deadpool=error"));
+    // Nobody has set it, or to nothing.
+    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let asked = (!wanted.is_empty()).then(|| EnvFilter::try_new(&wanted));
+    let (filter, wrong) = match asked {
+        Some(Ok(filter)) => (Some(filter), None),
+        Some(Err(error)) => (None, Some(error)),
+        None => (None, None),
+    };
+    let mut filter = filter.unwrap_or_else(|| EnvFilter::new("warn,deadpool=error"));
     if filter
         .max_level_hint()
         .is_none_or(|most| most > Level::INFO)
@@ -51,6 +58,13 @@ pub(super) fn start(format: LogFormat) {
             colours: format == LogFormat::Text && std::io::stderr().is_terminal(),
         })
         .init();
+    if let Some(error) = wrong {
+        tracing::warn!(
+            RUST_LOG = wanted,
+            %error,
+            "RUST_LOG cannot be read, so the log is as without it; try RUST_LOG=rowcast=debug"
+        );
+    }
 }
 
 /// Fields of spans, kept as the inside of a JSON object.

@@ -174,23 +174,33 @@ pub fn parse() -> Cli {
     cli
 }
 
+/// Settings that a file may hold: the argument, and the variable that names the file.
+const IN_FILES: [(&str, &str); 3] = [
+    ("database_url", "DATABASE_URL_FILE"),
+    ("api_url", "ROWCAST_API_URL_FILE"),
+    ("jwt_secret", "ROWCAST_JWT_SECRET_FILE"),
+];
+
 /// Secrets that are in files: `…_FILE` in the environment, or `@file` as a JWT secret.
 fn read_secrets(config: &mut Config) -> Result<(), Told> {
-    let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    let named = |argument: &str| {
+        let (_, variable) = IN_FILES.iter().find(|(known, _)| *known == argument)?;
+        std::env::var_os(variable).map(PathBuf::from)
+    };
     if config.database_url.is_none()
-        && let Some(file) = named("DATABASE_URL_FILE")
+        && let Some(file) = named("database_url")
     {
         config.database_url = Some(read_secret(&file)?);
     }
     if config.api_url.is_none()
-        && let Some(file) = named("ROWCAST_API_URL_FILE")
+        && let Some(file) = named("api_url")
     {
         config.api_url = Some(read_secret(&file)?);
     }
     let secret = config.access.jwt_secret.as_ref();
     let file = match secret.map(|secret| secret.reveal().strip_prefix('@')) {
         Some(file) => file.map(PathBuf::from),
-        None => named("ROWCAST_JWT_SECRET_FILE"),
+        None => named("jwt_secret"),
     };
     if let Some(file) = file {
         config.access.jwt_secret = Some(read_secret(&file)?.into());

@@ -6,7 +6,7 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 
 use super::print::say;
-use super::{Told, access, database};
+use super::{IN_FILES, Told, access, database};
 use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::http::cors::Origins;
@@ -42,7 +42,7 @@ pub(super) fn found(command: &clap::Command, matches: &ArgMatches) -> Vec<Settin
                 Some(ValueSource::CommandLine) => "flag",
                 Some(ValueSource::EnvVariable) => "environment",
                 Some(_) => "default",
-                None => "not set",
+                None => in_file(id).unwrap_or("not set"),
             };
             Some(Setting {
                 flag: argument.get_long()?.to_owned(),
@@ -51,6 +51,12 @@ pub(super) fn found(command: &clap::Command, matches: &ArgMatches) -> Vec<Settin
             })
         })
         .collect()
+}
+
+/// The variable that names the file with the value, if it is set.
+fn in_file(id: &str) -> Option<&'static str> {
+    let (_, variable) = IN_FILES.iter().find(|(argument, _)| *argument == id)?;
+    std::env::var_os(variable).map(|_file| *variable)
 }
 
 fn masked(id: &str, value: &str) -> String {

@@ -17,7 +17,8 @@ use crate::mutants::{Mutant, on};
 use crate::sse;
 use crate::view::asking::{Asking, Pending};
 use crate::view::image::Images;
-use crate::view::{Channel, Delivery, Sight, View, snapshot};
+use crate::view::snapshot::{self, SnapshotError};
+use crate::view::{Channel, Delivery, Sight, View};
 
 /// A view that is made while definitions change is made again, so many times.
 const DEFINITIONS: usize = 4;
@@ -51,7 +52,7 @@ impl Subscription {
                         return Ok(live);
                     }
                 }
-                Err(self.explain(&NotYet.into()))
+                Err(self.explain(&Arc::new(SnapshotError::Changed).into()))
             }
         }
     }

@@ -365,9 +365,12 @@ async fn a_request_has_one_name_from_the_caller_to_the_log() {
 
 #[tokio::test]
 async fn settings_are_shown_with_where_they_come_from_and_checked_all_at_once() {
+    let kept = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(kept.path(), "postgres://api:canary@h/d").unwrap();
     let mut command = command();
     command
         .env("ROWCAST_POOL", "3")
+        .env("ROWCAST_API_URL_FILE", kept.path())
         .args([
             "--print-config",
             "--retention",
@@ -387,6 +390,7 @@ async fn settings_are_shown_with_where_they_come_from_and_checked_all_at_once() 
     assert!(line("--retention 77").ends_with("# flag"));
     assert!(line("--listen 127.0.0.1:3000").ends_with("# default"));
     assert!(line("--database-url postgres://u@h").ends_with("# flag"));
+    assert!(line("--api-url").ends_with("# ROWCAST_API_URL_FILE"));
     assert!(line("--jwks-url").ends_with("# not set"));
     assert!(!said.contains("canary"), "{said}");
 
@@ -414,4 +418,15 @@ async fn settings_are_shown_with_where_they_come_from_and_checked_all_at_once() 
         printed(&right).await,
         (true, "the settings make sense\n".to_owned())
     );
+}
+
+#[tokio::test]
+async fn a_wish_for_the_log_that_cannot_be_read_is_told_in_the_log() {
+    for (wish, told) in [("rowcast=loud", true), ("rowcast=info", false)] {
+        let mut command = command();
+        let bad = ["--database-url", "postgres://h:x:y/d"];
+        let output = command.env("RUST_LOG", wish).args(bad).output();
+        let said = String::from_utf8(output.await.unwrap().stderr).unwrap();
+        assert_eq!(said.contains("RUST_LOG cannot be read"), told, "{said}");
+    }
 }

@@ -71,7 +71,8 @@ impl Problem {
                     ),
                     (Some(_), false) => (
                         "the row was changed by somebody else; nothing was written",
-                        look,
+                        "look at \"current\", and try again with its ETag; one that begins with W/ never \
+                         matches: a proxy that compresses has weakened it",
                     ),
                     (Some(_), true) => (
                         "the row has that version, and was not written: a policy or a trigger \
