@@ -660,13 +660,22 @@ where c.relkind in ('v', 'm', 'f')
 ";
 
 /// One row a function. An output makes a row of the result, even a single one.
+/// Signatures are compared as text: `to_regprocedure` fails, and the whole catalogue with it, where one
+/// names a schema that this login may not look into.
 const FUNCTIONS: &str = r"
+with named as materialized (
+  select p.oid
+  from pg_proc p
+  join pg_namespace n on n.oid = p.pronamespace
+  join rowcast.exposed_function e on e.signature = p.oid::regprocedure::text
+  where n.nspname = any($1)
+)
 select p.oid, p.proname::text, n.nspname::text, p.pronargdefaults, p.proretset, p.provariadic <> 0 as variadic,
   p.provolatile <> 'v' as stable, p.prorettype = 'void'::regtype as nothing,
   format_type(p.prorettype, null) as type_name, obj_description(p.oid, 'pg_proc') as comment,
   i.names, i.types, o.names as column_names, o.types as column_types, o.bases as column_bases
-from rowcast.exposed_function e
-join pg_proc p on p.oid = to_regprocedure(e.signature)
+from named
+join pg_proc p using (oid)
 join pg_namespace n on n.oid = p.pronamespace
 join pg_type r on r.oid = p.prorettype
 cross join lateral (
@@ -701,7 +710,7 @@ cross join lateral (
     where t.typnamespace = 'pg_catalog'::regnamespace and t.typtype = 'b'
   ) as bare on true
 ) o
-where n.nspname = any($1) and rowcast.unfit(p.oid) is null
+where rowcast.unfit(p.oid) is null
 order by p.oid
 ";
 

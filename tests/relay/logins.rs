@@ -143,6 +143,30 @@ async fn two_plain_logins_serve_reads_writes_and_streams_under_row_level_securit
 }
 
 #[tokio::test]
+async fn a_function_of_a_schema_that_no_login_may_look_into_costs_nobody_else_anything() {
+    let server = Server::start(&[]).await;
+    let (database, relay) = world(&server).await;
+    database
+        .sql(
+            "create schema closed;
+             create type closed.mood as enum ('glad', 'sad');
+             create function closed.secret() returns int language sql as 'select 1';
+             create function feel(mood closed.mood) returns closed.mood language sql as 'select mood';
+             grant usage on schema closed to visitor;
+             create table later (id int primary key);
+             grant select on later to visitor;
+             select rowcast.expose_function('closed.secret()'), rowcast.expose_function('feel(closed.mood)'),
+                    rowcast.watch('later')",
+        )
+        .await;
+    assert_eq!(relay.get("/rest/v1/later").await.body, "[]");
+    let felt = relay.get("/rest/v1/rpc/feel?mood=sad").await;
+    assert_eq!((felt.status.as_u16(), felt.body.as_str()), (200, "\"sad\""));
+    let unserved = relay.get("/rest/v1/rpc/secret").await;
+    assert_eq!(unserved.json()["code"], "PGRST202");
+}
+
+#[tokio::test]
 async fn neither_login_may_do_more_than_it_must() {
     let server = Server::start(&[]).await;
     let (database, _relay) = world(&server).await;
