@@ -23,11 +23,19 @@ pub(super) async fn missing(
     requests: &Client,
 ) -> Result<Vec<Missing>, tokio_postgres::Error> {
     let access = &config.access;
-    let function = config.pre_request.as_deref().map(function);
+    let pre_request = config.pre_request.as_deref();
+    let written = pre_request.map(function);
+    let parts: Option<Vec<_>> = pre_request.map(|name| name.split('.').collect());
     let rows = requests
         .query(
             MISSING,
-            &[&config.schema, &access.anon_role, &access.roles, &function],
+            &[
+                &config.schema,
+                &access.anon_role,
+                &access.roles,
+                &written,
+                &parts,
+            ],
         )
         .await?;
     let missing = rows.iter().map(|row| Missing {
@@ -44,6 +52,8 @@ pub(super) fn function(name: &str) -> String {
     parts.join(".")
 }
 
+/// A function is looked up in the catalogue: `to_regprocedure` fails where its schema is open to the roles of
+/// requests and not to their login. Without a schema it is meant in what is served and in `public`.
 const MISSING: &str = "
 select '--schema ' || n, 'there is no such schema', format('create schema %I;', n)
 from unnest($1::text[]) as n
@@ -63,4 +73,8 @@ where o.oid is null or not pg_has_role(current_user, o.oid, 'member')
 union all
 select '--pre-request ' || $4::text, 'there is no such function without arguments',
        format('create function %s() returns void ...', $4)
-where $4 is not null and to_regprocedure($4 || '()') is null and to_regproc($4) is null";
+where $4 is not null and not exists (
+  select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+  where p.proname = ($5::text[])[cardinality($5::text[])] and p.prokind = 'f' and p.pronargs = p.pronargdefaults
+    and case when cardinality($5::text[]) > 1 then n.nspname = ($5::text[])[cardinality($5::text[]) - 1]
+        else n.nspname = any($1::text[] || '{public,pg_catalog}') end)";

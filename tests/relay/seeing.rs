@@ -225,6 +225,37 @@ async fn what_settings_name_and_nobody_has_made_is_told_at_the_start_and_by_the_
 }
 
 #[tokio::test]
+async fn a_pre_request_function_that_only_the_roles_of_requests_may_look_up_is_there() {
+    let database = database().await;
+    database
+        .sql(
+            "create schema private;
+             create function private.check(strict boolean default true) returns void language sql as '';
+             create function shut() returns void language sql as ''",
+        )
+        .await;
+    let relay = database.relay().await;
+    relay.kill().await;
+    database.role("of_seeing_shut", "login noinherit").await;
+    let api = database.url.replace("user=postgres", "user=of_seeing_shut");
+    let said = async |function: &str| {
+        let doctor = ["doctor", "--database-url", &database.url, "--api-url", &api];
+        let settings = ["--schema", "public,shop", "--pre-request", function];
+        printed(&[&doctor[..], &settings].concat()).await.1
+    };
+    for there in ["private.check", "shut"] {
+        let said = said(there).await;
+        assert!(said.contains("--schema shop: "), "{said}");
+        assert!(!said.contains("--pre-request"), "{said}");
+        assert!(!said.contains("could not be examined"), "{said}");
+    }
+    for missing in ["private.chek", "check"] {
+        let said = said(missing).await;
+        assert!(said.contains("--pre-request"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_change_is_traced_from_the_table_to_the_screens() {
     let database = database().await;
     let relay = Relay::start(&database, &["--ops-listen", "127.0.0.1:0"]).await;
