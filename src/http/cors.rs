@@ -15,7 +15,8 @@ use std::net::IpAddr;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, HOST, HeaderMap, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HOST, HeaderMap, HeaderName,
+    HeaderValue, ORIGIN, VARY,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
@@ -201,12 +202,10 @@ pub fn is_preflight(parts: &Parts) -> bool {
 
 const METHODS: HeaderValue =
     HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-/// A fixed list, and not what the browser asked for: no client's bytes in a response's headers.
-const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
-    "Authorization, Content-Type, Prefer, Range, Range-Unit, Accept, Accept-Profile, \
+/// What pages send that know the API. Browsers keep a preflight's answer, so more than is asked is told.
+const REQUEST_HEADERS: &str = "Authorization, Content-Type, Prefer, Range, Range-Unit, Accept, Accept-Profile, \
      Content-Profile, Last-Event-ID, apikey, X-Client-Info, X-Supabase-Api-Version, If-Match, \
-     If-None-Match, Idempotency-Key, Cache-Control, X-Request-Id, traceparent, tracestate",
-);
+     If-None-Match, Idempotency-Key, Cache-Control, X-Request-Id, traceparent, tracestate";
 const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
     "Content-Range, Content-Location, Location, Preference-Applied, Rowcast-Txid, ETag, \
      Idempotency-Replayed, \
@@ -215,15 +214,33 @@ const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
 /// Seconds; browsers cut it to two hours at most.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
+/// What a page may send: what we know, and what else its browser asks for. Libraries add headers of their own, such
+/// as supabase-js to a request that it repeats, and functions read those of an application. Only names come back.
+fn request_headers(asked: &HeaderMap) -> HeaderValue {
+    let mut allowed = REQUEST_HEADERS.to_owned();
+    let asked = asked.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter();
+    for name in asked.flat_map(|list| list.as_bytes().split(|byte| *byte == b',')) {
+        let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) else {
+            continue;
+        };
+        let known = |known: &str| known.trim().eq_ignore_ascii_case(name.as_str());
+        if !REQUEST_HEADERS.split(',').any(known) {
+            allowed.push_str(", ");
+            allowed.push_str(name.as_str());
+        }
+    }
+    HeaderValue::try_from(allowed).unwrap_or(HeaderValue::from_static(REQUEST_HEADERS))
+}
+
 /// The answer to a preflight. [`apply`] adds the headers that every response carries.
 #[must_use]
-pub fn preflight(origin: &Origin) -> Response {
+pub fn preflight(origin: &Origin, asked: &HeaderMap) -> Response {
     let mut response = Response::new(body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     if matches!(origin, Origin::Listed(_) | Origin::Any | Origin::Same) {
         let headers = response.headers_mut();
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS);
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, request_headers(asked));
         headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
     }
     response
@@ -403,7 +420,7 @@ mod tests {
 
     #[test]
     fn any_origin_never_comes_with_credentials() {
-        let mut response = preflight(&Origin::Any);
+        let mut response = preflight(&Origin::Any, &HeaderMap::new());
         apply(&mut response, &Origin::Any);
         assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
         assert!(
@@ -416,7 +433,7 @@ mod tests {
     #[test]
     fn a_listed_origin_is_named_back_and_may_bring_credentials() {
         let origin = Origin::Listed(HeaderValue::from_static("https://app.example"));
-        let mut response = preflight(&origin);
+        let mut response = preflight(&origin, &HeaderMap::new());
         apply(&mut response, &origin);
         let headers = response.headers();
         assert_eq!(response.status(), 204);
@@ -430,8 +447,31 @@ mod tests {
     }
 
     #[test]
+    fn a_page_may_send_headers_of_its_own_and_only_their_names_come_back() {
+        let mut asked = HeaderMap::new();
+        let list = "x-retry-count, PREFER,x-tenant,, a b, \u{fc}";
+        let list = HeaderValue::from_bytes(list.as_bytes()).unwrap();
+        asked.append(ACCESS_CONTROL_REQUEST_HEADERS, list);
+        asked.append(
+            ACCESS_CONTROL_REQUEST_HEADERS,
+            HeaderValue::from_static("baggage"),
+        );
+        let response = preflight(&Origin::Any, &asked);
+        let allowed = response.headers()[ACCESS_CONTROL_ALLOW_HEADERS].to_str();
+        assert_eq!(
+            allowed.unwrap(),
+            format!("{REQUEST_HEADERS}, x-retry-count, x-tenant, baggage")
+        );
+    }
+
+    #[test]
     fn a_foreign_origin_gets_no_word_of_permission() {
-        let mut response = preflight(&Origin::Foreign);
+        let mut asked = HeaderMap::new();
+        asked.append(
+            ACCESS_CONTROL_REQUEST_HEADERS,
+            HeaderValue::from_static("x-tenant"),
+        );
+        let mut response = preflight(&Origin::Foreign, &asked);
         apply(&mut response, &Origin::Foreign);
         let names: Vec<_> = response.headers().keys().collect();
         assert_eq!(names, [VARY.as_str()]);

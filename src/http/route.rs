@@ -402,7 +402,7 @@ fn refuse(route: &Route, parts: &Parts, origin: &Origin) -> Option<Refusal> {
 /// The answer to `OPTIONS`, which a browser asks before a request that is not simple.
 fn options(route: &Route, parts: &Parts, origin: &Origin) -> Response {
     if cors::is_preflight(parts) {
-        return cors::preflight(origin);
+        return cors::preflight(origin, &parts.headers);
     }
     let mut response = Response::new(body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
