@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::print::say;
@@ -146,28 +147,62 @@ impl Told {
 }
 
 /// Settings that people who come from PostgREST have already: the argument, our variable, theirs.
-const ALIASES: [(&str, &str, &str); 5] = [
+const ALIASES: [(&str, &str, &str); 7] = [
     ("schema", "ROWCAST_SCHEMA", "PGRST_DB_SCHEMAS"),
     ("anon_role", "ROWCAST_ANON_ROLE", "PGRST_DB_ANON_ROLE"),
     ("jwt_secret", "ROWCAST_JWT_SECRET", "PGRST_JWT_SECRET"),
+    // Whoever has the secret from there means what narrows its tokens as well.
+    ("jwt_audience", "ROWCAST_JWT_AUDIENCE", "PGRST_JWT_AUD"),
+    (
+        "jwt_role_claim",
+        "ROWCAST_JWT_ROLE_CLAIM",
+        "PGRST_JWT_ROLE_CLAIM_KEY",
+    ),
     ("pre_request", "ROWCAST_PRE_REQUEST", "PGRST_DB_PRE_REQUEST"),
     ("tx_end", "ROWCAST_TX_END", "PGRST_DB_TX_END"),
 ];
 
+/// Says that PostgREST's secret is not itself the key.
+const ENCODED: &str = "PGRST_JWT_SECRET_IS_BASE64";
+
+/// Whether the environment has a value for this variable.
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| !value.is_empty())
+}
+
+/// PostgREST's variables in the environment that say something and are not read.
+fn unread() -> Vec<String> {
+    let read = |name: &str| name == ENCODED || ALIASES.iter().any(|(.., theirs)| *theirs == name);
+    let mut names: Vec<_> = std::env::vars_os()
+        .filter(|(_, value)| !value.is_empty())
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| name.starts_with("PGRST_") && !read(name))
+        .collect();
+    names.sort();
+    names
+}
+
 /// Reads flags and environment; ends the process with a message when they make no sense.
 #[must_use]
 pub fn parse() -> Cli {
-    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let mut command = Cli::command();
+    let mut theirs_is_secret = false;
     for (argument, ours, theirs) in ALIASES {
-        if !set(ours) && set(theirs) {
+        if !is_set(ours) && is_set(theirs) {
             command = command.mut_arg(argument, |argument| argument.env(theirs));
+            theirs_is_secret |= argument == "jwt_secret";
         }
     }
     let matches = command.clone().get_matches();
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     cli.settings = settings::found(&command, &matches);
-    if let Err(told) = read_secrets(&mut cli.config) {
+    theirs_is_secret &= matches.value_source("jwt_secret") == Some(ValueSource::EnvVariable);
+    let read = if theirs_is_secret {
+        is_the_secret_itself()
+    } else {
+        Ok(())
+    };
+    if let Err(told) = read.and_then(|()| read_secrets(&mut cli.config)) {
         eprintln!("error: {told}");
         std::process::exit(2);
     }
@@ -180,6 +215,19 @@ const IN_FILES: [(&str, &str); 3] = [
     ("api_url", "ROWCAST_API_URL_FILE"),
     ("jwt_secret", "ROWCAST_JWT_SECRET_FILE"),
 ];
+/// Refuses a secret of PostgREST's that is not the key but its base64: no token would be genuine.
+fn is_the_secret_itself() -> Result<(), Told> {
+    match std::env::var(ENCODED) {
+        Ok(encoded) if !["", "0", "false"].contains(&encoded.to_ascii_lowercase().as_str()) => {
+            Err(Told::new(
+                format!("{ENCODED} is not heeded, and no token would be taken"),
+                format!("{encoded}, so that PGRST_JWT_SECRET is not the secret itself"),
+                "ROWCAST_JWT_SECRET with the decoded text, or the key as a JWK: {\"kty\":\"oct\",\"k\":\"its base64url\"}",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Secrets that are in files: `…_FILE` in the environment, or `@file` as a JWT secret.
 fn read_secrets(config: &mut Config) -> Result<(), Told> {

@@ -296,6 +296,41 @@ async fn a_printed_setting_ends_before_what_is_said_of_it() {
     }
 }
 
+#[tokio::test]
+async fn what_narrows_tokens_of_postgrest_is_heeded_with_its_secret_or_refused() {
+    let printed = async |variables: &[(&str, &str)]| {
+        let output = command()
+            .args(["--print-config", "--check"])
+            .env("PGRST_JWT_SECRET", "01234567890123456789012345678901")
+            .envs(variables.iter().copied())
+            .output()
+            .await
+            .unwrap();
+        let told = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(told).unwrap())
+    };
+    let theirs = [
+        ("PGRST_JWT_AUD", "shop"),
+        ("PGRST_JWT_ROLE_CLAIM_KEY", ".app.role"),
+        ("PGRST_JWT_SECRET_IS_BASE64", "false"),
+    ];
+    let (taken, told) = printed(&theirs).await;
+    assert!(taken, "{told}");
+    for setting in ["--jwt-audience shop ", "--jwt-role-claim .app.role "] {
+        assert!(told.contains(setting), "{told}");
+    }
+    let ours = ("ROWCAST_JWT_AUDIENCE", "till");
+    let (_, told) = printed(&[theirs[0], ours]).await;
+    assert!(told.contains("--jwt-audience till "), "{told}");
+
+    let encoded = ("PGRST_JWT_SECRET_IS_BASE64", "true");
+    let (taken, told) = printed(&[encoded]).await;
+    assert!(!taken && told.contains("try:"), "{told}");
+    let own = ("ROWCAST_JWT_SECRET", "abcdefghijklmnopqrstuvwxyzabcdef");
+    let (taken, told) = printed(&[encoded, own]).await;
+    assert!(taken, "{told}");
+}
+
 async fn line(lines: &mut Lines<BufReader<ChildStdout>>, text: &str) -> String {
     tokio::time::timeout(DEADLINE, async {
         loop {
