@@ -5,7 +5,7 @@
 //! repeats nothing of the request: no byte of a client's comes back from here.
 
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use serde_json::json;
 
 use super::{Response, body};
@@ -27,6 +27,8 @@ pub enum Refusal {
     ForeignOrigin,
     /// The relay is asked by a name that anybody could have given it.
     UnknownHost,
+    /// The body is compressed.
+    BodyEncoded,
     /// The body is larger than this many bytes.
     BodyTooLarge(usize),
     /// The body did not arrive in time.
@@ -75,6 +77,7 @@ impl Refusal {
             Self::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ForeignOrigin => StatusCode::FORBIDDEN,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
+            Self::BodyEncoded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodiesCrowded | Self::AnswersCrowded => StatusCode::SERVICE_UNAVAILABLE,
@@ -83,7 +86,7 @@ impl Refusal {
         }
     }
 
-    /// `PGRST117` and `PGRST125` are the dialect's own, the others this room's.
+    /// `PGRST107`, `PGRST117` and `PGRST125` are the dialect's own, the others this room's.
     fn code(self) -> &'static str {
         match self {
             Self::NotFound => "PGRST125",
@@ -93,6 +96,7 @@ impl Refusal {
             Self::NotOneHost => "RCH14",
             Self::ForeignOrigin => "RCH02",
             Self::UnknownHost => "RCH12",
+            Self::BodyEncoded => "PGRST107",
             Self::BodyTooLarge(_) => "RCH03",
             Self::BodyTooSlow => "RCH04",
             Self::BodiesCrowded => "RCH10",
@@ -113,6 +117,7 @@ impl Refusal {
             Self::UnknownHost => {
                 "the relay asks nobody who they are, and is not known by the name in Host".into()
             }
+            Self::BodyEncoded => "the body's Content-Encoding is not taken".into(),
             Self::BodyTooLarge(limit) => format!("the body exceeds {limit} bytes"),
             Self::BodyTooSlow => "the body did not arrive in time".into(),
             Self::BodiesCrowded => "too much is being sent to the relay at once".into(),
@@ -135,6 +140,9 @@ impl Refusal {
                 "ask it by its number or as localhost, or list its name: --allow-origin https://..."
                     .into(),
             ),
+            Self::BodyEncoded => {
+                Some("send the body as it is, uncompressed and without Content-Encoding".into())
+            }
             Self::BodiesCrowded | Self::AnswersCrowded => Some("try again in a moment".into()),
             Self::Panicked => Some("the relay's log has it under X-Request-Id".into()),
             _ => None,
@@ -177,8 +185,15 @@ impl Refusal {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
         }
-        if let Self::Method(allow) = self {
-            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        match self {
+            Self::Method(allow) => {
+                headers.insert(ALLOW, HeaderValue::from_static(allow));
+            }
+            // What would be taken (RFC 9110, section 15.5.16).
+            Self::BodyEncoded => {
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            }
+            _ => {}
         }
         response
     }

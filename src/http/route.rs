@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hyper::header::{ALLOW, CACHE_CONTROL, HOST, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_ENCODING, HOST, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode, Version};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -396,7 +396,18 @@ fn refuse(route: &Route, parts: &Parts, origin: &Origin) -> Option<Refusal> {
     if matches!(route, Route::NotFound(_)) {
         return Some(Refusal::NotFound);
     }
-    (!route.answers(&parts.method)).then(|| Refusal::Method(route.methods()))
+    if !route.answers(&parts.method) {
+        return Some(Refusal::Method(route.methods()));
+    }
+    // What nobody unpacks would be read as it is: a form could even be stored so.
+    let reads = !matches!(parts.method, Method::GET | Method::HEAD);
+    (reads && is_encoded(&parts.headers)).then_some(Refusal::BodyEncoded)
+}
+
+/// Whether the body is said to be something else than its bytes.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// The answer to `OPTIONS`, which a browser asks before a request that is not simple.

@@ -511,6 +511,30 @@ async fn a_method_that_a_path_does_not_have_is_405() {
 }
 
 #[tokio::test]
+async fn a_compressed_body_is_refused_and_never_read_as_it_is() {
+    let relay = start(limits(), &[]);
+    for (line, coding) in [
+        ("POST /rest/v1/tasks", "gzip"),
+        ("PATCH /rest/v1/tasks", "br"),
+        ("POST /rest/v1/rpc/add", "GZIP"),
+        ("POST /channels/lobby", "identity, gzip"),
+        ("POST /tickets", "deflate"),
+    ] {
+        let headers = format!("content-encoding: {coding}\r\ncontent-length: 0\r\n");
+        let answer = relay.ask(line, &headers).await;
+        assert_eq!(status(&answer), "415", "{line}");
+        assert!(answer.contains("accept-encoding: identity"), "{line}");
+        assert!(answer.contains(r#""code":"PGRST107""#), "{answer}");
+    }
+    assert!(relay.asked().is_empty());
+    let plain = "content-encoding: Identity\r\ncontent-length: 0\r\n";
+    assert_eq!(
+        status(&relay.ask("POST /rest/v1/tasks", plain).await),
+        "200"
+    );
+}
+
+#[tokio::test]
 async fn http_2_without_an_upgrade_is_understood() {
     let relay = start(limits(), &[]);
     let socket = TokioIo::new(relay.connect().await);
