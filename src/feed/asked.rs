@@ -6,7 +6,7 @@
 //! token, also where the round ended with its connection and brought no answer at all. Pure computation
 //! under a lock of its own; [`super::round`] puts the questions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::event::{Element, Transaction};
 use crate::log::Batch;
 use crate::metrics::Answer as Counted;
 use crate::mutants::{Mutant, on};
+use crate::postgres::transaction::Context;
 use crate::view::asking::{Answer, Asking, Digest, Pending, Shown};
 use crate::view::{Check, Delivery, Effect, Event, Mark, View};
 
@@ -26,6 +27,8 @@ use crate::view::{Check, Delivery, Effect, Event, Mark, View};
 const MOST: usize = 1_000;
 /// As many of these may be of one context, all who bring no token being one: so that nobody shuts out all others.
 const MOST_OF_ONE: usize = 750;
+/// What a view's questions took counts half as much after so long.
+const FORGOTTEN: Duration = Duration::from_mins(1);
 /// Views whose policies read what nobody watches are compared this often.
 const COMPARE: Duration = Duration::from_secs(5);
 
@@ -53,6 +56,36 @@ struct Entry {
     retry: Option<(Instant, Backoff)>,
     /// When all of it was last compared, and where.
     compared: (Instant, Option<Arc<Cursor>>),
+    /// What its questions took of late.
+    spent: Spent,
+}
+
+/// Time that was taken, of which less and less counts.
+#[derive(Debug)]
+struct Spent {
+    seconds: f64,
+    at: Instant,
+}
+
+impl Spent {
+    fn nothing() -> Self {
+        Self {
+            seconds: 0.0,
+            at: Instant::now(),
+        }
+    }
+
+    /// Seconds that count at `now`.
+    fn at(&self, now: Instant) -> f64 {
+        let since = now.duration_since(self.at).div_duration_f64(FORGOTTEN);
+        self.seconds * 0.5_f64.powf(since)
+    }
+
+    fn add(&mut self, took: Duration) {
+        let now = Instant::now();
+        self.seconds = self.at(now) + took.as_secs_f64();
+        self.at = now;
+    }
 }
 
 /// A view with what it is to be asked, taken out of its entry.
@@ -66,6 +99,8 @@ pub struct Question {
     pub pending: Arc<Pending>,
     /// What it shows, if that is known; an answer brings it up to date.
     pub shown: Option<Shown>,
+    /// How long it was asked.
+    pub took: Duration,
 }
 
 /// Why a question has no answer.
@@ -75,6 +110,8 @@ pub enum Unanswered {
     Anew,
     /// It is to be asked again.
     Failed,
+    /// It was not asked: the round has taken long enough.
+    Later,
 }
 
 /// Why a view that asks cannot be joined now.
@@ -132,6 +169,7 @@ impl Stage {
                 shown: None,
                 retry: None,
                 compared: (Instant::now(), None),
+                spent: Spent::nothing(),
             }
         });
         let view = Arc::clone(&entry.view);
@@ -243,7 +281,8 @@ impl Stage {
             .all(|missed| !state.is_touched(&missed.transaction))
     }
 
-    /// Goes on to the end of the batch, and takes what is to be asked. As one step: a view that is
+    /// Goes on to the end of the batch, and takes what is to be asked, in the order in which it is to be: who
+    /// has cost least of late comes first, since not all may have their turn in one round. As one step: a view that is
     /// registered before gets all of the batch, and one registered after reads its state in a later
     /// snapshot than `end`.
     #[must_use]
@@ -279,9 +318,11 @@ impl Stage {
                     pending: put,
                     shown: entry.shown.take(),
                     view,
+                    took: Duration::ZERO,
                 });
             }
         }
+        let questions = state.sorted(questions, now);
         for name in ended {
             self.reset_entry(
                 state,
@@ -317,10 +358,12 @@ impl Stage {
             Ok(_) => "told",
             Err(Unanswered::Anew) => "anew",
             Err(Unanswered::Failed) => "failed",
+            Err(Unanswered::Later) => "later",
         };
         let asked = &self.metrics.asked;
         asked.get_or_create(&Counted { result }).inc();
         entry.put = None;
+        entry.spent.add(question.took);
         match answer {
             Ok(Answer {
                 mut elements,
@@ -378,14 +421,19 @@ impl Stage {
             Err(Unanswered::Anew) => {
                 self.reset_entry(&mut state, view.name(), None);
             }
-            Err(Unanswered::Failed) => {
-                view.set_failing();
+            Err(why @ (Unanswered::Failed | Unanswered::Later)) => {
                 entry
                     .pending
                     .put_back(Arc::unwrap_or_clone(question.pending));
                 entry.shown = question.shown.take();
                 let mut backoff = entry.retry.take().map_or_else(Backoff::new, |(_, b)| b);
-                entry.retry = Some((Instant::now() + backoff.delay(), backoff));
+                let mut pause = Duration::ZERO;
+                if why == Unanswered::Failed {
+                    view.set_failing();
+                    // What takes its time in vain leaves as much to others.
+                    pause = backoff.delay().max(question.took);
+                }
+                entry.retry = Some((Instant::now() + pause, backoff));
             }
         }
     }
@@ -424,6 +472,35 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Questions in the order in which they are put. What all views of a context cost counts before what one
+    /// does, so that who has very many does not go before who has one.
+    fn sorted(&self, questions: Vec<Question>, now: Instant) -> Vec<Question> {
+        if questions.len() < 2 {
+            return questions;
+        }
+        let mut contexts: HashMap<&Context, f64> = HashMap::new();
+        for entry in self.views.values() {
+            *contexts.entry(entry.view.context()).or_default() += entry.spent.at(now);
+        }
+        let cost = |question: &Question| {
+            let all = contexts.get(question.view.context()).copied();
+            let entry = self.views.get(&question.view.name());
+            let own = entry.map(|entry| entry.spent.at(now));
+            [all, own].map(Option::unwrap_or_default)
+        };
+        let questions = questions.into_iter();
+        let mut questions: Vec<_> = questions
+            .map(|question| (cost(&question), question))
+            .collect();
+        questions.sort_by(|([all, own], _), ([others, other], _)| {
+            all.total_cmp(others).then(own.total_cmp(other))
+        });
+        questions
+            .into_iter()
+            .map(|(_cost, question)| question)
+            .collect()
     }
 
     fn is_touched(&self, transaction: &Transaction) -> bool {

@@ -103,6 +103,7 @@ impl Connection<'_> {
             asking,
             pending,
             shown,
+            took: _,
         } = question;
         let lease = Lease::take(&self.parts.asking).await?;
         let tables = view.tables();

@@ -10,6 +10,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::time::Instant;
@@ -24,6 +25,9 @@ use crate::view::asking::Answer;
 
 /// Views that are asked at the same time.
 const AT_ONCE: usize = 4;
+/// After so long a round begins no more questions: the next one does, once who has cost little had his turn.
+/// Otherwise whatever commits meanwhile would wait for all that is slow.
+const LONG_ENOUGH: Duration = Duration::from_millis(500);
 /// What a round reads at most, above which every view reads its state anew.
 const ROUND: Bounds = Bounds {
     rows: 20_000,
@@ -145,7 +149,7 @@ async fn read<A: Asker>(asker: &A, from: &Cursor) -> Result<Option<(Batch, Strin
     Ok(None)
 }
 
-/// Puts the questions, and publishes each answer as soon as it is there.
+/// Puts the questions, as many as there is time for, and publishes each answer as soon as it is there.
 async fn put<A: Asker>(
     asker: &A,
     stage: &Stage,
@@ -153,8 +157,15 @@ async fn put<A: Asker>(
     snapshot: &str,
     end: &Position,
 ) {
+    let begun = Instant::now();
     let asked = questions.into_iter().map(async |mut question| {
-        let answer = asker.answer(&mut question, snapshot).await;
+        let put = Instant::now();
+        let answer = if put.duration_since(begun) < LONG_ENOUGH {
+            asker.answer(&mut question, snapshot).await
+        } else {
+            Err(Unanswered::Later)
+        };
+        question.took = put.elapsed();
         stage.publish_answer(question, answer, end);
     });
     let asked = futures::stream::iter(asked).buffer_unordered(AT_ONCE);
@@ -165,5 +176,123 @@ async fn sleep_until(wake: Option<Instant>) {
     match wake {
         Some(wake) => tokio::time::sleep_until(wake).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use jiff::Timestamp;
+
+    use super::super::routes::tests::definition;
+    use super::super::stage::tests::{at, batch, stage};
+    use super::*;
+    use crate::cursor::Name;
+    use crate::event::{Change, Scope, State};
+    use crate::view::answering::tests::asking;
+    use crate::view::{Sight, View};
+
+    const SLOW: Duration = Duration::from_secs(2);
+
+    /// Answers some slowly and in vain, and remembers as whom it was asked.
+    #[derive(Default)]
+    struct Slow(Mutex<Vec<Option<String>>>);
+
+    impl Asker for Slow {
+        type Error = EpochEnded;
+
+        fn catalog(&self) -> Arc<Catalog> {
+            Arc::default()
+        }
+
+        async fn reload(&self) -> Result<Arc<Catalog>, EpochEnded> {
+            Ok(Arc::default())
+        }
+
+        async fn open(
+            &self,
+            _: &Cursor,
+            _: &Catalog,
+            _: Bounds,
+        ) -> Result<Option<Batch>, EpochEnded> {
+            Ok(None)
+        }
+
+        async fn export(&self) -> Result<String, EpochEnded> {
+            Ok(String::new())
+        }
+
+        async fn hold<T: Send>(
+            &self,
+            work: impl Future<Output = T> + Send,
+        ) -> Result<T, EpochEnded> {
+            Ok(work.await)
+        }
+
+        async fn answer(&self, question: &mut Question, _: &str) -> Result<Answer, Unanswered> {
+            let role = question.view.context().role.clone();
+            let is_slow = role.is_none();
+            self.0.lock().unwrap().push(role);
+            if is_slow {
+                tokio::time::sleep(SLOW).await;
+                return Err(Unanswered::Failed);
+            }
+            Ok(Answer {
+                elements: Vec::new(),
+                change: None,
+                whole: None,
+            })
+        }
+
+        async fn commit(&self) -> Result<(), EpochEnded> {
+            Ok(())
+        }
+
+        async fn roll_back(&self) -> Result<(), EpochEnded> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_questions_of_one_hold_up_nobody_else_for_longer_than_one_of_them_takes() {
+        let stage = stage();
+        let join = |number: usize, role: Option<&str>| {
+            let mut definition = definition(Sight::Asking(Arc::new(asking())));
+            definition.context.role = role.map(str::to_owned);
+            let name = format!("{number} {role:?}");
+            let view = View::new(Name::of([name.as_str()]), definition);
+            stage.join_asking(view, false).unwrap()
+        };
+        let _slow: Vec<_> = (0..100).map(|number| join(number, None)).collect();
+        let (quick, _joined) = join(0, Some("ann"));
+        let asker = Slow::default();
+        let round = async |xid: u64| {
+            let inserted = Change {
+                key: "1".into(),
+                before: State::Absent,
+                after: State::Row(r#"{"id":1}"#.into()),
+                at: Timestamp::UNIX_EPOCH,
+            };
+            let batch = batch(xid, Scope::Keys, vec![inserted]);
+            stage.publish(&batch, &at(xid), true);
+            let here = stage.position().unwrap();
+            assert!(stage.round(&here).is_some());
+            let questions = stage.questions(&batch, &here);
+            let begun = Instant::now();
+            put(&asker, &stage, questions, "", &here).await;
+            begun.elapsed()
+        };
+        assert!(round(10).await <= SLOW);
+        // Whoever it was that had no turn, nobody who costs little is behind the others now.
+        asker.0.lock().unwrap().clear();
+        assert!(round(11).await <= SLOW);
+        assert_eq!(asker.0.lock().unwrap()[0].as_deref(), Some("ann"));
+        assert_eq!(quick.told_until().until.unwrap().xmax(), 12);
+        // The others have their turn, and what was not asked is not forgotten.
+        let before = asker.0.lock().unwrap().len();
+        assert!(stage.next_wake().unwrap() <= Instant::now());
+        assert!(round(12).await <= SLOW);
+        assert!(asker.0.lock().unwrap().len() > before + 1);
     }
 }
