@@ -15,7 +15,7 @@ use super::problem::{JSON, Problem, logged};
 use super::reply::Reply;
 use super::rows::{Rows, applied, ended, json_body, preferences, terms};
 use super::stream::{closed, stream, token};
-use super::watch::watcher;
+use super::watch::{newcomer, watcher};
 use crate::auth::Identity;
 use crate::http::Response;
 use crate::http::headers::joined;
@@ -107,10 +107,11 @@ pub async fn subscribe(
 ) -> Response {
     let (rows, parts) = (hall.rows, hall.streams);
     let token = token(head);
-    let context = watcher(rows, identity, rows.schema(None), true);
+    let context = newcomer(rows, identity, rows.schema(None));
     if let Err(refusal) = may_subscribe(rows, &context, channel).await {
         return closed(token.as_deref(), &refusal.logged().unavailable());
     }
+    let context = watcher(rows, identity, rows.schema(None), true);
     let permit = hall.permits.give(channel, context);
     // Joining makes the doorbell listen; the stream opens once it does, so that a NOTIFY sent after
     // `open` is not missed.

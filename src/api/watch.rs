@@ -3,6 +3,7 @@
 //! If the watcher's role sees every row and the filter is made of comparisons that the relay
 //! repeats exactly, row images decide. Everything else is asked, as the watcher.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -118,6 +119,16 @@ pub(super) fn watcher(
     let (settings, _timeout) = rows.role_settings(identity);
     context.settings.splice(0..0, settings);
     context.before.clone_from(&rows.pre_request);
+    context
+}
+
+/// The same at the moment at which a stream begins, which belongs to one token: who has taken that back may know
+/// it by `jti`, and it must not open what it could not read.
+pub(super) fn newcomer(rows: &Rows, identity: &Identity, schema: &str) -> Context {
+    let mut context = watcher(rows, identity, schema, true);
+    let claims = identity.claims.to_string();
+    let claims = (Cow::Borrowed("request.jwt.claims"), claims);
+    context.settings.push(claims);
     context
 }
 
@@ -479,7 +490,11 @@ async fn look(
     }
     // One statement for both: a herd asks for every view that it shows.
     let sql = format!("{SEES}, array[{}]::text[]", casts.join(", "));
-    let context = watcher(rows, identity, &read.table.schema, true);
+    let context = if rows.pre_request.is_none() {
+        watcher(rows, identity, &read.table.schema, true)
+    } else {
+        newcomer(rows, identity, &read.table.schema)
+    };
     let looked = async {
         let lease = Lease::take(&rows.views).await?;
         let terms = Terms::read(&context, rows.statement_timeout);

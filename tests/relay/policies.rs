@@ -712,6 +712,39 @@ async fn a_function_before_each_request_sees_the_claims_of_a_stream() {
 }
 
 #[tokio::test]
+async fn a_token_that_was_taken_back_opens_no_stream() {
+    let database = database().await;
+    database.sql(ROLES).await;
+    database
+        .sql(
+            "create table plain (id int primary key); grant select on plain to member; \
+             create table taken_back (jti text primary key); insert into taken_back values ('stolen'); \
+             create function known() returns void language plpgsql security definer \
+               set search_path = pg_catalog, pg_temp as $$ begin \
+               if exists (select from public.taken_back t \
+                          where t.jti = current_setting('request.jwt.claims')::json ->> 'jti') then \
+                 raise sqlstate 'PT401' using message = 'this token was taken back'; end if; end $$",
+        )
+        .await;
+    let relay = relay_with(&database, &["--pre-request", "known"]).await;
+    database
+        .sql("select rowcast.watch('plain'), rowcast.allow_channel('lobby')")
+        .await;
+    for (jti, refused) in [("jti=own", false), ("jti=stolen", true)] {
+        let token = token("member", &["sub=ann", jti]).await;
+        let bearer = format!("Bearer {token}");
+        for path in ["/rest/v1/plain", "/channels/lobby"] {
+            let url = format!("{}{path}", relay.url);
+            let headers = [("authorization", bearer.as_str())];
+            let mut stream = Stream::with(&url, None, &headers).await;
+            let said = stream.next().await.unwrap().data;
+            let told = said.contains("this token was taken back");
+            assert_eq!(told, refused, "{path} with {jti}: {said}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn nothing_that_a_user_makes_keeps_the_catalogue_from_being_read() {
     let database = database().await;
     database.sql(ROLES).await;
