@@ -218,7 +218,7 @@ impl Metrics {
             dropped_subscribers: Family<Reason, Counter>, "rowcast_dropped_subscribers", "Event streams ended by the relay";
             resumes: Family<Answer, Counter>, "rowcast_resumes", "Event streams that brought a token, by where their history came from";
             resets: Family<Reason, Counter>, "rowcast_resets", "Resets sent to screens";
-            asked: Family<Answer, Counter>, "rowcast_asked", "Questions to the database of views that ask it: told, anew (the state is read again) or failed";
+            asked: Family<Answer, Counter>, "rowcast_asked", "Questions to the database of views that ask it: told, anew (the state is read again), failed, or later (the round has taken long enough)";
             polls: Counter, "rowcast_polls", "Reads of the log";
             log_rows: Counter, "rowcast_log_rows", "Rows read from the log";
             listener_connected: Gauge, "rowcast_listener_connected", "1 while the listening connection is up";
@@ -275,10 +275,10 @@ impl Metrics {
             }
         }
         for (counters, results) in [
-            (&self.resumes, ["ring", "log", "reset"]),
-            (&self.asked, ["told", "anew", "failed"]),
+            (&self.resumes, &["ring", "log", "reset"][..]),
+            (&self.asked, &["told", "anew", "failed", "later"]),
         ] {
-            for result in results {
+            for &result in results {
                 drop(counters.get_or_create(&Answer { result }));
             }
         }
