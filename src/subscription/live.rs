@@ -73,6 +73,30 @@ impl Live {
         }
     }
 
+    /// Queues what waits and, if that is all of it, moves on to where what it shows is.
+    pub fn take_all(&mut self, parts: &Parts, queue: &mut VecDeque<Bytes>) -> Drained {
+        // The position first, then everything that came before it was set: a control never
+        // overtakes an event.
+        let told = match self.shown.told() {
+            // Its epoch is its topic's: another one ends it.
+            Some(told) => told.until,
+            None => parts
+                .stage
+                .position()
+                .filter(|position| position.epoch == self.screen.epoch())
+                .map(|position| position.cursor),
+        };
+        let drained = self.drain(parts, queue);
+        if let (Drained::All, Some(told)) = (&drained, told) {
+            if self.shown.asking().is_some() {
+                self.screen.move_to(&told);
+            } else {
+                self.screen.move_to_feed(&told);
+            }
+        }
+        drained
+    }
+
     /// Lets others write events, if it shows what row images decide: what is asked for is compared.
     pub fn offer(&self, direct: &Direct) {
         if self.shown.asking().is_none()

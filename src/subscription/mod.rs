@@ -454,29 +454,12 @@ impl Subscription {
         let Phase::Live(live) = &mut self.phase else {
             return None;
         };
-        // The position first, then everything that came before it was set: a control never
-        // overtakes an event.
-        let told = match live.shown.told() {
-            // Its epoch is its topic's: another one ends it.
-            Some(told) => told.until,
-            None => self
-                .parts
-                .stage
-                .position()
-                .filter(|position| position.epoch == live.screen.epoch())
-                .map(|position| position.cursor),
-        };
-        let everything = match live.drain(&self.parts, &mut self.queue) {
+        let everything = match live.take_all(&self.parts, &mut self.queue) {
             Drained::All => true,
             Drained::Enough => false,
             // Whoever has begun again is told how things stand.
             Drained::Again(again) => return Some(again),
         };
-        match told.filter(|_| everything) {
-            Some(told) if live.shown.asking().is_some() => live.screen.move_to(&told),
-            Some(told) => live.screen.move_to_feed(&told),
-            None => {}
-        }
         let control = live.control(&self.parts, None, everything);
         self.queue.push_back(control);
         None
@@ -566,7 +549,7 @@ impl Subscription {
         let spread = spread.min(Duration::from_secs(2));
         tokio::time::sleep(spread.mul_f64(fastrand::f64())).await;
         // What came meanwhile, or the last word would be that a screen has everything.
-        let everything = match live.drain(&self.parts, &mut self.queue) {
+        let everything = match live.take_all(&self.parts, &mut self.queue) {
             Drained::All => true,
             Drained::Enough => false,
             Drained::Again(again) => {

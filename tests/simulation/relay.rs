@@ -566,6 +566,12 @@ impl Asker for Questions {
                 shared.statistics.count("questions that failed");
                 return Err(Unanswered::Failed);
             }
+            if shared.random.u8(..12) == 0 {
+                shared
+                    .statistics
+                    .count("questions put off to the next round");
+                return Err(Unanswered::Later);
+            }
             if shared.database.has_moved(&picture, &view.tables()) {
                 shared
                     .statistics
