@@ -488,7 +488,7 @@ async fn rows_by_key(
     let typed = typed.ok_or(LogError::Unexpected("a key that is no column"))?;
     // Names are quoted and come from the catalogue; the keys travel as a parameter.
     let sql = format!(
-        "select pg_catalog.row_to_json((select \"!row\" from (select {columns}) as \"!row\")), \
+        "select (select pg_catalog.row_to_json(s.*) from (select {columns}) as s), \
            case when pg_column_size(t.*) <= {TOO_LARGE} then pg_catalog.row_to_json(t.*) end \
          from {name} t join pg_catalog.json_to_recordset($1) k ({typed}) on {on}",
         typed = typed.join(", "),

@@ -358,3 +358,30 @@ async fn values_of_a_few_bytes_and_much_text_break_no_writer() {
     }
     assert_eq!(database.one("select is_called from rowcast.gap").await, "f");
 }
+
+/// Rows that are logged by their key are read again. Whoever reads the log does so for everybody.
+#[tokio::test]
+async fn a_column_of_any_name_keeps_nobody_from_reading_the_log() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create type pair as (a int, b text);
+             create table odd (id int primary key, \"!row\" pair, s text, t text, k text, body text);
+             create table tasks (id int primary key);
+             select rowcast.watch('odd'), rowcast.watch('tasks')",
+        )
+        .await;
+    let (mut odd, mut large) = relay.shown("/rest/v1/odd").await;
+    let (mut tasks, mut screen) = relay.shown("/rest/v1/tasks").await;
+    let txid = database
+        .commit(
+            "insert into odd values (1, null, 's', 't', 'k', repeat('x', 300000));
+             insert into tasks values (1)",
+        )
+        .await;
+    screen.reach(&mut tasks, &txid).await;
+    large.reach(&mut odd, &txid).await;
+    let shown: Vec<_> = large.rows.into_values().collect();
+    assert_eq!(Value::from(shown), relay.get("/rest/v1/odd").await.json());
+}
