@@ -122,6 +122,8 @@ fn column(name: &str, type_name: &str, base: &str) -> Column {
         deterministic: true,
         not_null: false,
         virtual_: false,
+        names_objects: false,
+        nested: false,
     }
 }
 

@@ -170,12 +170,14 @@ impl Seen {
             .clone()
             .all(|column| self.columns.contains(&column.name));
         // Virtual columns are null in images, and reg* types print by the reader's search_path.
-        let stable = |column: &Column| !column.virtual_ && !column.base.starts_with("reg");
+        let stable = |column: &Column| !column.virtual_ && !column.names_objects;
         let shown: Vec<&Column> = match &read.select {
             Selection::All => all.collect(),
             Selection::Columns(outputs) => outputs
                 .iter()
-                .filter_map(|output| read.table.column(&output.column))
+                .map(|output| &output.column)
+                .chain(&read.table.key)
+                .filter_map(|name| read.table.column(name))
                 .collect(),
         };
         selectable && read.select.is_plain() && shown.into_iter().all(stable)
@@ -316,10 +318,9 @@ fn by_asking(
     catalog: &Catalog,
 ) -> Result<View, Cannot> {
     let table = &read.table;
-    let key = table.key.iter().filter_map(|name| table.column(name));
-    // Such a value does not become itself again from its text alone.
-    let odd = |column: &&Column| column.base.starts_with('_') || column.base.starts_with("json");
-    if let Some(column) = key.clone().find(odd) {
+    let mut key = table.key.iter().filter_map(|name| table.column(name));
+    // Such a value does not become itself again from its text alone, or has another text in the log.
+    if let Some(column) = key.find(|column| column.nested || column.names_objects) {
         let problem = Problem::new(
             StatusCode::BAD_REQUEST,
             "PGRST127",

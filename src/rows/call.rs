@@ -482,6 +482,8 @@ fn of_values(function: &Function) -> Table {
             deterministic: true,
             not_null: false,
             virtual_: false,
+            names_objects: false,
+            nested: false,
         }],
         key: Vec::new(),
         watched: false,

@@ -649,6 +649,8 @@ pub(super) mod tests {
             deterministic: true,
             not_null: false,
             virtual_: false,
+            names_objects: false,
+            nested: false,
         }
     }
 

@@ -293,3 +293,33 @@ async fn streams_and_reads_agree_on_every_type_and_operator() {
     }
     assert!(populated > 80, "{populated}");
 }
+
+/// PostgreSQL writes `regclass` and the like as the reader's `search_path` has the name, also inside of arrays,
+/// composites and domains. The trigger's has no schema of anybody's.
+#[tokio::test]
+async fn names_of_tables_and_types_are_shown_as_reads_show_them_wherever_they_stand() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create type mood as enum ('sad', 'ok');
+             create type pair as (a int, b regtype);
+             create domain owned as regclass;
+             create domain pairs as pair[];
+             create table many (id int primary key, a regclass, b regclass[], c pair, d owned, e pairs);
+             select rowcast.watch('many')",
+        )
+        .await;
+    for column in ["a", "b", "c", "d", "e"] {
+        let path = format!("/rest/v1/many?select={column}");
+        let (mut stream, mut screen) = relay.shown(&path).await;
+        let insert = "insert into many values (1, 'many', '{many,pg_class}', '(1,mood)', 'many', '{\"(2,mood)\"}')";
+        for sql in [insert, "delete from many"] {
+            let txid = database.commit(sql).await;
+            screen.reach(&mut stream, &txid).await;
+            let read = relay.get(&path).await.json();
+            let shown: Vec<_> = screen.rows.values().cloned().collect();
+            assert_eq!(Value::from(shown), read, "{column}: {sql}");
+        }
+    }
+}

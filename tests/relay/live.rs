@@ -94,3 +94,48 @@ async fn a_view_that_cannot_be_asked_for_a_value_ends_with_the_error_of_a_read()
     let (_stream, screen) = relay.shown(path).await;
     assert_eq!(screen.rows["1"], json!({"id": 1, "number": 9}));
 }
+
+/// Keys are looked for by their text, and of these types JSON shows another one, or the log has.
+#[tokio::test]
+async fn a_stream_is_refused_where_rows_cannot_be_told_apart_by_the_text_of_their_keys() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create type mood as enum ('sad', 'ok'); create type pair as (a int, b text);
+             create domain moods as mood[]; create domain pairs as pair; create domain owned as regclass;",
+        )
+        .await;
+    for (place, (kind, by_images, by_asking)) in [
+        ("mood", 200, 200),
+        ("int4range", 200, 200),
+        ("tsvector", 200, 200),
+        ("int[]", 200, 400),
+        ("jsonb", 200, 400),
+        ("mood[]", 200, 400),
+        ("moods", 200, 400),
+        ("pair", 200, 400),
+        ("pairs", 200, 400),
+        ("oidvector", 200, 400),
+        ("regclass", 400, 400),
+        ("owned", 400, 400),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let table = format!("t{place}");
+        database
+            .sql(&format!(
+                "create table {table} (id {kind} primary key, v text); select rowcast.watch('{table}')"
+            ))
+            .await;
+        for (query, status) in [
+            ("", by_images),
+            ("?select=v", by_images),
+            ("?v=like.*", by_asking),
+        ] {
+            let stream = relay.stream(&format!("/rest/v1/{table}{query}")).await;
+            assert_eq!(stream.status, status, "{kind}{query}");
+        }
+    }
+}

@@ -761,6 +761,8 @@ fn definition(oid: u32, wordy: bool) -> Definition {
             deterministic: true,
             not_null: true,
             virtual_: false,
+            names_objects: false,
+            nested: false,
         }
     };
     Definition {
