@@ -94,14 +94,16 @@ with recursive secured as (
   where f.pronamespace = 'pg_catalog'::regnamespace
     and (f.proname in ('now', 'transaction_timestamp', 'statement_timestamp', 'clock_timestamp', 'timeofday',
                        'random', 'gen_random_uuid', 'pg_current_xact_id', 'txid_current')
-         or f.proname = 'age' and f.pronargs = 1)
+         or f.proname = 'age' and f.pronargs = 1
+         -- these read PostgreSQL's own catalogue
+         or f.proname like 'has\_%\_privilege' or f.proname like 'to\_reg%')
 )
 select s.oid, null::oid, false from secured s
 union
--- tables that hold rows; a view is only on the way
+-- tables that hold rows, and sequences; a view is only on the way
 select r.rel, r.id, true
 from reached r join pg_class c on c.oid = r.id
-where r.class = 'pg_class'::regclass and c.relkind in ('r', 'p', 'f', 'm')
+where r.class = 'pg_class'::regclass and c.relkind in ('r', 'p', 'f', 'm', 'S')
 union
 -- a policy that looks at other rows of its own table; its text has the range table of the query
 select r.rel, r.rel, true
@@ -121,7 +123,7 @@ where r.class = 'pg_proc'::regclass and f.prosqlbody is null and f.provolatile <
   and f.pronamespace <> 'pg_catalog'::regnamespace
 union
 -- expressions that mean something else from one moment to the next: PostgreSQL keeps no dependency on
--- its own functions, but writes their oids into the tree
+-- its own functions and tables, but writes their oids into the tree
 select r.rel, null, true
 from reached r
 cross join moving
@@ -133,6 +135,7 @@ cross join lateral (
   select f.prosqlbody::text from pg_proc f where r.class = 'pg_proc'::regclass and f.oid = r.id
 ) as e (tree)
 where e.tree ~ moving.pattern
+   or exists (select from regexp_matches(e.tree, ':relid ([0-9]+) ', 'g') as m (oid) where m.oid[1]::oid between 1 and 16383)
 union
 select y.rel, y.on_rel, true
 from rowcast.dependency y join secured s on s.oid = y.rel

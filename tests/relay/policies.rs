@@ -422,6 +422,57 @@ async fn what_nobody_watches_is_compared() {
     }
 }
 
+/// PostgreSQL notes down of no policy that it reads one of its own tables.
+#[tokio::test]
+async fn what_policies_read_in_the_catalogue_and_in_sequences_is_compared() {
+    let (database, relay) = world().await;
+    let ann = token("member", &["sub=ann"]).await;
+    database
+        .sql("create sequence opened minvalue 0; grant select on sequence opened to member; create table closed (id int)")
+        .await;
+    let there = BTreeMap::from([("1".to_owned(), json!({"id": 1}))]);
+    for (table, policy, opens) in [
+        (
+            "by_catalogue",
+            "exists (select from pg_class c where c.relname = 'newcomer')",
+            "create table newcomer (id int)",
+        ),
+        (
+            "by_view",
+            "exists (select from pg_views v where v.viewname = 'newview')",
+            "create view newview as select 1 as one",
+        ),
+        (
+            "by_function",
+            "to_regclass('public.latecomer') is not null",
+            "create table latecomer (id int)",
+        ),
+        (
+            "by_grant",
+            "has_table_privilege('public.closed', 'select')",
+            "grant select on closed to member",
+        ),
+        (
+            "by_sequence",
+            "id <= (select last_value from opened)",
+            "select setval('opened', 1)",
+        ),
+    ] {
+        database
+            .sql(&format!(
+                "create table {table} (id int primary key); alter table {table} enable row level security;
+                 create policy seen on {table} for select to member using ({policy});
+                 grant select on {table} to member; insert into {table} values (1); select rowcast.watch('{table}')"
+            ))
+            .await;
+        let path = format!("/rest/v1/{table}");
+        let mut screen = Watcher::of(&relay, &path, &ann, None).await;
+        screen.shows(table, &BTreeMap::new()).await;
+        database.sql(opens).await;
+        screen.shows(opens, &there).await;
+    }
+}
+
 #[tokio::test]
 async fn a_tail_with_a_token_follows_what_its_role_may_see() {
     let (database, relay) = world().await;
