@@ -14,11 +14,13 @@ use hyper::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER, WWW_AUT
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::reply;
 use crate::auth::Identity;
 use crate::causes::Causes;
 use crate::http::refusal::PROXY_STATUS;
 use crate::http::{Response, body};
 use crate::rows::Error;
+use crate::rows::response::Overrides;
 use crate::subscription::{Trouble, Unavailable};
 
 /// An error as a client sees it.
@@ -55,6 +57,9 @@ struct More {
     /// The methods that the path has, where the status demands them.
     #[serde(skip)]
     allow: Option<&'static str>,
+    /// Headers of the function that raised it.
+    #[serde(skip)]
+    raised: Overrides,
 }
 
 /// A row as JSON text; `None` when there is none.
@@ -242,8 +247,10 @@ impl Problem {
         if let Some(allow) = more.and_then(|more| more.allow) {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
-        // A SQLSTATE may be anything that a function raises, but is always five letters or digits.
-        if let Ok(value) = HeaderValue::from_str(&format!("Rowcast; error={}", self.code)) {
+        // A function's own code may be any text.
+        let is_token = self.code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let told = format!("Rowcast; error={}", self.code);
+        if let Some(value) = HeaderValue::try_from(told).ok().filter(|_| is_token) {
             headers.insert(PROXY_STATUS, value);
         }
         if let Some(Current(Some(row))) = more.and_then(|more| more.current.as_ref()) {
@@ -254,6 +261,9 @@ impl Problem {
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, self.challenge());
+        }
+        if let Some(more) = more {
+            reply::put(headers, &more.raised);
         }
         response
     }

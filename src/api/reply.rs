@@ -60,7 +60,7 @@ impl Reply {
     /// Lets a function in the database have its way with the answer.
     ///
     /// # Panics
-    /// Never: `Overrides` are checked to be a status and headers.
+    /// Never: `Overrides` are checked to be a status.
     pub fn apply(&mut self, overrides: &Overrides) {
         if let Some(status) = overrides.status {
             self.status = StatusCode::from_u16(status).expect("checked to be one");
@@ -68,19 +68,7 @@ impl Reply {
                 self.hush();
             }
         }
-        let named = overrides.headers.iter().map(|(name, value)| {
-            (
-                HeaderName::from_bytes(name.as_bytes()).expect("checked to be a name"),
-                HeaderValue::from_str(value).expect("checked to be a value"),
-            )
-        });
-        let named: Vec<(HeaderName, HeaderValue)> = named.collect();
-        for (name, _) in &named {
-            self.headers.remove(name);
-        }
-        for (name, value) in named {
-            self.headers.append(name, value);
-        }
+        put(&mut self.headers, overrides);
     }
 
     /// The answer that was given now, which has its room in `share`, or the one that was given before.
@@ -114,6 +102,26 @@ impl Reply {
             response.headers_mut().insert(CONTENT_LENGTH, none);
         }
         response
+    }
+}
+
+/// Puts a function's headers in place of those of the same names.
+///
+/// # Panics
+/// Never: `Overrides` are checked to be headers.
+pub(super) fn put(headers: &mut HeaderMap, overrides: &Overrides) {
+    let named = overrides.headers.iter().map(|(name, value)| {
+        (
+            HeaderName::from_bytes(name.as_bytes()).expect("checked to be a name"),
+            HeaderValue::from_str(value).expect("checked to be a value"),
+        )
+    });
+    let named: Vec<(HeaderName, HeaderValue)> = named.collect();
+    for (name, _) in &named {
+        headers.remove(name);
+    }
+    for (name, value) in named {
+        headers.append(name, value);
     }
 }
 

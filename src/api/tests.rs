@@ -684,6 +684,12 @@ async fn errors_of_postgres_keep_their_code_and_the_connection() {
         create table pots (id int primary key);
         create trigger teapot before insert on pots for each row execute function teapot();
         create table late (id int primary key, of int references late deferrable initially deferred);
+        create function quota() returns trigger language plpgsql as $$ begin
+          raise sqlstate 'PGRST' using
+            message = json_build_object('code', 'over quota', 'message', 'buy more', 'details', '5 of 5', 'hint', 'at /shop'),
+            detail = json_build_object('status', 429, 'headers', json_build_object('Retry-After', '60', 'x-quota', '5')); end $$;
+        create table metered (id int primary key);
+        create trigger quota before insert on metered for each row execute function quota();
         create materialized view total as select count(*) from tasks"));
     world.rows.statement_timeout = Duration::from_millis(300);
     let backends = |world: &World| {
@@ -697,6 +703,15 @@ async fn errors_of_postgres_keep_their_code_and_the_connection() {
     let pot = world.ask("POST pots", r#"{"id":1}"#).await;
     pot.fails(418, "PT418");
     assert!(pot.body.contains("\"hint\":\"pour\""));
+    // In the function's own words, headers included.
+    let over = world.ask("POST metered", r#"{"id":1}"#).await;
+    over.is(
+        429,
+        r#"{"code":"over quota","message":"buy more","details":"5 of 5","hint":"at /shop"}"#,
+    );
+    assert_eq!(over.header("retry-after"), Some("60"));
+    assert_eq!(over.header("x-quota"), Some("5"));
+    assert_eq!(over.header("proxy-status"), None);
     world
         .ask("POST total", r#"{"count":1}"#)
         .await

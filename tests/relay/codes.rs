@@ -119,6 +119,8 @@ async fn of_the_request() {
     }
     let unsafe_ = r#"{"code":"21000","said":"UPDATE requires a WHERE clause"}"#;
     told(&post(&relay, "raises", unsafe_).await, 400, "21000");
+    let unreadable = r#"{"code":"PGRST"}"#;
+    told(&post(&relay, "raises", unreadable).await, 500, "PGRST121");
     let nobody = r#"{"code":"22023","said":"role \"nobody\" does not exist"}"#;
     told(&post(&relay, "raises", nobody).await, 401, "22023");
 

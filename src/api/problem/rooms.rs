@@ -13,6 +13,7 @@ use crate::admission::Full;
 use crate::filter::ConditionError;
 use crate::postgres::transaction::TransactionError;
 use crate::rows::Error;
+use crate::rows::response::Raised;
 use crate::schema::catalog::CatalogError;
 use crate::subscription::Trouble;
 use crate::view::snapshot::SnapshotError;
@@ -330,6 +331,9 @@ impl Problem {
             )
             .hint("try again in a moment");
         };
+        if error.code().code() == Raised::SQLSTATE {
+            return Self::of_raised(error);
+        }
         let problem = Self {
             status: status(error),
             code: Cow::Owned(error.code().code().to_owned()),
@@ -343,6 +347,36 @@ impl Problem {
             return problem.allow("GET, HEAD, OPTIONS");
         }
         problem
+    }
+
+    /// What a function raises in its own words.
+    fn of_raised(error: &DbError) -> Self {
+        match Raised::parse(error.message(), error.detail()) {
+            Ok(Raised { words, overrides }) => {
+                let status = overrides.status.map(StatusCode::from_u16);
+                let mut problem = Self::new(
+                    status
+                        .and_then(Result::ok)
+                        .unwrap_or(StatusCode::BAD_REQUEST),
+                    words.code,
+                    words.message,
+                );
+                problem.details = words.details;
+                problem.hint = words.hint;
+                problem.more().raised = overrides;
+                problem
+            }
+            Err(found) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "PGRST121",
+                "what a function raised as PGRST cannot be read",
+            )
+            .details(found)
+            .hint(
+                "raise sqlstate 'PGRST' using message = '{\"code\":\"...\",\"message\":\"...\"}', \
+                 detail = '{\"status\":402,\"headers\":{}}'",
+            ),
+        }
     }
 
     /// The relay's own trouble with a stream that was well asked for.
