@@ -766,8 +766,8 @@ export const unique = () => crypto.randomUUID?.() ?? Array.from(crypto.getRandom
 /**
  * One write. `await view.synced(txid)` then waits until the view shows it.
  *
- * A browser by itself sends a request again whose connection broke, so each write of rows and each
- * call has a name of its own by which the relay writes it once. A message of a channel has none.
+ * A browser by itself sends a request again whose connection broke, so each write, call and message
+ * has a name of its own by which the relay writes it once.
  * @param {'POST' | 'PATCH' | 'PUT' | 'DELETE'} method
  * @param {string} url
  * @param {any} [body]
@@ -778,7 +778,7 @@ export const unique = () => crypto.randomUUID?.() ?? Array.from(crypto.getRandom
  * @throws {RowcastError} with `sent` where no answer came: whether it is stored is not known
  */
 export async function write(method, url, body, { signal, token, etag, once = unique() } = {}) {
-  const named = /\/rest\/v1\//.test(url)
+  const named = /\/(rest\/v1|channels)\//.test(url)
   const headers = { 'content-type': 'application/json', prefer: 'return=representation', ...(etag && { 'if-match': `"${etag}"` }), ...(named && { 'idempotency-key': once }) }
   const attempt = async is => {
     const answer = await fetch(url, { method, headers: { ...headers, ...bearer(is) }, signal, body: body === undefined ? undefined : JSON.stringify(body) })

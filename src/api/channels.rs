@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
+use super::once;
 use super::permits::{Permits, Question};
 use super::problem::{JSON, Problem, logged};
 use super::reply::Reply;
@@ -199,21 +200,27 @@ async fn published(
     };
     let context = rows.context(identity, None, head, &preferences);
     let terms = terms(rows, &context, &preferences);
+    let once = once::of(identity, head, body)?;
     let lease = Lease::take(&rows.pool).await;
     let lease = lease.map_err(|error| logged(&error.into()))?;
-    let end = transaction::run(lease, terms, async |client: &Client| {
+    let answered = transaction::run(lease, terms, async |client: &Client| {
+        if let Some(record) = execute::known(client, once.as_ref()).await? {
+            return Ok(Reply::from(record));
+        }
         let answer = one(client, PUBLISH, &[channel, text]).await?;
         permitted(answer.as_ref(), channel)?;
-        Ok(execute::ended(client, terms.end, true).await?)
+        let end = execute::ended(client, terms.end, true).await?;
+        let txid = serde_json::json!({"txid": end.txid});
+        let mut reply = Reply::json(txid.to_string(), JSON);
+        reply.status = StatusCode::CREATED;
+        if let Some(told) = rows.end(&preferences).1 {
+            applied(&mut reply.headers, [(told, true)]);
+        }
+        let reply = ended(reply, &end);
+        execute::keep(client, once.as_ref(), &reply).await?;
+        Ok(reply)
     });
-    let end = end.await.map_err(Refusal::logged)?;
-    let txid = serde_json::json!({"txid": end.txid});
-    let mut reply = Reply::json(txid.to_string(), JSON);
-    reply.status = StatusCode::CREATED;
-    if let Some(told) = rows.end(&preferences).1 {
-        applied(&mut reply.headers, [(told, true)]);
-    }
-    Ok(ended(reply, &end))
+    answered.await.map_err(Refusal::logged)
 }
 
 /// What the answer says of the channel, and of this role.

@@ -457,7 +457,10 @@ async fn in_order(client: &Client, steps: &[Step], share: &Share) -> Result<Vec<
 }
 
 /// The answer that was given before under this key; nothing when the key is ours now.
-async fn known(client: &Client, once: Option<&Once>) -> Result<Option<Record>, Error> {
+///
+/// # Errors
+/// [`Error::KeyBusy`], [`Error::KeyReused`], [`Error::Database`].
+pub async fn known(client: &Client, once: Option<&Once>) -> Result<Option<Record>, Error> {
     let Some(once) = once else {
         return Ok(None);
     };
@@ -491,7 +494,15 @@ async fn known(client: &Client, once: Option<&Once>) -> Result<Option<Record>, E
     }))
 }
 
-async fn keep<A: Recorded>(client: &Client, once: Option<&Once>, answer: &A) -> Result<(), Error> {
+/// Keeps an answer under its key, in the transaction that it is about.
+///
+/// # Errors
+/// [`Error::Database`].
+pub async fn keep<A: Recorded>(
+    client: &Client,
+    once: Option<&Once>,
+    answer: &A,
+) -> Result<(), Error> {
     if let Some(once) = once {
         let mut stream = pin!(run(client, &once.end(&answer.record())).await?);
         while stream.try_next().await?.is_some() {}

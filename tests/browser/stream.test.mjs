@@ -371,9 +371,16 @@ test('a write that is sent again with another token keeps its name, and no two w
   assert.notEqual(requests[2].once, requests[0].once)
 })
 
-test('a message has no name, so it is not sent again', async () => {
+test('a message is sent once more, too, under the same name', async () => {
+  const requests = answering(null, Response.json({ txid: '5' }, { headers: { 'rowcast-txid': '5' } }))
+  const { value } = await ended(write('POST', '/channels/lobby', 'hello', { once: 'mine' }))
+  assert.equal(value.txid, '5')
+  assert.deepEqual(requests.map(({ once }) => once), ['mine', 'mine'])
+})
+
+test('what is no write of the relay has no name, so it is not sent again', async () => {
   const requests = answering()
-  const { error } = await ended(write('POST', '/channels/lobby', 'hello'))
+  const { error } = await ended(write('POST', '/elsewhere', 'hello'))
   assert.equal(error.sent, true)
   assert.deepEqual(requests.map(({ once }) => once), [undefined])
 })

@@ -346,6 +346,46 @@ async fn who_may_not_listen_any_more_is_told_so_and_gets_nothing_that_came_later
 }
 
 #[tokio::test]
+async fn a_message_that_is_sent_again_under_its_key_arrives_once() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql("select rowcast.allow_channel('lobby'), rowcast.allow_channel('hall')")
+        .await;
+    let mut lobby = subscribed(&relay, "lobby").await;
+    let send = async |channel: &str, message: &str| {
+        let path = format!("/channels/{channel}");
+        let headers = [
+            ("content-type", "application/json"),
+            ("idempotency-key", "once"),
+        ];
+        relay.request(Method::POST, &path, &headers, message).await
+    };
+    let first = send("lobby", "1").await;
+    let again = send("lobby", "1").await;
+    for answer in [&first, &again] {
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
+    }
+    assert_eq!((first.txid(), &first.body), (again.txid(), &again.body));
+    assert_eq!(first.header("idempotency-replayed"), "");
+    assert_eq!(again.header("idempotency-replayed"), "true");
+    for (channel, message) in [("lobby", "2"), ("hall", "1")] {
+        let other = send(channel, message).await;
+        assert_eq!(other.json()["code"], "RCR23", "{}", other.body);
+    }
+    let last = relay.post("/channels/lobby", "3").await;
+    let mut said = Vec::new();
+    loop {
+        let event = lobby.data().await;
+        said.extend(event.elements().iter().map(|one| one["value"].clone()));
+        if event.has_txid(last.txid()) {
+            break;
+        }
+    }
+    assert_eq!(said, [json!(1), json!(3)]);
+}
+
+#[tokio::test]
 async fn what_is_no_message_is_refused_with_what_would_be_one() {
     let database = database().await;
     let relay = database.relay().await;
