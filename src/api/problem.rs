@@ -423,13 +423,14 @@ mod tests {
 
     #[test]
     fn a_table_is_made_live_in_the_schema_that_was_asked_for() {
-        for (schema, command) in [
-            ("public", "watch cards"),
-            ("archive", "watch archive.cards"),
+        for (schema, name, command) in [
+            ("public", "cards", "watch cards"),
+            ("archive", "cards", "watch archive.cards"),
+            ("public", "Order", "watch '\"Order\"'"),
         ] {
             let problem = Problem::of_rows(&Error::UnknownTable {
                 schema: schema.to_owned(),
-                name: "cards".to_owned(),
+                name: name.to_owned(),
                 near: None,
             });
             assert!(problem.hint.is_some_and(|hint| hint.ends_with(command)));

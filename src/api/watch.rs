@@ -213,7 +213,10 @@ fn possible(read: &Read) -> Result<(), Cannot> {
     if !table.watched {
         return not_now(
             format!("{} is not watched, so it has no stream", table.qualified()),
-            format!("rowcast watch {}", table.qualified()),
+            format!(
+                "rowcast watch {}",
+                quote::argument(&table.schema, &table.name)
+            ),
         );
     }
     Ok(())

@@ -16,6 +16,7 @@ use crate::causes::Causes;
 use crate::config::{Bell, Config};
 use crate::postgres::connect::Target;
 use crate::postgres::pooler;
+use crate::postgres::quote;
 use crate::schema::migrate;
 
 /// Releases from which a listener survives that vacuum has removed the commit status of transactions
@@ -285,15 +286,6 @@ async fn missing(config: &Config, requests: &Client, findings: &mut Findings) ->
         );
     }
     Ok(())
-}
-
-/// A table's name for a shell, which would take its quotes away.
-fn word(table: &str) -> String {
-    if table.contains(['"', ' ', '\'', '$', '\\']) {
-        format!("'{}'", table.replace('\'', r"'\''"))
-    } else {
-        table.to_owned()
-    }
 }
 
 async fn server(config: &Config, client: &Client, findings: &mut Findings) -> Asked<()> {
@@ -603,7 +595,7 @@ async fn tables(client: &Client, findings: &mut Findings) -> Asked<()> {
                 "triggers",
                 format!("those of {table} are missing, disabled or not ALWAYS"),
                 "changes are missed; a relay that may do so repairs it within seconds and resets the table's screens",
-                format!("rowcast watch {}", word(table)),
+                format!("rowcast watch {}", quote::word(table)),
             );
         } else if cell(row, 3) == "t" {
             findings.add(
@@ -619,7 +611,7 @@ async fn tables(client: &Client, findings: &mut Findings) -> Asked<()> {
                 "triggers",
                 format!("those of {table} do more than they must"),
                 "its writers pay for it; somebody read the table when it was to change, or the relay does not own it",
-                format!("rowcast watch {}", word(table)),
+                format!("rowcast watch {}", quote::word(table)),
             );
         } else {
             fine.push(table);

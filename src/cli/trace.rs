@@ -75,13 +75,14 @@ async fn of_key(client: &Client, table: &str, key: &str) -> Asked<Vec<String>> {
         return Ok(Vec::new());
     };
     let (oid, table) = (cell(about, 0), cell(about, 1));
+    let argument = quote::word(table);
     match (cell(about, 2), cell(about, 3)) {
         ("t", "t") => say!("table {table}: watched, and every change is captured"),
         ("t", _) => say!(
-            "table {table}: watched, but its triggers are missing or disabled, so that changes are missed\n  try:      rowcast watch {table}"
+            "table {table}: watched, but its triggers are missing or disabled, so that changes are missed\n  try:      rowcast watch {argument}"
         ),
         _ => say!(
-            "table {table}: not watched, so that no change of it is captured\n  try:      rowcast watch {table}"
+            "table {table}: not watched, so that no change of it is captured\n  try:      rowcast watch {argument}"
         ),
     }
     let (old, new) = (cell(about, 4), cell(about, 5));

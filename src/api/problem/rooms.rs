@@ -11,6 +11,7 @@ use tokio_postgres::error::{DbError, SqlState};
 use super::{Current, Problem};
 use crate::admission::Full;
 use crate::filter::ConditionError;
+use crate::postgres::quote;
 use crate::postgres::transaction::TransactionError;
 use crate::rows::Error;
 use crate::rows::response::Raised;
@@ -170,12 +171,9 @@ impl Problem {
         problem.hint = match (near, error) {
             (Some(near), _) => Some(format!("perhaps \"{near}\" was meant")),
             (None, Error::UnknownTable { schema, name, .. }) => {
-                let schema = match schema.as_str() {
-                    "public" => String::new(),
-                    schema => format!("{schema}."),
-                };
+                let argument = quote::argument(schema, name);
                 Some(format!(
-                    "if it exists, make it live: rowcast watch {schema}{name}"
+                    "if it exists, make it live: rowcast watch {argument}"
                 ))
             }
             _ => None,
