@@ -140,6 +140,9 @@ impl Refusal {
                 "ask it by its number or as localhost, or list its name: --allow-origin https://..."
                     .into(),
             ),
+            Self::UriTooLong(_) => Some(
+                "ask in parts, or call a function: POST has its arguments in the body".into(),
+            ),
             Self::BodyEncoded => {
                 Some("send the body as it is, uncompressed and without Content-Encoding".into())
             }

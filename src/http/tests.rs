@@ -386,7 +386,9 @@ async fn a_head_that_is_too_large_is_431() {
 async fn a_url_that_is_too_long_is_414() {
     let relay = start(limits(), &[]);
     let long = format!("GET /rest/v1/tasks?a=eq.{}", "x".repeat(9 * 1024));
-    assert_eq!(status(&relay.ask(&long, "").await), "414");
+    let answer = relay.ask(&long, "").await;
+    assert_eq!(status(&answer), "414");
+    assert!(answer.contains("POST has its arguments"), "{answer}");
     assert!(relay.asked().is_empty());
     let fits = format!("GET /rest/v1/tasks?a=eq.{}", "x".repeat(8000));
     assert_eq!(status(&relay.ask(&fits, "").await), "200");
