@@ -413,22 +413,34 @@ async fn settle(client: &Client, gathered: Gathered, catalog: &Catalog) -> Resul
 }
 
 /// As [`rows_by_key`], but a row that cannot be converted is told without its value: the casts of a
-/// table's owner run here, and an error of theirs must not stop the feed of everybody else. `None`
-/// when the table is locked.
+/// table's owner run here, and an error of theirs must not stop the feed of everybody else. So is each where
+/// [somebody else's](FOREIGN) could run. `None` when the table is locked, or is not what it was.
 async fn rows_told(
     client: &Client,
     table: &Table,
     lookups: &[&str],
 ) -> Result<Option<HashMap<String, State>>, LogError> {
-    match attempt(client, table, lookups).await? {
-        Attempt::Rows(found) => return Ok(Some(found)),
-        Attempt::Locked => return Ok(None),
-        Attempt::Refused => {}
+    let own = match attempt(client, runs_own_code(client, table)).await? {
+        Attempt::Done(Some(own)) => own,
+        Attempt::Done(None) | Attempt::Locked => return Ok(None),
+        Attempt::Refused => false,
+    };
+    if own {
+        match attempt(client, rows_by_key(client, table, lookups)).await? {
+            Attempt::Done(found) => return Ok(Some(found)),
+            Attempt::Locked => return Ok(None),
+            Attempt::Refused => {}
+        }
     }
     let mut found = HashMap::with_capacity(lookups.len());
     for lookup in lookups {
-        match attempt(client, table, &[lookup]).await? {
-            Attempt::Rows(row) => found.extend(row),
+        let one = if own {
+            attempt(client, rows_by_key(client, table, &[lookup])).await?
+        } else {
+            Attempt::Refused
+        };
+        match one {
+            Attempt::Done(row) => found.extend(row),
             Attempt::Locked => return Ok(None),
             Attempt::Refused => {
                 let key = key_of(lookup, &table.key);
@@ -440,22 +452,25 @@ async fn rows_told(
     Ok(Some(found))
 }
 
-/// What came of a lookup.
-enum Attempt {
-    Rows(HashMap<String, State>),
+/// What came of asking for rows.
+enum Attempt<T> {
+    Done(T),
     /// Somebody holds the table.
     Locked,
     /// PostgreSQL refused for another reason.
     Refused,
 }
 
-/// [`rows_by_key`] under a savepoint.
-async fn attempt(client: &Client, table: &Table, lookups: &[&str]) -> Result<Attempt, LogError> {
+/// Something under a savepoint.
+async fn attempt<T>(
+    client: &Client,
+    work: impl Future<Output = Result<T, LogError>>,
+) -> Result<Attempt<T>, LogError> {
     in_time(client.batch_execute("savepoint lookup")).await??;
-    let found = match rows_by_key(client, table, lookups).await {
+    let found = match work.await {
         Ok(found) => {
             in_time(client.batch_execute("release savepoint lookup")).await??;
-            return Ok(Attempt::Rows(found));
+            return Ok(Attempt::Done(found));
         }
         Err(LogError::Query(error)) => match error.code() {
             Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => Attempt::Locked,
@@ -467,6 +482,45 @@ async fn attempt(client: &Client, table: &Table, lookups: &[&str]) -> Result<Att
     let undone = "rollback to savepoint lookup; release savepoint lookup";
     in_time(client.batch_execute(undone)).await??;
     Ok(found)
+}
+
+/// Whether what a name means is still the table, with no more columns, and whether one of its types belongs to
+/// somebody who is neither a superuser nor may become this login anyway. Who owns a type can make a cast to json of
+/// it, or a check of a domain, and that would run here as the login that reads the log. Under the lock nothing of
+/// it changes but owners. Privileges are asked of the present, all else of the snapshot.
+const FOREIGN: &str = "\
+select pg_catalog.to_regclass($1) = c.oid
+       and pg_catalog.has_column_privilege(c.oid, (c.relnatts + 1)::pg_catalog.int2, 'select') is null,
+  exists (
+    select from rowcast.types(c.oid) as u (type)
+    join pg_catalog.pg_type t on t.oid = u.type
+    join pg_catalog.pg_roles o on o.oid = t.typowner
+    where t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace
+      and t.typtype <> 'c' and t.typcategory <> 'A'
+      and not o.rolsuper and not pg_catalog.pg_has_role(o.oid, current_user, 'member'))
+from pg_catalog.pg_class c where c.oid = $2";
+
+/// Whether a row of the table is converted by nobody's code but PostgreSQL's, a superuser's or our own. The table
+/// is locked, as reading it would; `None` when it is not what it was.
+async fn runs_own_code(client: &Client, table: &Table) -> Result<Option<bool>, LogError> {
+    let name = quote::qualified(&table.schema, &table.name);
+    let lock = format!("lock table only {name} in access share mode");
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+        [(&name, Type::TEXT), (&table.oid, Type::OID)];
+    let asked = async {
+        futures::join!(
+            client.batch_execute(&lock),
+            client.query_typed(FOREIGN, &parameters)
+        )
+    };
+    let (locked, rows) = in_time(asked).await?;
+    locked?;
+    let rows = rows?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let (same, foreign): (Option<bool>, bool) = (row.try_get(0)?, row.try_get(1)?);
+    Ok((same == Some(true)).then_some(!foreign))
 }
 
 /// Current rows of a table by lookup objects, by their key.

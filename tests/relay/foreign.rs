@@ -63,6 +63,46 @@ async fn a_cast_of_a_tables_owner_changes_none_of_our_functions() {
     assert_eq!(database.one(left).await, "0");
 }
 
+/// Whoever owns a table may let the login that listens read it.
+#[tokio::test]
+async fn a_cast_of_a_tables_owner_does_not_run_as_the_login_that_reads_the_log() {
+    let database = database().await;
+    let relay = database.relay().await;
+    mallory(&database).await;
+    database
+        .sql(
+            "create table m.t (id int primary key, x text); alter table m.t owner to mallory; \
+             select rowcast.watch('m.t'); set role mallory; create type m.e as enum ('a'); \
+             create function m.tells() returns boolean language plpgsql as $$ begin \
+               if current_user = session_user then perform pg_advisory_lock(4711); end if; return true; end $$; \
+             create function m.json(m.e) returns json language plpgsql as \
+               $$ begin perform m.tells(); return '1'; end $$; \
+             create cast (m.e as json) with function m.json(m.e); \
+             create domain m.d as int check (m.tells()); \
+             alter table m.t add column e m.e default 'a'; \
+             create table m.u (id m.d primary key, x text); reset role; select rowcast.watch('m.u'); \
+             create table kept (id int primary key, x text); select rowcast.watch('kept')",
+        )
+        .await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/kept").await;
+    for table in ["m.t", "m.u", "kept"] {
+        let large = "insert into {} values (1, (select string_agg(md5(i::text), '') from generate_series(1, 20000) i))";
+        let insert = large.replace("{}", table);
+        let insert = match table {
+            "kept" => insert,
+            _ => format!("set role mallory; {insert}"),
+        };
+        database.sql(&insert).await;
+    }
+    // The feed tells what was committed last after it has read all of it.
+    screen
+        .follow(&mut stream, |screen| !screen.rows.is_empty())
+        .await;
+    assert_eq!(screen.rows["1"]["x"].as_str().unwrap().len(), 640_000);
+    let locks = "select count(*) from pg_locks where locktype = 'advisory' and objid = 4711";
+    assert_eq!(database.one(locks).await, "0");
+}
+
 /// Functions that suit a call better than PostgreSQL's own, in a schema of the search path.
 async fn trap(database: &Database) {
     for arguments in [
