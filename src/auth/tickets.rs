@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +23,8 @@ use super::keys::fingerprint;
 pub const LIFETIME: Duration = Duration::from_secs(30);
 /// Most tickets at once.
 const MOST: usize = 10_000;
+/// As many of these may be of one user, so that nobody shuts out all others.
+const MOST_OF_ONE: usize = 7_500;
 /// Bytes of chance in a ticket.
 const BYTES: usize = 32;
 /// Letters that they make.
@@ -31,7 +34,7 @@ const LETTERS: usize = 43;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IssueError {
-    /// As many tickets as there may be wait to be used.
+    /// As many tickets as there may be wait to be used, or as many as one user gets.
     #[error("too many tickets wait to be used")]
     Full,
     /// The system gave no random numbers.
@@ -44,6 +47,7 @@ pub enum IssueError {
 pub struct Tickets {
     /// A standard mutex: held for a look-up and never across an await.
     waiting: Mutex<Waiting>,
+    users: RandomState,
 }
 
 #[derive(Default)]
@@ -51,7 +55,14 @@ struct Waiting {
     /// By SHA-256 of the ticket, so that the time a look-up takes tells nothing about others.
     tickets: HashMap<[u8; 32], Ticket>,
     /// The same in the order in which they end, those already used among them.
-    order: VecDeque<([u8; 32], Instant)>,
+    order: VecDeque<Place>,
+}
+
+struct Place {
+    print: [u8; 32],
+    end: Instant,
+    /// Whose it is: everybody with the same role and claims is one.
+    user: u64,
 }
 
 struct Ticket {
@@ -79,21 +90,27 @@ impl Tickets {
     /// none.
     ///
     /// # Errors
-    /// [`IssueError::Full`] while 10,000 wait.
+    /// [`IssueError::Full`] while 10,000 wait, or 7,500 of the same user.
     pub fn issue(&self, identity: Identity, paths: Vec<String>) -> Result<String, IssueError> {
         let mut bytes = [0; BYTES];
         SystemRandom::new()
             .fill(&mut bytes)
             .map_err(|_| IssueError::NoChance)?;
         let text = URL_SAFE_NO_PAD.encode(bytes);
+        let user = (&identity.role, identity.context_claims());
+        let user = self.users.hash_one(user);
         let now = Instant::now();
         let mut waiting = self.lock();
         waiting.forget(now);
-        if waiting.order.len() >= MOST {
+        if !waiting.has_room_for(user) {
             return Err(IssueError::Full);
         }
         let print = fingerprint(text.as_bytes());
-        waiting.order.push_back((print, now + LIFETIME));
+        waiting.order.push_back(Place {
+            print,
+            end: now + LIFETIME,
+            user,
+        });
         waiting.tickets.insert(print, Ticket { identity, paths });
         Ok(text)
     }
@@ -117,11 +134,20 @@ impl Tickets {
 }
 
 impl Waiting {
+    fn has_room_for(&self, user: u64) -> bool {
+        if self.order.len() < MOST_OF_ONE {
+            // Nobody has so many while there are not so many in all.
+            return true;
+        }
+        let own = self.order.iter().filter(|place| place.user == user);
+        self.order.len() < MOST && own.count() < MOST_OF_ONE
+    }
+
     /// Drops what has ended. All live equally long, so the oldest is always in front.
     fn forget(&mut self, now: Instant) {
-        while self.order.front().is_some_and(|(_, end)| *end <= now) {
-            if let Some((print, _)) = self.order.pop_front() {
-                self.tickets.remove(&print);
+        while self.order.front().is_some_and(|place| place.end <= now) {
+            if let Some(place) = self.order.pop_front() {
+                self.tickets.remove(&place.print);
             }
         }
     }
@@ -193,11 +219,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn beyond_ten_thousand_there_is_no_ticket_until_the_oldest_end() {
         let tickets = Tickets::default();
-        for _ in 0..MOST {
-            tickets.issue(ann(), Vec::new()).unwrap();
+        let issue = |name: &str| {
+            let identity = Identity {
+                claims: format!(r#"{{"sub":"{name}"}}"#).into(),
+                ..ann()
+            };
+            tickets.issue(identity, Vec::new())
+        };
+        for _ in 0..MOST_OF_ONE {
+            issue("ann").unwrap();
         }
-        assert_eq!(tickets.issue(ann(), Vec::new()), Err(IssueError::Full));
+        // Who takes as many as he can get leaves some to others.
+        assert_eq!(issue("ann"), Err(IssueError::Full));
+        for _ in MOST_OF_ONE..MOST {
+            issue("bob").unwrap();
+        }
+        assert_eq!(issue("zed"), Err(IssueError::Full));
         tokio::time::advance(LIFETIME).await;
-        assert!(tickets.issue(ann(), Vec::new()).is_ok());
+        assert!(issue("ann").is_ok());
     }
 }
