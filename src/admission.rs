@@ -71,7 +71,7 @@ pub struct Guest<'a> {
     pub address: Option<IpAddr>,
 }
 
-/// Cuts the connection that a stream is on.
+/// Cuts the connection that a stream is on. Whoever answers something on a connection has a pair of the same.
 #[derive(Clone, Debug, Default)]
 pub struct Scissors(Arc<Notify>);
 
@@ -79,6 +79,12 @@ impl Scissors {
     /// Cuts, now or when somebody waits for it.
     pub fn cut(&self) {
         self.0.notify_one();
+    }
+
+    /// Whether nobody else has a pair, so that nothing is answered on the connection.
+    #[must_use]
+    pub fn are_left_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
     }
 
     /// Waits for the cut.
@@ -268,9 +274,16 @@ impl Admission {
     /// signal. `told` hears of each look that cut somebody.
     pub async fn watch(self, shutdown: Shutdown, told: impl Fn(Cut)) {
         let look = async {
+            let mut was_short = false;
             loop {
                 tokio::time::sleep(LOOK).await;
                 let short = *self.shared.pressure.borrow() == Pressure::Severe;
+                if short && !was_short {
+                    // Connections on which nothing is answered go by themselves, and what they held is not
+                    // the system's again at once.
+                    self.shared.lock().shed = Some(Instant::now());
+                }
+                was_short = short;
                 let cut = self.look(short);
                 if cut != Cut::default() {
                     told(cut);

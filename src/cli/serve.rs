@@ -486,7 +486,8 @@ impl Relay {
             limits,
             observer,
             router.into_handler(),
-        );
+        )
+        .under(pressure.subscribe());
         let mut tasks = JoinSet::new();
         let counted = Arc::clone(&metrics);
         tasks.spawn(admission.watch(shutdown.clone(), move |cut| bounds::count(&counted, cut)));

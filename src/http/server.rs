@@ -27,7 +27,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
 
@@ -36,6 +36,7 @@ use super::events::{Ended, Events, Home};
 use super::route::HEAD_LIMIT;
 use super::{BodyError, Request, Response, body, exchange};
 use crate::admission::Scissors;
+use crate::memory::Pressure;
 use crate::shutdown::Shutdown;
 use crate::wake::Seldom;
 
@@ -159,6 +160,8 @@ struct Shared<H> {
     /// One permit for each connection.
     room: Arc<Semaphore>,
     builders: Arc<Builders>,
+    /// How short memory is, where somebody tells.
+    pressure: watch::Receiver<Pressure>,
 }
 
 impl<H, F> Server<H>
@@ -181,8 +184,16 @@ where
             limits,
             shutdown,
             observer,
+            pressure: watch::channel(Pressure::Low).1,
         };
         Self { shared, listeners }
+    }
+
+    /// The same, which is told how short memory is.
+    #[must_use]
+    pub fn under(mut self, pressure: watch::Receiver<Pressure>) -> Self {
+        self.shared.pressure = pressure;
+        self
     }
 
     /// Serves until the stop signal, then drains: accepts no more, answers what is in flight, closes
@@ -229,6 +240,9 @@ fn builder(limits: &Limits, observer: Observer) -> auto::Builder<Streams> {
 
 /// What waits for the client of one exchange of HTTP/2; hyper would take 400 KiB.
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// How often a connection is looked at while memory runs out.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// How long it takes at most until an answer that was made is written, if the client takes it.
 const WRITTEN: Duration = Duration::from_millis(100);
@@ -364,6 +378,38 @@ where
             Ended::Stalled => self.stalled(peer, true),
             Ended::Broken => tracing::debug!(%peer, "the connection broke"),
         }
+    }
+
+    /// Waits for what seldom happens to a connection: `head` is over when its first request is late.
+    async fn rare(&self, scissors: &Scissors, head: Option<Pin<&mut Sleep>>) -> Rare {
+        let late = async {
+            match head {
+                Some(head) => head.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = scissors.used() => Rare::Cut,
+            () = late => Rare::Late,
+            () = self.unneeded(scissors) => Rare::Unneeded,
+            _grace = self.shutdown.begun() => Rare::Stopping,
+        }
+    }
+
+    /// Waits until memory runs out while nothing is answered on a connection. What it keeps of a request that is
+    /// not all there is as much as some streams have, and anybody can have thousands of them.
+    async fn unneeded(&self, scissors: &Scissors) {
+        let mut pressure = self.pressure.clone();
+        let is_severe = |pressure: &Pressure| *pressure == Pressure::Severe;
+        while pressure.wait_for(is_severe).await.is_ok() {
+            // What is on its way may arrive.
+            sleep(LOOK).await;
+            if scissors.are_left_alone() && is_severe(&pressure.borrow()) {
+                return;
+            }
+        }
+        // Nobody tells.
+        std::future::pending::<()>().await;
     }
 
     /// A connection has brought no request in time.
@@ -549,6 +595,8 @@ enum Rare {
     Cut,
     /// The time for a first request is over.
     Late,
+    /// Memory runs out, and nothing is answered here.
+    Unneeded,
     /// The relay stops.
     Stopping,
 }
@@ -639,13 +687,8 @@ where
 
     let result = loop {
         let next = {
-            let rare = pin!(async {
-                tokio::select! {
-                    () = scissors.used() => Rare::Cut,
-                    () = first_head.as_mut(), if waits_for_head => Rare::Late,
-                    _grace = shared.shutdown.begun() => Rare::Stopping,
-                }
-            });
+            let head = waits_for_head.then_some(first_head.as_mut());
+            let rare = pin!(shared.rare(&scissors, head));
             let mut rare = Seldom::new(rare);
             poll_fn(|cx| {
                 if let Poll::Ready(result) = serving.as_mut().poll(cx) {
@@ -677,6 +720,10 @@ where
                     result = serving.as_mut() => break result,
                     () = seen.last(shared.limits.last) => return,
                 }
+            }
+            Rare::Unneeded => {
+                tracing::debug!(%peer, "closed: memory is short, and nothing is answered here");
+                return;
             }
             Rare::Late => {
                 waits_for_head = false;

@@ -160,6 +160,7 @@ impl Api for Echo {
 
 /// A running server.
 struct Relay {
+    pressure: watch::Sender<Pressure>,
     address: SocketAddr,
     api: Echo,
     metrics: Arc<Metrics>,
@@ -208,14 +209,17 @@ fn start(limits: Limits, origins: &[&str]) -> Relay {
     let seen = Arc::clone(&incidents);
     let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
+    let pressure = watch::Sender::new(Pressure::Low);
     let server = Server::new(
         vec![listener],
         shutdown,
         limits,
         Arc::new(move |incident| seen.lock().unwrap().push(incident)),
         router.into_handler(),
-    );
+    )
+    .under(pressure.subscribe());
     Relay {
+        pressure,
         address,
         api,
         metrics,
@@ -341,6 +345,38 @@ async fn each_route_reaches_its_room() {
     assert_eq!(status(&relay.ask("GET /readyz", "").await), "503");
     let counted = relay.ask("GET /metrics", "").await;
     assert!(counted.contains("http_route=\"/readyz\""));
+}
+
+#[tokio::test]
+async fn when_memory_runs_out_who_is_answered_stays_and_everybody_else_goes() {
+    let patient = Limits {
+        head: Duration::from_mins(1),
+        idle: Duration::from_mins(1),
+        ..limits()
+    };
+    let relay = start(patient, &[]);
+    let mut slow = relay.connect().await;
+    let request = b"GET /rest/v1/slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    slow.write_all(request).await.unwrap();
+    soon(relay.api.slow.notified()).await;
+    let mut half = relay.connect().await;
+    half.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nA: ")
+        .await
+        .unwrap();
+    let mut again = relay.connect().await;
+    let request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nA: ";
+    again.write_all(request).await.unwrap();
+    read_until(&mut again, "ok\n").await;
+    relay.pressure.send_replace(Pressure::High);
+    relay.pressure.send_replace(Pressure::Severe);
+    for socket in [&mut half, &mut again] {
+        // Closed with bytes that nobody has read, it may be reset.
+        let ended = soon(socket.read(&mut [0])).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    }
+    relay.api.go.notify_one();
+    let answer = read_to_end(&mut slow).await;
+    assert_eq!(status(&answer), "200");
 }
 
 #[tokio::test]
