@@ -67,7 +67,8 @@ const MOST: i64 = 24_000;
 const LONG: Duration = Duration::from_millis(100);
 
 const HEAD: &str = "\
-select pg_current_snapshot()::text, e.uuid::text, s.horizon::text, g.last_value, g.is_called, s.gap
+select pg_current_snapshot()::text, e.uuid::text, s.horizon::text, g.last_value, g.is_called, s.gap, \
+       'rowcast.log'::regclass::oid
 from rowcast.state s left join rowcast.epoch e on true cross join rowcast.gap g";
 
 /// Opens the transaction of a poll. The planner gets nothing to choose: it takes a third of a log
@@ -642,7 +643,10 @@ fn head_of(rows: &[Row], place: &Place) -> Result<Head, LogError> {
         Cursor::from_pg_snapshot(text)
             .map_err(|_| LogError::Unexpected("a snapshot in another form"))
     };
+    // The life of another log is none of this one's, whatever uuid came along.
     let uuid: Option<&str> = row.try_get(1)?;
+    let log = row.try_get(6)?;
+    let uuid = uuid.filter(|_| place.has(log));
     let horizon: Option<&str> = row.try_get(2)?;
     let (last_value, is_called): (i64, bool) = (row.try_get(3)?, row.try_get(4)?);
     Ok(Head {

@@ -85,13 +85,23 @@ impl Batch {
 #[derive(Debug, Clone)]
 pub struct Place {
     system: String,
+    /// The number of the log, which the text ends in.
+    log: Option<u32>,
 }
 
 impl Place {
     /// The place of this system, database and log.
     #[must_use]
     pub fn new(system: String) -> Self {
-        Self { system }
+        let log = system.rsplit(':').next().and_then(|log| log.parse().ok());
+        Self { system, log }
+    }
+
+    /// Whether that is its log. A dump that is restored over a database, or an installation anew, makes another
+    /// one under the same name, and no connection ends of it.
+    #[must_use]
+    pub fn has(&self, log: u32) -> bool {
+        self.log == Some(log)
     }
 
     /// The epoch of that uuid here.

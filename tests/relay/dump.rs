@@ -164,3 +164,45 @@ async fn a_dump_without_owners_and_privileges_is_put_right_by_who_restored_it() 
     screen.reach(&mut stream, &txid).await;
     assert_eq!(screen.rows.len(), 2);
 }
+
+/// Runs this in a shell, with the addresses of databases as `$0` and so on.
+async fn shell(script: &str, databases: &[&Database]) {
+    let urls = databases.iter().map(|database| &database.url);
+    let done = Command::new("sh").args(["-c", script]).args(urls).status();
+    assert!(done.await.unwrap().success(), "{script}");
+}
+
+/// No connection ends of it, and the uuid of the epoch is the same afterwards.
+#[tokio::test]
+async fn a_dump_that_is_restored_over_its_database_is_shown_by_relays_that_run() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create table tasks (id int primary key, title text); select rowcast.watch('tasks');
+             insert into tasks values (1, 'dumped')",
+        )
+        .await;
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    let mut screen = Screen::default();
+    screen.follow(&mut stream, |_| true).await;
+    let before = stream.id.clone();
+    let place = tempfile::tempdir().unwrap();
+    let dump = place.path().join("dump").display().to_string();
+    shell(&format!("pg_dump -Fc -f {dump} -d \"$0\""), &[&database]).await;
+    let txid = database.commit("update tasks set title = 'later'").await;
+    screen.reach(&mut stream, &txid).await;
+
+    let restore = format!("pg_restore --clean --if-exists --single-transaction -d \"$0\" {dump}");
+    shell(&restore, &[&database]).await;
+    screen
+        .follow(&mut stream, |screen| {
+            screen.rows.values().all(|row| row["title"] == "dumped")
+        })
+        .await;
+    let txid = database.commit("update tasks set title = 'after'").await;
+    screen.reach(&mut stream, &txid).await;
+    assert_eq!(screen.rows["1"]["title"], "after");
+    let mut returned = relay.resume("/rest/v1/tasks", &before).await;
+    assert!(returned.data().await.has_control("reset"));
+}
