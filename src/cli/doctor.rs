@@ -478,7 +478,17 @@ async fn clock(client: &Client, findings: &mut Findings) -> Asked<()> {
 async fn schema(client: &Client, findings: &mut Findings) -> Asked<()> {
     let state = "select version, coalesce((to_json(s) ->> 'needs')::int, 0), split_part(functions, ' ', 1) from rowcast.state s";
     let ours = migrate::version();
-    for row in rows(client, state).await? {
+    let state = rows(client, state).await?;
+    if state.is_empty() {
+        findings.add(
+            Level::Problem,
+            "schema",
+            "rowcast.state has no row",
+            "a dump of definitions alone was restored, or a restore is not over",
+            "once it is over: rowcast serve, or: rowcast sql | psql -v ON_ERROR_STOP=1",
+        );
+    }
+    for row in state {
         let version: i32 = cell(&row, 0).parse().unwrap_or(0);
         let needs: i32 = cell(&row, 1).parse().unwrap_or(0);
         if needs > ours {

@@ -31,6 +31,10 @@ const HISTORY: [&str; 8] = [
     include_str!("../../sql/0008_zones.sql"),
 ];
 
+/// Gives a schema that was restored without its rows what history had written into them. Before history, which
+/// begins where these say.
+const ROWS: &str = include_str!("../../triggers/00_rows.sql");
+
 const BELL: &str = include_str!("../../triggers/10_bell.sql");
 const BELL_OFF: &str = include_str!("../../triggers/11_bell_off.sql");
 const BELL_ALWAYS: &str = include_str!("../../triggers/12_bell_always.sql");
@@ -148,7 +152,7 @@ impl From<tokio_postgres::Error> for MigrateError {
 /// before.
 #[must_use]
 pub fn script(bell: Bell) -> String {
-    let mut script = format!("{BEGIN};\nset local client_min_messages = warning;\n");
+    let mut script = format!("{BEGIN};\nset local client_min_messages = warning;\n{ROWS}");
     for (done, sql) in HISTORY.iter().enumerate() {
         // A DO block can choose; the dollar tags are ours and stand in none of the files.
         let _infallible = write!(
@@ -303,6 +307,7 @@ async fn steps(client: &Client, wanted: &str) -> Result<Installed, MigrateError>
     // Whoever upgrades now is waited for; nobody else.
     client.batch_execute(LOCK).await?;
     client.batch_execute(LOCK_TIMEOUT).await?;
+    client.batch_execute(ROWS).await?;
     let state = State::of(client).await?.unwrap_or_default();
     if let Some(found) = state.settled(wanted)? {
         return Ok(found);

@@ -4,7 +4,9 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::harness::{Database, Relay, Screen, Server, Stream, command, database, eventually};
+use crate::harness::{
+    DEADLINE, Database, Relay, Screen, Server, Stream, command, database, eventually,
+};
 use crate::policies::{SECRET, token};
 
 /// Copies a database as operators do. Roles are the cluster's own and come first.
@@ -205,4 +207,53 @@ async fn a_dump_that_is_restored_over_its_database_is_shown_by_relays_that_run()
     assert_eq!(screen.rows["1"]["title"], "after");
     let mut returned = relay.resume("/rest/v1/tasks", &before).await;
     assert!(returned.data().await.has_control("reset"));
+}
+
+#[tokio::test]
+async fn a_dump_of_definitions_alone_is_completed_by_the_first_relay_once_it_is_restored() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    database
+        .sql("create table tasks (id int primary key, title text); select rowcast.watch('tasks')")
+        .await;
+    let copy = database.in_encoding("UTF8").await;
+    let part = |part: &str| {
+        format!(
+            "set -e; dump=$(mktemp); trap 'rm $dump' EXIT; pg_dump --schema-only {part} -d \"$0\" >\"$dump\"; \
+             psql -q -v ON_ERROR_STOP=1 -f \"$dump\" -d \"$1\""
+        )
+    };
+    shell(&part("--section=pre-data"), &[&database, &copy]).await;
+    // A row of ours would be in the way of those that a restore brings.
+    let refused = command()
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .args(["--database-url", &copy.url])
+        .kill_on_drop(true)
+        .output();
+    let refused = tokio::time::timeout(DEADLINE, refused);
+    let refused = refused.await.expect("it does not serve").unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success(), "{said}");
+    assert!(said.contains("is being restored"), "{said}");
+    shell(&part("--section=post-data"), &[&database, &copy]).await;
+
+    let doctor = ["doctor", "--database-url", &copy.url];
+    let said = command().args(doctor).output().await.unwrap().stdout;
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("rowcast.state has no row"), "{said}");
+    let relay = copy.relay().await;
+    let state = "select to_jsonb(s) - array['functions', 'place'] from rowcast.state s";
+    assert_eq!(copy.one(state).await, database.one(state).await);
+    assert_eq!(copy.one("select count(*) from rowcast.secret").await, "1");
+    eventually("its table is known", async || {
+        let watched = "select rel::regclass from rowcast.watched";
+        (copy.one(watched).await == "tasks").then_some(())
+    })
+    .await;
+    let mut stream = relay.stream("/rest/v1/tasks").await;
+    let mut screen = Screen::default();
+    screen.follow(&mut stream, |_| true).await;
+    let txid = copy.commit("insert into tasks values (1, 'here')").await;
+    screen.reach(&mut stream, &txid).await;
+    assert_eq!(screen.rows.len(), 1);
 }
