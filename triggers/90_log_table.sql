@@ -8,6 +8,10 @@
 -- take as long as to copy it, so that one stays as it is; `rowcast doctor` tells of it. One that somebody
 -- publishes cannot be changed.
 --
+-- But not its sequence, which goes the way of its table: of one that is not written ahead nothing may have reached
+-- the disk of a standby that is promoted soon after, or of a recovery, and then nobody can write to a watched table
+-- (measured on 15 and 18: "bad magic number in sequence"). What it writes ahead is one record for 32 ids.
+--
 -- An index that leads from a transaction to the operations and tables that it touched, in place of the primary
 -- key: what it costs is the same, and of a million rows the few that tell all of them are found in a moment
 -- (src/log/parts.rs). One whose changes somebody may want to receive needs its key.
@@ -27,7 +31,8 @@ begin
     from pg_constraint where conrelid = 'rowcast.log'::regclass and contype = 'c'
     union all
     select unnest(
-      case when c.relpersistence = 'p' then '{alter table rowcast.log set unlogged}'::text[] end
+      case when c.relpersistence = 'p' then '{
+           "alter table rowcast.log set unlogged", "alter sequence rowcast.log_id_seq set logged"}'::text[] end
       || case when to_regclass('rowcast.log_touched') is null then '{
            "alter table rowcast.log drop constraint if exists log_pkey",
            "create index log_touched on rowcast.log (xid, op, rel, id) with (deduplicate_items = off)"}'::text[] end)
@@ -35,6 +40,9 @@ begin
     where c.oid = 'rowcast.log'::regclass
       and pg_total_relation_size(c.oid) <= 8 * 1024 * 1024
       and not exists (select from pg_publication_rel p where p.prrelid = c.oid)
+    union all
+    select 'alter sequence rowcast.log_id_seq set logged'
+    from pg_class c where c.oid = 'rowcast.log_id_seq'::regclass and c.relpersistence = 'u'
   ) as wanted;
   if changes is null then
     return;

@@ -656,7 +656,9 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
     let status = "select kept, bytes, file, round(coalesce(reach, 0)), round(held), coalesce(holder, ''), \
         coalesce(extract(epoch from clock_timestamp() - trimmed_early), 1e9), \
         (select relpersistence from pg_class where oid = 'rowcast.log'::regclass), \
-        not exists (select from pg_index where indexrelid = to_regclass('rowcast.log_touched') and indisvalid) \
+        not exists (select from pg_index where indexrelid = to_regclass('rowcast.log_touched') and indisvalid), \
+        (select relpersistence from pg_class where oid = to_regclass('rowcast.log_id_seq')), \
+        (select relpersistence from pg_class where oid = 'rowcast.epoch'::regclass) \
         from rowcast.log_status()";
     for row in rows(client, status).await? {
         let number = |at: usize| cell(&row, at).parse::<f64>().unwrap_or(0.0);
@@ -685,7 +687,26 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
                 "rowcast.log is written ahead",
                 "each change of a watched table goes to the disk, archives and standbys twice; it held too much to be \
                  changed when Rowcast was installed, or is published",
-                "when writers can wait for a moment: alter table rowcast.log set unlogged;",
+                "when writers can wait for a moment: alter table rowcast.log set unlogged; \
+                 alter sequence rowcast.log_id_seq set logged;",
+            );
+        }
+        if cell(&row, 9) == "u" {
+            findings.add(
+                Level::Problem,
+                "sequence",
+                "the sequence of the log is not written ahead",
+                "after a promotion or a recovery PostgreSQL may not be able to read it, and no write of a watched table succeeds",
+                "alter sequence rowcast.log_id_seq set logged;",
+            );
+        }
+        if cell(&row, 10) == "p" {
+            findings.add(
+                Level::Problem,
+                "epoch",
+                "rowcast.epoch is written ahead",
+                "it survives a crash, which gives transaction ids out again: screens that come back may miss changes in silence",
+                "alter table rowcast.epoch set unlogged; select rowcast.new_epoch();",
             );
         }
         if cell(&row, 8) == "t" {

@@ -412,6 +412,34 @@ async fn a_standby_is_refused_until_it_is_promoted() {
     assert_eq!(screen.rows.len(), 2);
 }
 
+/// Of a sequence that is not written ahead such a standby has nothing on its disk, which is what is left of it.
+#[tokio::test]
+async fn watched_tables_can_be_written_to_on_a_standby_that_is_promoted_soon_after_the_log_was_made()
+ {
+    let primary = primary().await;
+    let standby = primary.standby().await;
+    primary.database().relay().await.end().await;
+    primary.database().sql(TASKS).await;
+    eventually("the standby has it all", async || {
+        let triggers = "select count(*) from pg_trigger where tgname = '!rowcast'";
+        (standby.database().one(triggers).await == "1").then_some(())
+    })
+    .await;
+    primary.stop("immediate").await;
+    standby
+        .run("pg_ctl", &["-D", &standby.data(), "-w", "promote"])
+        .await;
+    let relay = standby.database().relay().await;
+    let mut stream = relay.stream(PATH).await;
+    let mut screen = Screen::default();
+    let txid = standby
+        .database()
+        .commit("insert into tasks values (2, 'two')")
+        .await;
+    screen.reach(&mut stream, &txid).await;
+    assert_eq!(screen.rows.len(), 2);
+}
+
 #[tokio::test]
 async fn screens_follow_a_failover_and_never_an_old_primary_that_comes_back() {
     let old = primary().await;

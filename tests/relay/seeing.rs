@@ -43,7 +43,10 @@ async fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
         )
         .await;
     database
-        .sql("alter sequence rowcast.log_id_seq cache 5; alter table rowcast.log set logged")
+        .sql(
+            "alter sequence rowcast.log_id_seq cache 5; alter table rowcast.log set logged;
+             alter sequence rowcast.log_id_seq set unlogged; alter table rowcast.epoch set logged",
+        )
         .await;
     let open = database.client().await;
     open.batch_execute(
@@ -74,6 +77,8 @@ async fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
     for (subject, found) in [
         ("triggers", "days"),
         ("order", "CACHE 5"),
+        ("sequence", "not written ahead"),
+        ("epoch", "written ahead"),
         ("transaction", "forgotten"),
     ] {
         let finding = findings
