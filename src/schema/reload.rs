@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::catalog::Handle;
 use crate::backoff::Backoff;
@@ -85,10 +85,12 @@ async fn reload(catalog: &Handle, is_sure: &AtomicBool) {
             catalog.catch_up().await
         };
         let Err(error) = read else { break };
-        warn!(
-            error = %Causes(&error),
-            "the catalogue could not be read; the old one serves"
-        );
+        let error = Causes(&error).to_string();
+        if backoff.is_news(&error) {
+            warn!(error, "the catalogue could not be read; the old one serves");
+        } else {
+            debug!(error, "the catalogue can still not be read");
+        }
         tokio::time::sleep(backoff.delay()).await;
     }
     info!("the catalogue was read");

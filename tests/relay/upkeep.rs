@@ -556,3 +556,21 @@ async fn what_was_taken_from_a_relay_is_told_by_its_name_and_is_all_that_must_be
     let said = std::fs::read_to_string(log.path()).unwrap();
     assert!(!said.contains("several ids at a time"), "{said}");
 }
+
+#[tokio::test]
+async fn a_catalogue_that_cannot_be_read_is_told_of_once() {
+    let database = database().await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let _relay = Relay::logged(&database, &[], log.path()).await;
+    database
+        .sql("alter table rowcast.exposed rename to elsewhere")
+        .await;
+    let told = || {
+        let said = std::fs::read_to_string(log.path()).unwrap();
+        said.matches("the old one serves").count()
+    };
+    eventually("it is told", async || (told() > 0).then_some(())).await;
+    // Ten attempts, or so.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(told(), 1);
+}
