@@ -302,7 +302,12 @@ begin
                        || ' ' || a.attgenerated::text || ' ' || coalesce(a.attacl::text, '')
                        -- Filters go by it. Nothing is said of the default, which does not change.
                        || case when a.attcollation in (0, 'pg_catalog."default"'::regcollation) then ''
-                               else ' ' || a.attcollation end, ',' order by a.attnum)
+                               else ' ' || a.attcollation end
+                       -- But what a virtual column comes to changes with its expression, and no file with it.
+                       || case when a.attgenerated = 'v' then
+                            (select coalesce(' ' || pg_get_expr(d.adbin, d.adrelid), '') from pg_attrdef d
+                             where d.adrelid = a.attrelid and d.adnum = a.attnum)
+                          else '' end, ',' order by a.attnum)
      from pg_attribute a where a.attrelid = rel and a.attnum > 0 and not a.attisdropped),
     -- What values and parts of its types are called. PostgreSQL's own, below 16384, change with its version only, and
     -- to ask for them takes as long as all the rest.

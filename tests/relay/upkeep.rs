@@ -287,6 +287,34 @@ async fn what_changes_behind_the_triggers_is_shown_whatever_it_is() {
 }
 
 #[tokio::test]
+async fn another_expression_of_a_virtual_column_is_shown() {
+    let database = database().await;
+    let version = database
+        .one("select current_setting('server_version_num')::int / 10000")
+        .await;
+    if version.parse::<u32>().unwrap() < 18 {
+        eprintln!("skipped: virtual columns come with PostgreSQL 18");
+        return;
+    }
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create table tasks (id int primary key, title text, more int generated always as (id * 2) virtual);
+             insert into tasks values (1, 'one'); select rowcast.watch('tasks')",
+        )
+        .await;
+    let (mut stream, mut screen) = settled(&database, &relay).await;
+    database
+        .sql("alter table tasks alter more set expression as (id * 3)")
+        .await;
+    until_reset(&mut stream, &mut screen).await;
+    screen
+        .follow(&mut stream, |screen| screen.rows["1"]["more"] == 3)
+        .await;
+    shows_what_is_there(&relay, PATH, &screen).await;
+}
+
+#[tokio::test]
 async fn a_token_from_the_future_resets_only_the_client_that_brought_it() {
     let database = database().await;
     let relay = database.relay().await;
