@@ -256,3 +256,37 @@ async fn default_privileges_of_who_installs_neither_open_nor_close_what_is_insta
                  has_function_privilege('reader', 'rowcast.publish(text, json)', 'execute'))";
     assert_eq!(database.one(stays).await, "tf");
 }
+
+/// From 16 on who makes a role is a member of it by half, where his settings say so.
+#[tokio::test]
+async fn whoever_may_make_roles_may_install_whatever_membership_he_gets_by_that() {
+    let server = Server::start(&[]).await;
+    let database = server.database().await;
+    let version = database
+        .one("select current_setting('server_version_num')::int / 10000")
+        .await;
+    if version.parse::<u32>().unwrap() < 16 {
+        eprintln!("skipped: createrole_self_grant comes with PostgreSQL 16");
+        return;
+    }
+    let name = database.one("select current_database()").await;
+    for half in ["set", "inherit"] {
+        let boss = Database {
+            url: database
+                .url
+                .replace("user=postgres", &format!("user=boss_{half}")),
+        };
+        database
+            .sql(&format!(
+                "create role boss_{half} login createrole; alter role boss_{half} set createrole_self_grant = '{half}';
+                 alter database {name} owner to boss_{half}"
+            ))
+            .await;
+        boss.relay().await.kill().await;
+        boss.sql("create table tasks (id int primary key); select rowcast.watch('tasks'); drop table tasks")
+            .await;
+        database
+            .sql("drop schema rowcast cascade; drop role rowcast_owner, rowcast_trigger")
+            .await;
+    }
+}
