@@ -134,6 +134,19 @@ fn found(name: &str) -> Option<PathBuf> {
     .find(|path| path.exists())
 }
 
+const SETTINGS: &str = "pgbouncer.ini";
+
+/// `PgBouncer` with the settings in this directory.
+fn pooler(program: &Path, directory: &Path) -> Child {
+    as_nobody_special(program)
+        .arg(directory.join(SETTINGS))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
 /// `PgBouncer` in front of a database, in this mode.
 async fn pooled(database: &Database, mode: &str) -> Option<(Child, tempfile::TempDir, Database)> {
     let Some(program) = found("pgbouncer") else {
@@ -161,15 +174,8 @@ async fn pooled(database: &Database, mode: &str) -> Option<(Child, tempfile::Tem
         host = part("host="),
         port = part("port="),
     );
-    let file = directory.path().join("pgbouncer.ini");
-    std::fs::write(&file, settings).unwrap();
-    let child = as_nobody_special(&program)
-        .arg(&file)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    std::fs::write(directory.path().join(SETTINGS), settings).unwrap();
+    let child = pooler(&program, directory.path());
     let url = format!(
         "host={place} port=6432 user=postgres dbname={}",
         part("dbname=")
@@ -228,6 +234,40 @@ async fn a_transaction_pooler_is_refused_with_what_gave_it_away() {
     let mut screen = Screen::default();
     let txid = database.commit("insert into tasks values (2, 'two')").await;
     screen.reach(&mut stream, &txid).await;
+}
+
+#[tokio::test]
+async fn a_pooler_that_does_not_keep_sessions_whole_any_more_is_told_by_its_name_until_it_does() {
+    let database = database().await;
+    let Some((mut child, directory, behind)) = pooled(&database, "session").await else {
+        return;
+    };
+    let relay = behind.relay().await;
+    eventually("it is ready", async || {
+        (relay.get("/readyz").await.status == 200).then_some(())
+    })
+    .await;
+    let file = directory.path().join(SETTINGS);
+    let settings = std::fs::read_to_string(&file).unwrap();
+    let program = found("pgbouncer").unwrap();
+    for (mode, status, said) in [
+        (
+            "transaction",
+            503,
+            "a transaction pooler stands in front of",
+        ),
+        ("session", 200, "ready"),
+    ] {
+        child.kill().await.unwrap();
+        let settings = settings.replace("pool_mode = session", &format!("pool_mode = {mode}"));
+        std::fs::write(&file, settings).unwrap();
+        child = pooler(&program, directory.path());
+        eventually(said, async || {
+            let answer = relay.get("/readyz").await;
+            (answer.status == status && answer.body.contains(said)).then_some(())
+        })
+        .await;
+    }
 }
 
 /// A PostgreSQL without a launcher that brings it back. It is stopped when dropped.
