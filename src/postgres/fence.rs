@@ -1,9 +1,13 @@
-//! Which server may be followed: none that lies behind one that was followed already.
+//! Which server may be followed: none that lies behind one that was followed already, and once there was a
+//! primary no standby of it.
 //!
 //! A failover makes a standby the primary, and its timeline one higher. When the old primary comes
 //! back, it takes writes and answers as if nothing had happened, on the lower timeline: whoever
 //! follows it goes back in time, and whoever writes there loses what he wrote. So the highest
 //! timeline that was seen is remembered, and a connection to a server on a lower one is refused.
+//!
+//! A standby takes over when it is promoted. Before that a connection that was made while the primary was away would
+//! stay with it: reads would be of earlier, and each write an error, for as long as the connection lasts.
 //!
 //! In memory, and by all connections of a process. Not in tokens: those are not signed, and whoever
 //! made one up could stop a relay. Somebody who wants to go back on purpose restarts the relays.
@@ -23,7 +27,7 @@ struct Seen {
     timeline: u32,
 }
 
-/// The SQLSTATE with which a server is refused that lies behind. PostgreSQL has no such code.
+/// The SQLSTATE with which a server is refused that lies behind or is a standby. PostgreSQL has no such code.
 pub const BEHIND: &str = "RCF01";
 
 /// What a server says of itself. The file's name knows a new timeline at once, the control file only
@@ -77,13 +81,15 @@ impl Fence {
             "do $rowcast$ declare here bigint; begin \
              begin select t.timeline into here from ({ASK}) as t (system, timeline) where t.system = '{system}'; \
              exception when insufficient_privilege then return; end; \
-             if here between 1 and {below} then \
-             raise exception using errcode = '{BEHIND}', message = format( \
+             if here < {timeline} then \
+             raise exception using errcode = '{BEHIND}', message = case here when 0 then \
+             'this server is a standby, and a primary of the same system was seen before \
+             (found: pg_is_in_recovery() is true; try: the primary''s address, or several with \
+             target_session_attrs=read-write)' else format( \
              'this server is on timeline %s, and timeline {timeline} of the same system was seen before: \
              it is an old primary that came back after a failover (try: stop it, or make it a standby of the new \
-             primary; to go back to it on purpose, restart every relay)', here); \
+             primary; to go back to it on purpose, restart every relay)', here) end; \
              end if; end $rowcast$",
-            below = timeline - 1,
         ))
     }
 }

@@ -452,6 +452,49 @@ async fn a_standby_is_refused_until_it_is_promoted() {
     assert_eq!(screen.rows.len(), 2);
 }
 
+#[tokio::test]
+async fn requests_go_to_the_primary_again_when_it_was_away_and_its_standby_was_not() {
+    let primary = primary().await;
+    primary.database().relay().await.end().await;
+    primary.database().sql(TASKS).await;
+    let standby = primary.standby().await;
+    // Without target_session_attrs.
+    let both = Database {
+        url: format!(
+            "host={},{} user=postgres dbname=postgres",
+            primary.sockets(),
+            standby.sockets()
+        ),
+    };
+    let relay = both.relay().await;
+    let write = async || {
+        let written = relay
+            .request(
+                hyper::Method::PATCH,
+                &format!("{PATH}?id=eq.1"),
+                &[("content-type", "application/json")],
+                r#"{"title":"again"}"#,
+            )
+            .await;
+        written.status.as_u16()
+    };
+    eventually("it writes", async || (write().await == 204).then_some(())).await;
+    primary.stop("fast").await;
+    // Nobody may take it for a mistake of his.
+    eventually("it says that it cannot", async || {
+        let status = write().await;
+        assert!(status >= 500, "{status}");
+        (relay.get("/readyz").await.status == 503).then_some(())
+    })
+    .await;
+    primary.start().await;
+    eventually("it is ready", async || {
+        (relay.get("/readyz").await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(write().await, 204);
+}
+
 /// Of a sequence that is not written ahead such a standby has nothing on its disk, which is what is left of it.
 #[tokio::test]
 async fn watched_tables_can_be_written_to_on_a_standby_that_is_promoted_soon_after_the_log_was_made()
