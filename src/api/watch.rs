@@ -219,6 +219,19 @@ fn possible(read: &Read) -> Result<(), Cannot> {
             ),
         );
     }
+    // It had one when it was watched.
+    if table.key.is_empty() {
+        return not_now(
+            format!(
+                "{} has no primary key any more, so it has no stream",
+                table.qualified()
+            ),
+            format!(
+                "alter table {} add primary key (...);",
+                quote::qualified(&table.schema, &table.name)
+            ),
+        );
+    }
     Ok(())
 }
 

@@ -440,3 +440,35 @@ async fn a_publication_of_all_tables_is_in_nobodys_way() {
         database.sql(sql).await;
     }
 }
+
+#[tokio::test]
+async fn a_table_that_loses_its_primary_key_says_so_until_it_has_another() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql("create table notes (id int primary key, rank int not null); insert into notes values (1, 7); select rowcast.watch('notes')")
+        .await;
+    let path = "/rest/v1/notes";
+    let (mut stream, _) = relay.shown(path).await;
+    database
+        .sql("alter table notes drop constraint notes_pkey")
+        .await;
+    let told = stream.until(|event| event.data.contains("error")).await;
+    assert!(
+        told.data
+            .contains("public.notes has no primary key any more, so it has no stream"),
+        "{}",
+        told.data
+    );
+    database
+        .sql("alter table notes add primary key (rank)")
+        .await;
+    eventually("a stream by the new key", async || {
+        let mut stream = relay.stream(path).await;
+        let mut screen = Screen::default();
+        let event = stream.next().await?;
+        screen.apply(&event);
+        screen.rows.contains_key("7").then_some(())
+    })
+    .await;
+}
