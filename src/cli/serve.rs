@@ -506,6 +506,7 @@ impl Relay {
         tasks.spawn(beats::run(streams));
         let stop = shutdown.clone();
         tasks.spawn(async move { channels::keep_asking(&permits, &rows, stop).await });
+        let known = Arc::clone(&catalog);
         tasks.spawn(reload::run(
             catalog,
             Arc::clone(&definitions),
@@ -528,6 +529,7 @@ impl Relay {
         let upkeep = upkeep::Parts {
             target,
             definitions,
+            catalog: known,
             retention: config.retention,
             log_size: config.log_size,
             long_transaction: Duration::from_secs(config.long_transaction),

@@ -39,6 +39,8 @@ pub struct Catalog {
     by_oid: HashMap<u32, Arc<Table>>,
     policies: HashMap<u32, Policies>,
     roles: HashMap<String, Role>,
+    /// See [`Catalog::roles_digest`].
+    roles_digest: String,
     key_secret: KeySecret,
     /// By schema, then by name; several of one name differ in their arguments.
     functions: HashMap<String, HashMap<String, Vec<Arc<Function>>>>,
@@ -361,6 +363,7 @@ impl Catalog {
             by_oid,
             policies,
             roles,
+            roles_digest,
             key_secret,
             functions,
             notes,
@@ -373,6 +376,7 @@ impl Catalog {
             && *by_oid == other.by_oid
             && *policies == other.policies
             && *roles == other.roles
+            && *roles_digest == other.roles_digest
             && *key_secret == other.key_secret
             && *functions == other.functions
             && *notes == other.notes
@@ -428,6 +432,12 @@ impl Catalog {
         named.into_iter().map(|(_, all)| all.as_slice()).collect()
     }
 
+    /// A digest of what there was of roles, or of a moment before.
+    #[must_use]
+    pub fn roles_digest(&self) -> &str {
+        &self.roles_digest
+    }
+
     /// Reads the catalogue. `schemas` are those that are served.
     ///
     /// # Errors
@@ -439,13 +449,14 @@ impl Catalog {
         let served: [&(dyn ToSql + Sync); 1] = [&schemas];
         // First, for all of this is sent in this order: what follows may know more, and not less.
         let now = client.query_one("select pg_current_snapshot()::text", &[]);
-        let (now, columns, leaves, functions, writes, policies, roles, secret) = futures::join!(
+        let (now, columns, leaves, functions, writes, policies, digest, roles, secret) = futures::join!(
             now,
             client.query(COLUMNS, &served),
             client.query(LEAVES, &[]),
             client.query(FUNCTIONS, &served),
             client.query(WRITES, &[]),
             policies::load(client),
+            roles::digest(client),
             roles::load(client),
             client.query_one("select key from rowcast.secret", &[]),
         );
@@ -505,6 +516,7 @@ impl Catalog {
         let mut catalog = Self::new(&schemas, tables, &leaves).with_functions(functions);
         catalog.notes = notes;
         catalog.roles = roles?;
+        catalog.roles_digest = digest?;
         // Text that we cannot read covers nothing, and is only asked for more often.
         catalog.as_of = Cursor::from_pg_snapshot(now?.get(0)).unwrap_or_default();
         catalog.key_secret = KeySecret(secret?.get(0));

@@ -39,6 +39,11 @@ pub(super) async fn load(
     Ok(rows.iter().map(role).collect())
 }
 
+/// A digest of all that the catalogue holds of roles, of whose changes PostgreSQL tells nobody.
+pub(super) async fn digest(client: &impl GenericClient) -> Result<String, tokio_postgres::Error> {
+    client.query_one(DIGEST, &[]).await?.try_get(0)
+}
+
 fn refusal(superuser: bool, bypass: bool, login: bool) -> Option<&'static str> {
     if superuser {
         Some("it is a superuser")
@@ -81,3 +86,10 @@ select r.rolname::text as name, r.rolsuper as super, r.rolbypassrls as bypass, r
 from pg_roles r
 where r.rolname !~ '^pg_'
 ";
+
+const DIGEST: &str = "select md5(concat_ws(E'\\n', \
+    (select string_agg(concat_ws(' ', r.oid, r.rolname, r.rolsuper, r.rolbypassrls, r.rolcanlogin, r.rolinherit), ',' \
+       order by r.oid) from pg_roles r), \
+    (select string_agg(concat_ws(' ', m.roleid, m.member), ',' order by m.roleid, m.member) from pg_auth_members m), \
+    (select string_agg(concat_ws(' ', s.setdatabase, s.setrole, s.setconfig::text), ',' order by s.setdatabase, s.setrole) \
+       from pg_db_role_setting s)))";

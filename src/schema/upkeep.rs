@@ -10,7 +10,9 @@ use tokio::time::MissedTickBehavior;
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
+use super::catalog::Handle;
 use super::reload::Word;
+use super::roles;
 use crate::backoff::Backoff;
 use crate::causes::Causes;
 use crate::health::Health;
@@ -31,14 +33,6 @@ const CHUNK: i32 = 10_000;
 /// The same thing is told again after so long.
 const AGAIN: Duration = Duration::from_mins(10);
 
-/// What the catalogue holds of roles, of which PostgreSQL tells nobody.
-const ROLES: &str = "select md5(concat_ws(E'\\n', \
-    (select string_agg(concat_ws(' ', r.oid, r.rolname, r.rolsuper, r.rolbypassrls, r.rolcanlogin, r.rolinherit), ',' \
-       order by r.oid) from pg_roles r), \
-    (select string_agg(concat_ws(' ', m.roleid, m.member), ',' order by m.roleid, m.member) from pg_auth_members m), \
-    (select string_agg(concat_ws(' ', s.setdatabase, s.setrole, s.setconfig::text), ',' order by s.setdatabase, s.setrole) \
-       from pg_db_role_setting s)))";
-
 /// Longest round. A large log is trimmed in many; what one leaves, the next one takes.
 const SILENCE: Duration = Duration::from_mins(1);
 
@@ -52,6 +46,8 @@ pub struct Parts {
     pub target: Target,
     /// Says when definitions or grants have changed.
     pub definitions: Arc<Word>,
+    /// What was read of roles.
+    pub catalog: Arc<Handle>,
     /// How long a screen may be away and still resume.
     pub retention: Duration,
     /// Bytes that the log may hold; 0 for any number.
@@ -114,7 +110,7 @@ struct Upkeep {
     /// When it was last told of a long transaction.
     told_long: Option<Instant>,
     unordered: bool,
-    /// Digest of the roles, once it is known.
+    /// Digest of the roles of which was told last.
     roles: Option<String>,
     /// When all was done last that is done regularly, the log trimmed with it.
     done: Instant,
@@ -138,15 +134,16 @@ impl Upkeep {
             clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut round: u32 = 0;
             loop {
-                // The log is trimmed by the clock alone.
-                let trim = tokio::select! {
-                    _ = clock.tick() => {
-                        round = round.wrapping_add(1);
-                        round % TRIM_EVERY == 1
-                    }
+                let by_clock = tokio::select! {
+                    _ = clock.tick() => true,
                     () = definitions.said() => false,
                 };
-                match tokio::time::timeout(SILENCE, self.rounds(&client, trim)).await {
+                if by_clock {
+                    round = round.wrapping_add(1);
+                }
+                // The log is trimmed by the clock alone.
+                let trim = by_clock && round % TRIM_EVERY == 1;
+                match tokio::time::timeout(SILENCE, self.rounds(&client, by_clock, trim)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => return error.into(),
                     Err(_elapsed) => return UpkeepError::Silent,
@@ -161,7 +158,12 @@ impl Upkeep {
         }
     }
 
-    async fn rounds(&mut self, client: &Client, trim: bool) -> Result<(), tokio_postgres::Error> {
+    async fn rounds(
+        &mut self,
+        client: &Client,
+        by_clock: bool,
+        trim: bool,
+    ) -> Result<(), tokio_postgres::Error> {
         for row in client.query("select rowcast.check_drift()", &[]).await? {
             self.parts.metrics.drift.inc();
             warn!(
@@ -170,9 +172,13 @@ impl Upkeep {
             );
         }
         self.order(client).await?;
-        let roles: String = client.query_one(ROLES, &[]).await?.get(0);
-        let before = self.roles.replace(roles);
-        if before.is_some() && before != self.roles {
+        // Compared with what was read, and not with what there was a while ago: a role may have been changed
+        // and changed back, and the catalogue read in between.
+        let roles = roles::digest(client).await?;
+        let is_read = *self.parts.catalog.current().roles_digest() == roles;
+        // Whoever is told looks here too; what cannot be read is told of again by the clock.
+        if !is_read && (by_clock || self.roles.as_ref() != Some(&roles)) {
+            self.roles = Some(roles);
             self.parts.definitions.changed();
         }
         if trim {

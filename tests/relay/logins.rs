@@ -223,13 +223,9 @@ async fn default_privileges_of_who_installs_neither_open_nor_close_what_is_insta
 
     // What is for everybody works all the same: streams of views that ask, channels, keys.
     let ann = format!("Bearer {}", token("member", &["sub=ann"]).await);
-    let headers = [
-        ("authorization", ann.as_str()),
-        ("content-type", "application/json"),
-        ("idempotency-key", "once"),
-    ];
+    let bearer = ("authorization", ann.as_str());
     let url = format!("{}/rest/v1/notes", relay.url);
-    let mut stream = Stream::with(&url, None, &headers[..1]).await;
+    let mut stream = Stream::with(&url, None, &[bearer]).await;
     let mut screen = Screen::default();
     screen
         .follow(&mut stream, |screen| screen.rows.len() == 1)
@@ -239,6 +235,11 @@ async fn default_privileges_of_who_installs_neither_open_nor_close_what_is_insta
         ("/rest/v1/notes", r#"{"id":3,"who":"ann"}"#),
     ] {
         let method = "POST".parse().unwrap();
+        let headers = [
+            bearer,
+            ("content-type", "application/json"),
+            ("idempotency-key", path),
+        ];
         let answer = relay.request(method, path, &headers, body).await;
         assert_eq!(answer.status, 201, "{path}: {}", answer.body);
     }
