@@ -716,6 +716,6 @@ async fn say(
     // Whoever started us may have stopped listening; that is no reason not to serve.
     let _unread = write!(
         std::io::stdout(),
-        "{page}{operators}api   http://{address}/rest/v1/\npsql  {psql}\n"
+        "{page}{operators}api   http://{address}/rest/v1\npsql  {psql}\n"
     );
 }

@@ -377,7 +377,7 @@ impl Relay {
                     .unwrap()
                     .expect("the relay says its address");
                 if let Some(api) = line.strip_prefix("api   ") {
-                    url = Some(api.trim_end_matches("/rest/v1/").to_owned());
+                    url = Some(api.trim_end_matches("/rest/v1").to_owned());
                 } else if let Some(address) = line.strip_prefix("ops   http://") {
                     ops = Some(address.trim_end_matches('/').to_owned());
                 } else if let Some(psql) = line.strip_prefix("psql  ") {
