@@ -7,16 +7,16 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::problem::{JSON, Problem, logged};
+use super::problem::{Problem, logged};
+use super::reply::Reply;
 use super::rows::{Rows, json_body};
 use crate::auth::{Secret, token};
+use crate::http::Response;
 use crate::http::cors::{Origin, Origins};
-use crate::http::{Response, body};
 use crate::postgres::pool::Lease;
 use crate::postgres::transaction::{self, Context, Terms};
 use crate::postgres::untyped::untyped;
@@ -131,11 +131,7 @@ fn made(sign_in: &SignIn, person: &Person, now: SystemTime) -> Result<String, Pr
 
 fn welcome(token: &str, name: &str) -> Response {
     let told = json!({ "token": token, "name": name, "expires_in": LIFETIME.as_secs() });
-    let mut response = Response::new(body::full(told.to_string()));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, JSON);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    Reply::secret(told.to_string()).into_response()
 }
 
 #[cfg(test)]

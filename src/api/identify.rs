@@ -227,6 +227,7 @@ mod tests {
 
     use super::*;
     use crate::auth::{Secret, Settings, token};
+    use crate::http::ticket;
 
     const SECRET: &str = "a secret that is long enough to sign with";
 
@@ -258,7 +259,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let mut parts = request.body(()).unwrap().into_parts().0;
-        crate::http::ticket::take(&mut parts);
+        ticket::take(&mut parts);
         parts
     }
 

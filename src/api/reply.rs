@@ -6,8 +6,11 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
 
+use super::problem::JSON;
 use crate::http::{Response, body};
 use crate::rows::once::{self, Answered, Record, Recorded};
 use crate::rows::response::Overrides;
@@ -48,6 +51,15 @@ impl Reply {
         let mut reply = Self::empty(StatusCode::OK);
         reply.headers.insert(CONTENT_TYPE, media);
         reply.body = Some(text);
+        reply
+    }
+
+    /// JSON text that nobody on the way may keep.
+    #[must_use]
+    pub fn secret(text: String) -> Self {
+        let mut reply = Self::json(text, JSON);
+        let no_store = HeaderValue::from_static("no-store");
+        reply.headers.insert(CACHE_CONTROL, no_store);
         reply
     }
 
@@ -185,7 +197,6 @@ fn is_bodiless(status: StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::problem::JSON;
 
     #[test]
     fn an_answer_that_is_kept_comes_back_as_it_was_and_says_so() {

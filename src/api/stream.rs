@@ -17,7 +17,7 @@ use super::watch::{self, Cannot};
 use crate::admission::{Admission, Full, Guest, Place, Scissors};
 use crate::auth::Identity;
 use crate::http::server::Peer;
-use crate::http::{Response, body};
+use crate::http::{Body, BodyError, Response, body};
 use crate::subscription::{End, Opener, Parts, Source, Subscription, Unavailable};
 
 /// Answers a request for a live view. What the URL can never mean is a 400; what may heal is a
@@ -123,18 +123,18 @@ pub fn keeping(mut response: Response, place: Place) -> Response {
 /// A body that says when its client has been handed something, and when the client has taken it:
 /// it is asked for more only then.
 struct Keeping {
-    body: crate::http::Body,
+    body: Body,
     place: Arc<Place>,
 }
 
 impl hyper::body::Body for Keeping {
     type Data = Bytes;
-    type Error = crate::http::BodyError;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, crate::http::BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         match frame {
             Poll::Ready(_) => self.place.handed(),
@@ -151,7 +151,7 @@ pub fn closed(token: Option<&str>, why: &Unavailable) -> Response {
     events(body::full(frame))
 }
 
-fn events(body: crate::http::Body) -> Response {
+fn events(body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

@@ -4,18 +4,18 @@
 //! token did. It does not know how tickets are kept.
 
 use hyper::StatusCode;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::identify::identify;
-use super::problem::{JSON, Problem};
+use super::problem::Problem;
+use super::reply::Reply;
 use super::rows::json_body;
 use crate::auth::tickets::{IssueError, LIFETIME};
 use crate::auth::{Authenticator, Identity};
+use crate::http::Response;
 use crate::http::route::Route;
-use crate::http::{Response, body};
 
 /// Most paths of a ticket, and the longest of them in bytes: tickets wait in memory.
 const PATHS: usize = 16;
@@ -98,18 +98,16 @@ fn issue(auth: &Authenticator, identity: Identity, wanted: Wanted) -> Result<Str
 
 fn created(ticket: &str) -> Response {
     let told = json!({ "ticket": ticket, "expires_in": LIFETIME.as_secs() });
-    let mut response = Response::new(body::full(told.to_string()));
-    *response.status_mut() = StatusCode::CREATED;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, JSON);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    let mut reply = Reply::secret(told.to_string());
+    reply.status = StatusCode::CREATED;
+    reply.into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
     use hyper::Request;
+    use hyper::header::CACHE_CONTROL;
 
     use super::*;
     use crate::auth::{Secret, Settings, token};

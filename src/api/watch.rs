@@ -507,6 +507,7 @@ async fn look(
     }
     // One statement for both: a herd asks for every view that it shows.
     let sql = format!("{SEES}, array[{}]::text[]", casts.join(", "));
+    // An answer that others share knows nothing of one token alone.
     let context = if rows.pre_request.is_none() {
         watcher(rows, identity, &read.table.schema, true)
     } else {

@@ -34,12 +34,11 @@ pub(super) fn start(format: LogFormat) {
     // Nobody has set it, or to nothing.
     let wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     let asked = (!wanted.is_empty()).then(|| EnvFilter::try_new(&wanted));
-    let (filter, wrong) = match asked {
-        Some(Ok(filter)) => (Some(filter), None),
-        Some(Err(error)) => (None, Some(error)),
-        None => (None, None),
+    let (asked, wrong) = match asked.transpose() {
+        Ok(asked) => (asked, None),
+        Err(error) => (None, Some(error)),
     };
-    let mut filter = filter.unwrap_or_else(|| EnvFilter::new("warn,deadpool=error"));
+    let mut filter = asked.unwrap_or_else(|| EnvFilter::new("warn,deadpool=error"));
     if filter
         .max_level_hint()
         .is_none_or(|most| most > Level::INFO)

@@ -215,6 +215,7 @@ const IN_FILES: [(&str, &str); 3] = [
     ("api_url", "ROWCAST_API_URL_FILE"),
     ("jwt_secret", "ROWCAST_JWT_SECRET_FILE"),
 ];
+
 /// Refuses a secret of PostgREST's that is not the key but its base64: no token would be genuine.
 fn is_the_secret_itself() -> Result<(), Told> {
     match std::env::var(ENCODED) {

@@ -409,6 +409,17 @@ async fn primary() -> Plain {
     primary
 }
 
+/// Both servers in one address.
+fn either(servers: [&Plain; 2], more: &str) -> Database {
+    let sockets = servers.map(Plain::sockets);
+    Database {
+        url: format!(
+            "host={} user=postgres dbname=postgres {more}",
+            sockets.join(",")
+        ),
+    }
+}
+
 #[tokio::test]
 async fn a_standby_is_refused_until_it_is_promoted() {
     let primary = primary().await;
@@ -459,13 +470,7 @@ async fn requests_go_to_the_primary_again_when_it_was_away_and_its_standby_was_n
     primary.database().sql(TASKS).await;
     let standby = primary.standby().await;
     // Without target_session_attrs.
-    let both = Database {
-        url: format!(
-            "host={},{} user=postgres dbname=postgres",
-            primary.sockets(),
-            standby.sockets()
-        ),
-    };
+    let both = either([&primary, &standby], "");
     let relay = both.relay().await;
     let write = async || {
         let written = relay
@@ -530,13 +535,7 @@ async fn screens_follow_a_failover_and_never_an_old_primary_that_comes_back() {
     old_url.relay().await.end().await;
     old_url.sql(TASKS).await;
     let new = old.standby().await;
-    let both = Database {
-        url: format!(
-            "host={},{} user=postgres dbname=postgres target_session_attrs=read-write",
-            old.sockets(),
-            new.sockets()
-        ),
-    };
+    let both = either([&old, &new], "target_session_attrs=read-write");
     let relay = both.relay().await;
     let mut stream = relay.stream(PATH).await;
     let mut screen = Screen::default();
