@@ -11,7 +11,7 @@ use hyper::http::request::Parts;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::problem::{Problem, logged};
+use super::problem::{JSON, Problem, logged};
 use super::reply::Reply;
 use super::rows::{Rows, json_body};
 use crate::auth::{Secret, token};
@@ -131,7 +131,7 @@ fn made(sign_in: &SignIn, person: &Person, now: SystemTime) -> Result<String, Pr
 
 fn welcome(token: &str, name: &str) -> Response {
     let told = json!({ "token": token, "name": name, "expires_in": LIFETIME.as_secs() });
-    Reply::secret(told.to_string()).into_response()
+    Reply::json(told.to_string(), JSON).secret().into_response()
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use hyper::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
 };
 
-use super::problem::JSON;
 use crate::http::{Response, body};
 use crate::rows::once::{self, Answered, Record, Recorded};
 use crate::rows::response::Overrides;
@@ -54,13 +53,12 @@ impl Reply {
         reply
     }
 
-    /// JSON text that nobody on the way may keep.
+    /// The same, which nobody on the way may keep.
     #[must_use]
-    pub fn secret(text: String) -> Self {
-        let mut reply = Self::json(text, JSON);
+    pub fn secret(mut self) -> Self {
         let no_store = HeaderValue::from_static("no-store");
-        reply.headers.insert(CACHE_CONTROL, no_store);
-        reply
+        self.headers.insert(CACHE_CONTROL, no_store);
+        self
     }
 
     /// The same without what was to be said.
@@ -197,6 +195,7 @@ fn is_bodiless(status: StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::problem::JSON;
 
     #[test]
     fn an_answer_that_is_kept_comes_back_as_it_was_and_says_so() {

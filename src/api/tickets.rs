@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::identify::identify;
-use super::problem::Problem;
+use super::problem::{JSON, Problem};
 use super::reply::Reply;
 use super::rows::json_body;
 use crate::auth::tickets::{IssueError, LIFETIME};
@@ -98,7 +98,7 @@ fn issue(auth: &Authenticator, identity: Identity, wanted: Wanted) -> Result<Str
 
 fn created(ticket: &str) -> Response {
     let told = json!({ "ticket": ticket, "expires_in": LIFETIME.as_secs() });
-    let mut reply = Reply::secret(told.to_string());
+    let mut reply = Reply::json(told.to_string(), JSON).secret();
     reply.status = StatusCode::CREATED;
     reply.into_response()
 }
