@@ -148,7 +148,9 @@ pub async fn keep_asking(permits: &Permits, rows: &Rows, shutdown: Shutdown) {
 /// # Errors
 /// [`Refusal`].
 async fn may_subscribe(rows: &Rows, context: &Context, channel: &str) -> Result<(), Refusal> {
-    let lease = Lease::take(&rows.views).await.map_err(Error::from)?;
+    let lease = Lease::take_for(context.caller(), &rows.views)
+        .await
+        .map_err(Error::from)?;
     let terms = Terms::read(context, rows.statement_timeout);
     transaction::run(lease, terms, async |client: &Client| {
         let answer = one(client, MAY_SUBSCRIBE, &[channel]).await?;
@@ -201,7 +203,7 @@ async fn published(
     let context = rows.context(identity, None, head, &preferences);
     let terms = terms(rows, &context, &preferences);
     let once = once::of(identity, head, body)?;
-    let lease = Lease::take(&rows.pool).await;
+    let lease = Lease::take_for(context.caller(), &rows.pool).await;
     let lease = lease.map_err(|error| logged(&error.into()))?;
     let answered = transaction::run(lease, terms, async |client: &Client| {
         if let Some(record) = execute::known(client, once.as_ref()).await? {

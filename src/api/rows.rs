@@ -154,7 +154,7 @@ impl Rows {
         let preferences = Preferences::default();
         let context = self.context(identity, Some(schema), parts, &preferences);
         let asked = async {
-            let lease = Lease::take(&self.pool).await?;
+            let lease = Lease::take_for(context.caller(), &self.pool).await?;
             let terms = Terms::read(&context, self.statement_timeout);
             transaction::run(lease, terms, async |client: &Client| {
                 let values: [(&(dyn ToSql + Sync), Type); 2] =

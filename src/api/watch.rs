@@ -391,7 +391,7 @@ async fn sensible(rows: &Rows, view: &View, identity: &Identity) -> Result<(), C
     let statement = view.statement();
     let sql = format!("select from ({}) s limit 0", statement.sql);
     let tried = async {
-        let lease = Lease::take(&rows.views).await?;
+        let lease = Lease::take_for(view.context().caller(), &rows.views).await?;
         let terms = Terms::read(view.context(), rows.statement_timeout);
         transaction::run(lease, terms, async |client: &Client| {
             let answer = client.query_typed_raw(&sql, untyped(&statement.params));
@@ -514,7 +514,7 @@ async fn look(
         newcomer(rows, identity, &read.table.schema)
     };
     let looked = async {
-        let lease = Lease::take(&rows.views).await?;
+        let lease = Lease::take_for(context.caller(), &rows.views).await?;
         let terms = Terms::read(&context, rows.statement_timeout);
         transaction::run(lease, terms, async |client: &Client| {
             let answer = client.query_typed_raw(&sql, untyped(&values)).await?;

@@ -25,9 +25,9 @@ const NOTIFY_FIXED: [(u32, u32); 4] = [(15, 16), (16, 12), (17, 8), (18, 2)];
 /// Clocks that differ by more make tokens expire early or late.
 const CLOCKS: Duration = Duration::from_secs(2);
 /// Connections that a relay has besides those for requests.
-const CONNECTIONS: usize = 18;
+const CONNECTIONS: usize = 20;
 /// Of these, what it has as the login that requests run as: for states, for views that ask, for opening streams.
-const OF_REQUESTS: usize = 10;
+const OF_REQUESTS: usize = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -57,8 +57,9 @@ const LOG_POOL: usize = 2;
 /// Connections for reading states, and as many for asking what changed: apart from those for
 /// requests, so that slow requests do not hold up screens.
 const STATE_POOL: usize = 4;
-/// Connections for what a stream asks before it opens, which is quick and must stay so.
-const LOOK_POOL: usize = 2;
+/// Connections for what a stream asks before it opens: quick, but for a filter that takes PostgreSQL seconds to
+/// plan. Of four one caller leaves one to the others.
+const LOOK_POOL: usize = 4;
 
 /// Rows in one answer at most; a reader that wants more asks for pages.
 const MAX_ROWS: u64 = 10_000;

@@ -10,6 +10,7 @@ pub mod prepared;
 pub mod quote;
 pub mod tls;
 pub mod transaction;
+pub mod turns;
 pub mod untyped;
 
 #[cfg(test)]

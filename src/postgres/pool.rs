@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{
-    ClientWrapper, Connect, Manager, ManagerConfig, Object, RecyclingMethod, Runtime,
+    ClientWrapper, Connect, Manager, ManagerConfig, Object, RecyclingMethod, Runtime, TimeoutType,
 };
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 use tokio_postgres::{Client, Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -22,6 +23,7 @@ use super::connect::{CONNECT, Target, elsewhere};
 use super::fence;
 use super::prepared::Prepared;
 use super::quote::literal;
+use super::turns::{Caller, Turn, Turns};
 use crate::mutants::{Mutant, on};
 
 /// Connections of one login. Cheap to clone; clones are the same pool.
@@ -29,6 +31,7 @@ use crate::mutants::{Mutant, on};
 pub struct Pool {
     connections: deadpool_postgres::Pool,
     timeouts: Arc<AtomicU64>,
+    turns: Arc<Turns>,
     /// For cancelling what a dropped lease was running.
     tls: MakeRustlsConnect,
 }
@@ -99,6 +102,7 @@ pub fn pool(target: &Target, application_name: &str, size: usize) -> Pool {
     Pool {
         connections,
         timeouts: Arc::default(),
+        turns: Arc::new(Turns::new(size)),
         tls: target.tls(),
     }
 }
@@ -173,6 +177,7 @@ pub struct Lease {
     /// Empty only after it was given back.
     connection: Option<Object>,
     tls: MakeRustlsConnect,
+    _turn: Option<Turn>,
 }
 
 impl std::fmt::Debug for Lease {
@@ -182,12 +187,38 @@ impl std::fmt::Debug for Lease {
 }
 
 impl Lease {
-    /// Waits for a connection, [`WAIT`] at most, and 5 s more when one must be opened.
+    /// Waits for a connection for the relay itself, [`WAIT`] at most, and 5 s more when one must be opened.
     ///
     /// # Errors
     /// When none became free in time, or the database cannot be reached.
     pub async fn take(pool: &Pool) -> Result<Self, PoolError> {
-        let connection = pool.connections.get().await.inspect_err(|error| {
+        Self::taken(pool, None).await
+    }
+
+    /// Likewise for somebody, who leaves some of them to the others.
+    ///
+    /// # Errors
+    /// Likewise, and when so many are in the same hands.
+    pub async fn take_for(caller: Caller, pool: &Pool) -> Result<Self, PoolError> {
+        Self::taken(pool, Some(caller)).await
+    }
+
+    async fn taken(pool: &Pool, caller: Option<Caller>) -> Result<Self, PoolError> {
+        let until = Instant::now() + WAIT;
+        let taken = async {
+            let turn = match caller {
+                Some(caller) => {
+                    let turn = timeout(WAIT, pool.turns.take(caller)).await;
+                    Some(turn.map_err(|_elapsed| PoolError::Timeout(TimeoutType::Wait))?)
+                }
+                None => None,
+            };
+            let mut timeouts = pool.connections.timeouts();
+            timeouts.wait = Some(until.saturating_duration_since(Instant::now()));
+            let connection = pool.connections.timeout_get(&timeouts).await?;
+            Ok((connection, turn))
+        };
+        let (connection, turn) = taken.await.inspect_err(|error| {
             if matches!(error, PoolError::Timeout(_)) {
                 pool.timeouts.fetch_add(1, Ordering::Relaxed);
             }
@@ -195,6 +226,7 @@ impl Lease {
         Ok(Self {
             connection: Some(connection),
             tls: pool.tls.clone(),
+            _turn: turn,
         })
     }
 

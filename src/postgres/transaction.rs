@@ -16,6 +16,7 @@ use tokio_postgres::{Client, Error, RowStream, SimpleQueryMessage};
 use super::pool::{Lease, PINS};
 use super::prepared::Prepared;
 use super::quote::literal;
+use super::turns::Caller;
 use super::untyped::untyped;
 
 /// Longest wait for a lock: a person at a screen is on the other end.
@@ -64,6 +65,14 @@ pub struct Context {
 }
 
 impl Context {
+    /// Whoever has this role and these claims, whatever is asked.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        let settings = self.settings.iter();
+        let mut claims = settings.filter(|(name, _)| name == "request.jwt.claims");
+        Caller::of((&self.role, claims.next_back()))
+    }
+
     /// By name, the role first.
     fn settings(&self) -> impl Iterator<Item = (&str, &str)> {
         let role = self.role.iter().map(|role| ("role", role.as_str()));

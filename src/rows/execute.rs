@@ -274,7 +274,7 @@ pub async fn read(
     }
     let mut again = transaction::MOVES;
     loop {
-        let lease = Lease::take(pool).await?;
+        let lease = Lease::take_for(terms.context.caller(), pool).await?;
         let read = transaction::run(lease, terms, async |client: &Client| {
             let (found, last) = futures::join!(found(client, reading, share), last(client));
             // The read's own error first: the other only says that it happened.
@@ -311,7 +311,7 @@ pub async fn write<A: Recorded>(
     {
         return Ok(Answered::Now(answer(Done::Written(written), ended)?));
     }
-    let lease = Lease::take(pool).await?;
+    let lease = Lease::take_for(terms.context.caller(), pool).await?;
     transaction::run(lease, terms, async |client: &Client| {
         if let Some(record) = known(client, once).await? {
             return Ok(Answered::Before(record));
@@ -353,7 +353,7 @@ async fn write_at_once(
         access: Access::WriteOnce,
         ..terms
     };
-    let lease = Lease::take(pool).await?;
+    let lease = Lease::take_for(terms.context.caller(), pool).await?;
     let prepared = lease.prepared();
     let mut again = false;
     let done = transaction::run(lease, terms, async |client: &Client| {
@@ -419,7 +419,7 @@ pub async fn write_all<A: Recorded>(
     share: &Share,
     answer: impl FnOnce(Vec<Done>, Ended) -> Result<A, Error>,
 ) -> Result<Answered<A>, Error> {
-    let lease = Lease::take(pool).await?;
+    let lease = Lease::take_for(terms.context.caller(), pool).await?;
     transaction::run(lease, terms, async |client: &Client| {
         if let Some(record) = known(client, once).await? {
             return Ok(Answered::Before(record));

@@ -138,7 +138,9 @@ impl Reads for Pools {
             let mut elements = Vec::new();
             if let Some(pending) = pending.as_ref().filter(|pending| !pending.is_empty()) {
                 let snapshot = log::export(&lease).await.ok()?;
-                let asked = Lease::take(&self.states).await.ok()?;
+                let asked = Lease::take_for(view.context().caller(), &self.states)
+                    .await
+                    .ok()?;
                 let tables = view.tables();
                 let terms = Terms {
                     snapshot: Some(&snapshot),

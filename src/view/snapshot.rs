@@ -208,7 +208,7 @@ async fn query_once(
     place: &Place,
     limits: &Limits,
 ) -> Result<State, SnapshotError> {
-    let lease = Lease::take(pool).await?;
+    let lease = Lease::take_for(view.context().caller(), pool).await?;
     let tables = view.tables();
     let terms = Terms {
         tables: &tables,
