@@ -107,7 +107,7 @@ impl Whole<'_> {
                 continue;
             }
             let drifted = !healed && error.drift().is_some();
-            if !drifted || self.service.catalog.reload().await.is_err() {
+            if !drifted || self.service.catalog.look_again().await.is_err() {
                 return Err(logged(&strictly(&self.preferences, error)));
             }
             healed = true;

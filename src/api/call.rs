@@ -107,7 +107,7 @@ async fn has_changed(service: &Rows, function: &Function, error: &Error) -> bool
     if drift == Drift::Plan {
         return true;
     }
-    let Ok(catalog) = service.catalog.reload().await else {
+    let Ok(catalog) = service.catalog.look_again().await else {
         return false;
     };
     let now = catalog.functions(&function.schema, &function.name);

@@ -115,7 +115,7 @@ impl Rows {
         let unread = |error| Problem::of_catalog(&error);
         let mut catalog = self.catalog.at_hand().await.map_err(unread)?;
         if catalog.role(name).is_none() {
-            catalog = self.catalog.reload().await.map_err(unread)?;
+            catalog = self.catalog.look_again().await.map_err(unread)?;
         }
         let found = match catalog.role(name) {
             None => "there is no such role",
@@ -575,7 +575,7 @@ pub async fn looked_up<T>(
     match look(&catalog) {
         Err(error) if error.is_about_catalog() => {
             // Nobody has said that anything changed, so that what is known of the rest stays known.
-            let catalog = service.catalog.catch_up().await.map_err(unread)?;
+            let catalog = service.catalog.look_again().await.map_err(unread)?;
             look(&catalog).map_err(|error| logged(&error))
         }
         other => other.map_err(|error| logged(&error)),
@@ -642,7 +642,7 @@ impl Exchange<'_> {
         let Some(drift) = error.drift() else {
             return false;
         };
-        let Ok(catalog) = self.service.catalog.reload().await else {
+        let Ok(catalog) = self.service.catalog.look_again().await else {
             return false;
         };
         let now = catalog.table_by_oid(table.oid);

@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
 
+use super::allowance::Allowance;
 use super::policies::{self, Policies};
 use super::roles::{self, Role};
 use crate::cursor::Cursor;
@@ -782,6 +784,8 @@ struct Reads {
     done: u64,
     /// The first that begins after somebody last said that something has changed.
     changed: u64,
+    /// What requests have used up.
+    allowance: Allowance,
 }
 
 /// Why the catalogue could not be read. The old one keeps serving.
@@ -859,6 +863,33 @@ impl Handle {
         self.read_unless(|reads| reads.done > asked).await
     }
 
+    /// The same for a request that does not find what it names, or fails as if the table were another: mostly it is
+    /// the request that is wrong. Waits a moment where others have just looked in vain.
+    ///
+    /// # Errors
+    /// See [`CatalogError`]; the old picture stays.
+    pub async fn look_again(&self) -> Result<Arc<Catalog>, CatalogError> {
+        let asked = self.reads().begun;
+        loop {
+            let allowance = self.reads().allowance;
+            if let Some(turn) = allowance.turn() {
+                sleep_until(turn).await;
+            }
+            let _one_at_a_time = self.reloading.lock().await;
+            if self.reads().done > asked {
+                return Ok(self.current());
+            }
+            // Somebody had a read meanwhile that began before this was asked.
+            if self.reads().allowance != allowance {
+                continue;
+            }
+            let begun = Instant::now();
+            let read = self.read().await;
+            self.reads().allowance.took(begun, begun.elapsed());
+            return read;
+        }
+    }
+
     /// The picture, which is read where there is none yet: one read for all who have come meanwhile.
     ///
     /// # Errors
@@ -876,11 +907,16 @@ impl Handle {
         serves: impl Fn(&Reads) -> bool,
     ) -> Result<Arc<Catalog>, CatalogError> {
         let _one_at_a_time = self.reloading.lock().await;
+        if serves(&self.reads()) {
+            return Ok(self.current());
+        }
+        self.read().await
+    }
+
+    /// Reads, while nobody else does.
+    async fn read(&self) -> Result<Arc<Catalog>, CatalogError> {
         let number = {
             let mut reads = self.reads();
-            if serves(&reads) {
-                return Ok(self.current());
-            }
             reads.begun += 1;
             reads.begun
         };

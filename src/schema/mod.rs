@@ -1,5 +1,6 @@
 //! The database's side of Rowcast: its own schema, and what it knows of the others.
 
+mod allowance;
 pub mod catalog;
 pub mod migrate;
 pub mod policies;

@@ -545,6 +545,39 @@ async fn definitions_are_seen_at_once_and_a_burst_costs_a_few_reads() {
 }
 
 #[tokio::test]
+async fn a_call_that_always_fails_makes_nobody_look_anew() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql(
+            "create table tasks (id int primary key); select rowcast.watch('tasks');
+             create function broken() returns int language plpgsql as
+               $$ begin return (select count(*) from missing); end $$;
+             select rowcast.expose_function('broken()')",
+        )
+        .await;
+    // What a stream may see was looked up a moment ago, by one of these.
+    let looked = async || {
+        let last = "select max(state_change) from pg_stat_activity
+                    where datname = current_database() and application_name = 'rowcast looks'";
+        database.one(last).await
+    };
+    let _first = relay.shown("/rest/v1/tasks").await;
+    eventually("nothing is looked up for a stream that opens", async || {
+        let (begun, before) = (std::time::Instant::now(), looked().await);
+        for _ in 0..3 {
+            let answer = call(&relay, "broken", "").await;
+            assert_eq!(answer.json()["code"], "42P01", "{}", answer.body);
+        }
+        let _second = relay.shown("/rest/v1/tasks").await;
+        // It would be forgotten after ten seconds, and with a change.
+        let in_time = begun.elapsed() < std::time::Duration::from_secs(8);
+        (in_time && looked().await == before).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_event_triggers_harm_no_definition_and_go_with_the_rest() {
     let database = database().await;
     let relay = database.relay().await;
