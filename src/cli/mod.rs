@@ -13,6 +13,7 @@ mod print;
 mod psql;
 mod serve;
 mod settings;
+mod signals;
 mod tables;
 mod tail;
 mod token;

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_postgres::SimpleQueryMessage;
 
+use super::signals::Stop;
 use super::{Told, access, bounds, database, demo, log, names, settings, tables};
 use crate::admission::Admission;
 use crate::api::Api;
@@ -73,8 +74,7 @@ const DEMO: &str = include_str!("../../sql/demo.sql");
 pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     log::start(config.log_format);
     // Signals are taken from here on, so that an early Ctrl-C ends the private database too.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut stop = Stop::listen()?;
     let definitions_changed = signal(SignalKind::user_defined1())?;
 
     let (origins, auth) = settings::judged(&config)?;
@@ -99,7 +99,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     // A database that is waited for, or a schema that somebody holds, keeps nobody from stopping us.
     let bell = tokio::select! {
         prepared = prepare(&config, &target, cluster.is_some()) => prepared?,
-        () = told_to_stop(&mut terminate, &mut interrupt) => {
+        () = stop.asked() => {
             if let Some(cluster) = cluster {
                 cluster.stop().await;
             }
@@ -149,7 +149,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let mut failed = None;
     tokio::select! {
         never = said => match never {},
-        () = told_to_stop(&mut terminate, &mut interrupt) => {}
+        () = stop.asked() => {}
         // Tasks end by the stop signal alone; whoever keeps us running starts us anew.
         ended = tasks.join_next() => failed = Some(ended),
     }
@@ -158,7 +158,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         () = async { while tasks.join_next().await.is_some() {} } => {}
         // A second signal: at once.
-        () = told_to_stop(&mut terminate, &mut interrupt) => tasks.abort_all(),
+        () = stop.asked() => tasks.abort_all(),
     }
     if let Some(cluster) = cluster {
         cluster.stop().await;
@@ -166,13 +166,6 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     match failed {
         None => Ok(()),
         Some(ended) => anyhow::bail!("a part of the relay ended by itself: {ended:?}"),
-    }
-}
-
-async fn told_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }
 

@@ -135,7 +135,7 @@ async fn what_the_system_does_not_give_is_said_before_anything_is_started() {
 
 #[tokio::test]
 async fn whoever_is_told_to_stop_while_he_begins_leaves_nothing_behind() {
-    for name in ["INT", "TERM"] {
+    for name in ["INT", "TERM", "HUP"] {
         let mut bench = command()
             .args(["bench", "--screens", "1"])
             .stdin(Stdio::null())

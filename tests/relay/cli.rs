@@ -425,7 +425,31 @@ async fn without_a_database_it_brings_its_own_and_finds_it_again() {
             .await
             .contains("\"kept")
     );
-    signal(relay.id().unwrap(), "INT").await;
+    // As when the terminal is closed.
+    signal(relay.id().unwrap(), "HUP").await;
+    assert_eq!(relay.wait().await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn whoever_is_started_by_nohup_outlives_the_terminal() {
+    let database = database().await;
+    let mut relay = tokio::process::Command::new("nohup")
+        .args([env!("CARGO_BIN_EXE_rowcast"), "--listen", "127.0.0.1:0"])
+        .args(["--database-url", &database.url])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(relay.stdout.take().unwrap()).lines();
+    line(&mut lines, "psql  ").await;
+    let pid = relay.id().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // SIGHUP is 1.
+    assert_eq!(ignored.unwrap().chars().next_back(), Some('1'), "{status}");
+    signal(pid, "TERM").await;
     assert_eq!(relay.wait().await.unwrap().code(), Some(0));
 }
 

@@ -24,13 +24,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_postgres::Client;
 
 use super::Told;
 use super::print::{self, say};
+use super::signals::Stop;
 use crate::config::Config;
 
 use histogram::Histogram;
@@ -196,8 +196,7 @@ pub(super) async fn run(config: Config, options: Options) -> anyhow::Result<Exit
         .into());
     }
     // Signals are taken from here on, so that an early Ctrl-C clears everything away too.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut stop = Stop::listen()?;
     let progress = Progress::new();
     let stage = match &options.url {
         None => {
@@ -219,8 +218,7 @@ pub(super) async fn run(config: Config, options: Options) -> anyhow::Result<Exit
     };
     let measured = tokio::select! {
         measured = measure(&subject, load, &progress) => Some(measured),
-        _ = interrupt.recv() => None,
-        _ = terminate.recv() => None,
+        () = stop.asked() => None,
     };
     drop(subject);
     stage.clear().await;
