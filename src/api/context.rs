@@ -105,6 +105,7 @@ mod tests {
             claims: r#"{"role":"web","sub":"ann","exp":1}"#.into(),
             expires: None,
             verified: true,
+            signed_by: None,
         };
         let (parts, ()) = hyper::Request::builder()
             .uri("/rest/v1/tasks?id=eq.7")

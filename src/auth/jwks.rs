@@ -3,7 +3,7 @@
 //! Promises that a key which its issuer has removed is dead within 60 s (5 s for a file), that an
 //! issuer which cannot be reached does no harm for an hour, that tokens cannot make us ask more
 //! than once in 30 s, and that what comes back is small and in time. A set is read only when a token
-//! needs one. It does not know tokens.
+//! needs one, or somebody has a stream open. It does not know tokens.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
 
-use super::keys::{self, KeyError, KeySet};
+use super::keys::{self, KeyError, KeySet, Print};
 use crate::causes::Causes;
 
 /// Largest key set, in bytes.
@@ -188,6 +188,16 @@ impl Source {
         let state = self.lock();
         let (keys, read) = state.good.as_ref()?;
         (read.elapsed() < OLDEST).then(|| Arc::clone(keys))
+    }
+
+    /// Whether the set that serves has a key of this print. Nobody can tell where it is away.
+    pub(super) fn may_have(&self, print: &Print) -> bool {
+        let state = self.lock();
+        let serves = state
+            .good
+            .as_ref()
+            .filter(|(_, read)| read.elapsed() < OLDEST);
+        serves.is_none_or(|(keys, _)| keys.has(print))
     }
 
     /// Reads in a task of its own, which ends within [`WITHIN`]: a client that hangs up must not

@@ -132,11 +132,23 @@ enum Material {
     Curve(UnparsedPublicKey<Vec<u8>>),
 }
 
+impl Material {
+    fn print(&self) -> Print {
+        Print(match self {
+            Self::Secret(secret) => fingerprint(secret),
+            Self::Rsa { n, e } => fingerprint(&[n.as_slice(), b".", e].concat()),
+            Self::Curve(key) => fingerprint(key.as_ref()),
+        })
+    }
+}
+
 /// One key with the algorithms it may judge.
 pub(super) struct Key {
     id: Option<String>,
     algorithms: Vec<Algorithm>,
     material: Material,
+    /// Tells it from others, whatever it is called.
+    print: Print,
 }
 
 impl fmt::Debug for Key {
@@ -159,6 +171,7 @@ impl Key {
             id: None,
             algorithms: fitting(secret.len()),
             material: Material::Secret(Zeroizing::new(secret.to_vec())),
+            print: Print(fingerprint(secret)),
         })
     }
 
@@ -184,6 +197,7 @@ impl Key {
                 .ok_or(KeyError::Unsupported)?,
         };
         Ok(Self {
+            print: material.print(),
             id,
             algorithms,
             material,
@@ -324,11 +338,15 @@ fn number(jwk: &Members, name: &'static str) -> Result<Vec<u8>, KeyError> {
     Ok(bytes[zeros..].to_vec())
 }
 
+/// SHA-256 of what a key is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Print(pub(super) [u8; 32]);
+
 /// What a set says to a signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// A key's own.
-    Genuine,
+    /// The key's of this print.
+    Genuine(Print),
     /// No key in the set has the token's key id.
     UnknownKey,
     /// There is such a key, and it may not judge this algorithm.
@@ -395,7 +413,7 @@ impl KeySet {
                 continue;
             }
             if key.verifies(algorithm, message, signature) {
-                return Verdict::Genuine;
+                return Verdict::Genuine(key.print);
             }
             if key.judges(algorithm) {
                 verdict = Verdict::Forged;
@@ -404,6 +422,11 @@ impl KeySet {
             }
         }
         verdict
+    }
+
+    /// Whether there is a key of this print.
+    pub(super) fn has(&self, print: &Print) -> bool {
+        self.keys.iter().any(|key| key.print == *print)
     }
 
     /// Signs with the first shared secret, by HS256; the key's id comes along. `None` without one.

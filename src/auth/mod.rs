@@ -17,15 +17,16 @@ pub mod token;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub use claims::{NotAPath, RolePath};
 pub use jwks::SourceError;
-pub use keys::KeyError;
+pub use keys::{KeyError, Print};
 pub use secret::Secret;
 pub use token::TokenError;
 
 use crate::mutants::{Mutant, on};
+use crate::shutdown::Shutdown;
 use claims::Rules;
 use json::Members;
 use jwks::{Source, Want};
@@ -46,7 +47,13 @@ pub struct Identity {
     pub expires: Option<SystemTime>,
     /// A valid token was sent.
     pub verified: bool,
+    /// The key that signed it.
+    pub signed_by: Option<Print>,
 }
+
+/// How often it is looked whether the keys are there that signed the tokens of what is open: with what a set takes
+/// to become old and to be read, a removed one is dead within a minute.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Claims that change with every token of the same person.
 const FLEETING: [&str; 4] = ["exp", "iat", "nbf", "jti"];
@@ -71,6 +78,7 @@ impl Identity {
             claims: json::write(&members).into(),
             expires: None,
             verified: false,
+            signed_by: None,
         }
     }
 }
@@ -228,7 +236,7 @@ impl Authenticator {
             return Err(TokenError::NoKeys);
         }
         let parts = Parts::of(token)?;
-        self.judge(&parts).await?;
+        let key = self.judge(&parts).await?;
         let mut claims = parts.claims()?;
         let expires = self.rules.check(&claims, now)?;
         let role = match self.rules.role.find(&claims)? {
@@ -244,11 +252,28 @@ impl Authenticator {
             claims: json::write(&claims).into(),
             expires: Some(expires),
             verified: true,
+            signed_by: Some(key),
         })
     }
 
-    /// Whether any of our keys has signed the token.
-    async fn judge(&self, parts: &Parts<'_>) -> Result<(), TokenError> {
+    /// Ends what tokens have opened whose key is there no more.
+    async fn look(&self) {
+        // Keys of the settings are there as long as we are.
+        if self.sources.is_empty() || self.sessions.is_empty() {
+            return;
+        }
+        for source in &self.sources {
+            // Read where it is old; what serves is asked below, which nobody can have been before.
+            let _read = source.keys(Want::Current).await;
+        }
+        self.sessions.keep_signed_by(|print| {
+            self.configured.as_ref().is_some_and(|keys| keys.has(print))
+                || self.sources.iter().any(|source| source.may_have(print))
+        });
+    }
+
+    /// Which of our keys has signed the token.
+    async fn judge(&self, parts: &Parts<'_>) -> Result<Print, TokenError> {
         let ask = |keys: &KeySet| {
             let message = parts.message.as_bytes();
             keys.judge(
@@ -261,7 +286,7 @@ impl Authenticator {
         let mut verdicts: Vec<Verdict> = self.configured.iter().map(ask).collect();
         let mut away = false;
         for source in &self.sources {
-            if verdicts.contains(&Verdict::Genuine) {
+            if genuine(&verdicts).is_some() {
                 break;
             }
             let Some(keys) = source.keys(Want::Current).await else {
@@ -279,8 +304,8 @@ impl Authenticator {
         }
         // What says most about the token is told.
         let found = |verdict| verdicts.contains(&verdict);
-        if found(Verdict::Genuine) {
-            Ok(())
+        if let Some(key) = genuine(&verdicts) {
+            Ok(key)
         } else if away {
             Err(TokenError::KeysAway)
         } else if found(Verdict::Forged) {
@@ -291,6 +316,27 @@ impl Authenticator {
             Err(TokenError::UnknownKey)
         }
     }
+}
+
+/// Until the stop signal: in time ends what tokens have opened whose key its issuer has removed.
+pub async fn keep_looking(auth: Arc<Authenticator>, shutdown: Shutdown) {
+    let looking = async {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            auth.look().await;
+        }
+    };
+    tokio::select! {
+        () = async { shutdown.begun().await; } => {}
+        () = looking => {}
+    }
+}
+
+fn genuine(verdicts: &[Verdict]) -> Option<Print> {
+    verdicts.iter().find_map(|verdict| match verdict {
+        Verdict::Genuine(key) => Some(*key),
+        _ => None,
+    })
 }
 
 /// Reads the secret of the settings: JSON when it begins like it, otherwise as it stands.

@@ -1,7 +1,8 @@
 //! How long what somebody has opened may stay open.
 //!
 //! A stream ends with the token that opened it, unless its owner brings a later token meanwhile: any
-//! request of the same identity to the same relay will do. Pure but for its lock.
+//! request of the same identity to the same relay will do. It also ends when the issuer removes the key of that
+//! token and no other was brought. Pure but for its lock.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -9,52 +10,89 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use super::Identity;
+use super::{Identity, Print};
 
 /// When the streams of each identity end.
 #[derive(Debug, Default)]
-pub struct Sessions(Mutex<HashMap<String, watch::Sender<SystemTime>>>);
+pub struct Sessions(Mutex<HashMap<String, Session>>);
+
+/// What one identity has open.
+#[derive(Debug)]
+struct Session {
+    end: watch::Sender<SystemTime>,
+    /// The keys of its tokens, each with the latest of their ends.
+    keys: Vec<(Print, SystemTime)>,
+}
 
 impl Sessions {
     /// The end of what `identity` opens now, which may move on; `None` when it has no end.
     #[must_use]
     pub fn end(&self, identity: &Identity) -> Option<watch::Receiver<SystemTime>> {
-        let expires = identity.expires?;
-        let mut ends = self.ends();
-        ends.retain(|_, end| end.receiver_count() > 0);
-        let end = ends.entry(identity.context_claims());
-        let end = end.or_insert_with(|| watch::Sender::new(expires));
-        extend(end, expires);
-        Some(end.subscribe())
+        let (key, expires) = (identity.signed_by?, identity.expires?);
+        let mut sessions = self.sessions();
+        sessions.retain(|_, session| session.end.receiver_count() > 0);
+        let session = sessions.entry(identity.context_claims());
+        let session = session.or_insert_with(|| Session {
+            end: watch::Sender::new(expires),
+            keys: Vec::new(),
+        });
+        session.extend(key, expires);
+        Some(session.end.subscribe())
     }
 
     /// Somebody brought a valid token: what the same identity has open lasts as long.
     pub fn renew(&self, identity: &Identity) {
-        let Some(expires) = identity.expires else {
+        let (Some(key), Some(expires)) = (identity.signed_by, identity.expires) else {
             return;
         };
-        let ends = self.ends();
-        if ends.is_empty() {
+        let mut sessions = self.sessions();
+        if sessions.is_empty() {
             return;
         }
-        if let Some(end) = ends.get(&identity.context_claims()) {
-            extend(end, expires);
+        if let Some(session) = sessions.get_mut(&identity.context_claims()) {
+            session.extend(key, expires);
         }
     }
 
-    fn ends(&self) -> std::sync::MutexGuard<'_, HashMap<String, watch::Sender<SystemTime>>> {
+    /// Whether nobody has anything open that ends with a token.
+    pub(super) fn is_empty(&self) -> bool {
+        let mut sessions = self.sessions();
+        sessions.retain(|_, session| session.end.receiver_count() > 0);
+        sessions.is_empty()
+    }
+
+    /// Tokens of other keys are worth nothing any more.
+    pub(super) fn keep_signed_by(&self, serves: impl Fn(&Print) -> bool) {
+        for session in self.sessions().values_mut() {
+            session.keys.retain(|(key, _)| serves(key));
+            session.settle();
+        }
+    }
+
+    fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<String, Session>> {
         self.0.lock().expect("no panic while held")
     }
 }
 
-fn extend(end: &watch::Sender<SystemTime>, expires: SystemTime) {
-    end.send_if_modified(|end| {
-        let later = expires > *end;
-        if later {
-            *end = expires;
+impl Session {
+    fn extend(&mut self, key: Print, expires: SystemTime) {
+        match self.keys.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, end)) => *end = expires.max(*end),
+            None => self.keys.push((key, expires)),
         }
-        later
-    });
+        self.settle();
+    }
+
+    /// It lasts as long as the last of its tokens; without any it is over.
+    fn settle(&self) {
+        let ends = self.keys.iter().map(|(_, end)| *end);
+        let latest = ends.max().unwrap_or(SystemTime::UNIX_EPOCH);
+        self.end.send_if_modified(|end| {
+            let moved = latest != *end;
+            *end = latest;
+            moved
+        });
+    }
 }
 
 #[cfg(test)]
@@ -63,12 +101,19 @@ mod tests {
 
     use super::*;
 
+    const KEY: Print = Print([1; 32]);
+
     fn identity(sub: &str, expires: u64) -> Identity {
+        signed(KEY, sub, expires)
+    }
+
+    fn signed(key: Print, sub: &str, expires: u64) -> Identity {
         Identity {
             role: Some("web".to_owned()),
             claims: format!(r#"{{"role":"web","sub":"{sub}","exp":{expires}}}"#).into(),
             expires: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(expires)),
             verified: true,
+            signed_by: Some(key),
         }
     }
 
@@ -86,5 +131,26 @@ mod tests {
         drop(end);
         // Nobody is there any more: nothing is kept for the next one.
         assert_eq!(*sessions.end(&ann).unwrap().borrow(), ann.expires.unwrap());
+    }
+
+    #[test]
+    fn what_a_key_has_opened_ends_with_it_unless_another_one_serves() {
+        let sessions = Sessions::default();
+        let other = Print([2; 32]);
+        let ann = sessions.end(&identity("ann", 100)).unwrap();
+        let bob = sessions.end(&identity("bob", 300)).unwrap();
+        let second = signed(other, "bob", 200);
+        sessions.renew(&second);
+        sessions.keep_signed_by(|key| *key == other);
+        assert_eq!(*ann.borrow(), SystemTime::UNIX_EPOCH);
+        assert_eq!(*bob.borrow(), second.expires.unwrap());
+        // With a new token it is as it was.
+        let again = signed(other, "ann", 400);
+        assert_eq!(
+            *sessions.end(&again).unwrap().borrow(),
+            again.expires.unwrap()
+        );
+        drop((ann, bob));
+        assert!(sessions.is_empty());
     }
 }

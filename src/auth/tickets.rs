@@ -163,6 +163,7 @@ mod tests {
             claims: "{}".into(),
             expires: None,
             verified: true,
+            signed_by: None,
         }
     }
 

@@ -22,7 +22,7 @@ use crate::api::demo::SignIn;
 use crate::api::looks::Looks;
 use crate::api::problem;
 use crate::api::rows::Rows;
-use crate::auth::{Authenticator, Secret};
+use crate::auth::{self, Authenticator, Secret};
 use crate::backoff::Backoff;
 use crate::bell::{self, Hearing};
 use crate::causes::Causes;
@@ -474,6 +474,7 @@ impl Relay {
             Arc::clone(&router.api.permits),
             Arc::clone(&router.api.rows),
         );
+        let auth = Arc::clone(&router.api.auth);
         let server = Server::new(
             vec![listener],
             shutdown.clone(),
@@ -500,6 +501,7 @@ impl Relay {
         tasks.spawn(beats::run(streams));
         let stop = shutdown.clone();
         tasks.spawn(async move { channels::keep_asking(&permits, &rows, stop).await });
+        tasks.spawn(auth::keep_looking(auth, shutdown.clone()));
         let known = Arc::clone(&catalog);
         tasks.spawn(reload::run(
             catalog,

@@ -143,7 +143,7 @@ pub enum Trouble {
     #[error(transparent)]
     NotYet(#[from] NotYet),
     /// Whoever opened it may not see it any more.
-    #[error("the token has expired")]
+    #[error("the token has expired, or its key is gone")]
     Expired,
     /// Too many views that ask the database.
     #[error("{0} different views that ask the database are open")]

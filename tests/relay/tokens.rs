@@ -2,9 +2,13 @@
 
 use std::process::Stdio;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::{Method, StatusCode};
+use serde_json::json;
 
-use crate::harness::{Relay, command, database};
+use crate::harness::{Relay, Stream, command, database};
+use crate::policies::ROLES;
 
 const SECRET: &str = "a secret that is long enough to sign with";
 
@@ -90,4 +94,48 @@ async fn a_secret_that_can_be_guessed_refuses_to_start() {
         assert!(!output.status.success() && error.contains(told), "{error}");
         assert!(error.contains("try:"), "{error}");
     }
+}
+
+/// A key set of these secrets.
+fn set(secrets: &[&str]) -> String {
+    let key = |secret: &&str| json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode(secret)});
+    json!({"keys": secrets.iter().map(key).collect::<Vec<_>>()}).to_string()
+}
+
+#[tokio::test]
+async fn what_a_removed_key_has_opened_ends_and_nothing_else() {
+    const OTHER: &str = "another secret, which is long enough as well";
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("keys.json");
+    std::fs::write(&file, set(&[SECRET, OTHER])).unwrap();
+    let database = database().await;
+    database.sql(ROLES).await;
+    let api = database.url.replace("user=postgres", "user=api_login");
+    let arguments = ["--api-url", &api, "--jwks-file", file.to_str().unwrap()];
+    let relay = Relay::start(&database, &arguments).await;
+    database
+        .sql(
+            "create table tasks (id int primary key); select rowcast.watch('tasks');
+             grant select on tasks to member",
+        )
+        .await;
+    let open = async |secret: &str, who: &str| {
+        let mut token = command();
+        token.args(["token", "--role", "member", "--jwt-secret", secret]);
+        let made = token.args(["--claim", who]).output().await.unwrap();
+        let bearer = format!("Bearer {}", String::from_utf8_lossy(&made.stdout).trim());
+        let url = format!("{}/rest/v1/tasks", relay.url);
+        let mut stream = Stream::with(&url, None, &[("authorization", &*bearer)]).await;
+        stream.until(|event| event.json()["upToDate"] == true).await;
+        stream
+    };
+    let mut anns = open(SECRET, "sub=ann").await;
+    let mut bobs = open(OTHER, "sub=bob").await;
+
+    std::fs::write(&file, set(&[OTHER])).unwrap();
+    let last = anns.until(|event| event.data.contains("error")).await;
+    assert_eq!(last.json()["error"]["code"], "PGRST303");
+    assert_eq!(anns.next().await, None);
+    let txid = database.commit("insert into tasks values (1)").await;
+    bobs.until(|event| event.has_txid(&txid)).await;
 }

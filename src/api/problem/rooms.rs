@@ -542,6 +542,7 @@ mod tests {
             claims: "{}".into(),
             expires: None,
             verified: true,
+            signed_by: None,
         };
         let denied = Problem::new(status_of("42501", ""), "42501", "");
         assert_eq!(denied.status, 401);

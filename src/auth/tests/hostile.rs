@@ -722,8 +722,8 @@ fn an_issuers_other_keys_are_left_out_and_the_rest_serves() {
             &parts.signature,
         )
     };
-    assert_eq!(verdict("ES256"), Verdict::Genuine);
-    assert_eq!(verdict("RS256"), Verdict::Genuine);
+    assert!(matches!(verdict("ES256"), Verdict::Genuine(_)));
+    assert!(matches!(verdict("RS256"), Verdict::Genuine(_)));
     let by_secret = with_claims(GOOD);
     let parts = Parts::of(&by_secret).unwrap();
     assert_eq!(
