@@ -259,9 +259,13 @@ fn refused(what: &str, table: &str, error: &tokio_postgres::Error) -> Told {
     let (found, advice) = match error.as_db_error() {
         Some(error) => (
             error.message().to_owned(),
-            error
-                .hint()
-                .map_or_else(|| "rowcast psql -c '\\dt *.*'".to_owned(), str::to_owned),
+            match error.hint() {
+                Some(hint) => hint.to_owned(),
+                None if *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION => {
+                    "the primary's address, where this is a standby".to_owned()
+                }
+                None => "rowcast psql -c '\\dt *.*'".to_owned(),
+            },
         ),
         None => (Causes(error).to_string(), "rowcast psql".to_owned()),
     };

@@ -445,6 +445,11 @@ async fn a_standby_is_refused_until_it_is_promoted() {
         answer.body
     );
     assert_eq!(relay.get("/livez").await.status, 200);
+    let mut watch = command();
+    watch.args(["watch", "tasks", "--database-url", &standby.database().url]);
+    let watched = watch.output().await.unwrap();
+    let told = String::from_utf8_lossy(&watched.stderr);
+    assert!(told.contains("try:   the primary's address"), "{told}");
 
     standby
         .run("pg_ctl", &["-D", &standby.data(), "-w", "promote"])
