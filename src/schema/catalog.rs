@@ -688,10 +688,10 @@ with recursive tree (relid, root) as (
   where t.tgname = '!rowcast' and t.tgparentid = 0
     and t.tgfoid in (select p.oid from pg_proc p where p.pronamespace = to_regnamespace('rowcast'))
   union
-  -- not pg_partition_tree, which waits for locks
+  -- Not pg_partition_tree, which waits for locks. Rows of one that is being detached are no longer the table's.
   select i.inhrelid, t.root from tree t
   join pg_class c on c.oid = t.relid and c.relkind = 'p'
-  join pg_inherits i on i.inhparent = t.relid
+  join pg_inherits i on i.inhparent = t.relid and not i.inhdetachpending
 )
 select relid, root from tree where relid <> root
 ";

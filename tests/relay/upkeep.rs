@@ -286,6 +286,44 @@ async fn what_changes_behind_the_triggers_is_shown_whatever_it_is() {
     assert!(relay.metric("rowcast_drift_total").await >= 8.0);
 }
 
+/// A transaction that looks at the table is waited for, and who waits may be interrupted.
+#[tokio::test]
+async fn a_partition_that_is_being_detached_is_gone_for_screens_as_it_is_for_reads() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql("create table days (id int, day date, note text, primary key (id, day)) partition by range (day);
+              create table november partition of days for values from ('2026-11-01') to ('2026-12-01');
+              create table december partition of days for values from ('2026-12-01') to ('2027-01-01');
+              insert into days values (1, '2026-11-01', 'a'), (2, '2026-12-01', 'b');
+              select rowcast.watch('days')")
+        .await;
+    let path = "/rest/v1/days";
+    let (mut stream, mut screen) = relay.shown(path).await;
+    let reader = database.client().await;
+    reader
+        .batch_execute("begin; select from days")
+        .await
+        .unwrap();
+    let detaching = database.client().await;
+    detaching
+        .batch_execute("set statement_timeout = '100ms'")
+        .await
+        .unwrap();
+    let interrupted = detaching
+        .batch_execute("alter table days detach partition december concurrently")
+        .await;
+    interrupted.unwrap_err();
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 1)
+        .await;
+    let txid = database
+        .commit("update december set note = 'unseen'; update days set note = 'seen'")
+        .await;
+    screen.reach(&mut stream, &txid).await;
+    shows_what_is_there(&relay, path, &screen).await;
+}
+
 #[tokio::test]
 async fn another_expression_of_a_virtual_column_is_shown() {
     let database = database().await;
