@@ -38,7 +38,7 @@ const ROWS: &str = include_str!("../../triggers/00_rows.sql");
 const BELL: &str = include_str!("../../triggers/10_bell.sql");
 const BELL_OFF: &str = include_str!("../../triggers/11_bell_off.sql");
 const BELL_ALWAYS: &str = include_str!("../../triggers/12_bell_always.sql");
-const FUNCTIONS: [&str; 11] = [
+const FUNCTIONS: [&str; 12] = [
     include_str!("../../triggers/20_capture.sql"),
     include_str!("../../triggers/25_capture_statement.sql"),
     include_str!("../../triggers/30_message.sql"),
@@ -48,6 +48,7 @@ const FUNCTIONS: [&str; 11] = [
     include_str!("../../triggers/60_views.sql"),
     include_str!("../../triggers/65_foreign.sql"),
     include_str!("../../triggers/70_idempotency.sql"),
+    include_str!("../../triggers/80_replicated.sql"),
     include_str!("../../triggers/90_log_table.sql"),
     include_str!("../../triggers/95_access.sql"),
 ];

@@ -3,7 +3,7 @@
 use hyper::Method;
 use serde_json::json;
 
-use crate::harness::{Database, Relay, Screen, Stream, database, eventually};
+use crate::harness::{Database, Relay, Screen, Server, Stream, database, eventually};
 
 const TASKS: &str = "
     create table tasks (id int primary key deferrable initially immediate, title text);
@@ -439,6 +439,63 @@ async fn a_publication_of_all_tables_is_in_nobodys_way() {
     ] {
         database.sql(sql).await;
     }
+}
+
+#[tokio::test]
+async fn what_another_server_says_of_its_own_rowcast_is_not_replicated() {
+    let server = Server::start(&[("wal_level", "logical")]).await;
+    let (there, here) = (server.database().await, server.database().await);
+    for database in [&there, &here] {
+        database.relay().await.kill().await;
+        database
+            .sql(
+                "create table notes (id int primary key); select rowcast.watch('notes');
+                  create function now_and_then() returns int stable language sql as 'select 1'",
+            )
+            .await;
+    }
+    let relay = here.relay().await;
+    let path = "/rest/v1/notes";
+    let (mut stream, mut screen) = relay.shown(path).await;
+    there
+        .sql("set client_min_messages = error; create publication everything for all tables")
+        .await;
+    there
+        .sql("select pg_create_logical_replication_slot('everything', 'pgoutput')")
+        .await;
+    here.sql(&format!(
+        "create subscription everything connection '{}' publication everything with (create_slot = false)",
+        there.url
+    ))
+    .await;
+    eventually("each table is as it was", async || {
+        let behind = "select count(*) from pg_subscription_rel where srsubstate <> 'r'";
+        (here.one(behind).await == "0").then_some(())
+    })
+    .await;
+    here.sql("select rowcast.expose_function('now_and_then()')")
+        .await;
+    there
+        .sql(
+            "select rowcast.expose_function('now_and_then()');
+              insert into rowcast.tick (at, snapshot) values ('2026-01-01', '99999999:99999999:');
+              insert into notes values (1)",
+        )
+        .await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 1)
+        .await;
+    let foreign = "select count(*) from rowcast.tick where at = '2026-01-01'";
+    assert_eq!(here.one(foreign).await, "0");
+    here.sql("alter subscription everything disable; alter subscription everything set (slot_name = none)")
+        .await;
+    here.sql("drop subscription everything").await;
+
+    // Whoever writes as a replica for other reasons is heeded.
+    here.sql("create table later (id int primary key); set session_replication_role = replica; select rowcast.watch('later')")
+        .await;
+    let watched = "select count(*) from rowcast.watched where rel = 'later'::regclass";
+    assert_eq!(here.one(watched).await, "1");
 }
 
 #[tokio::test]
