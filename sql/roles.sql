@@ -3,7 +3,9 @@
 --
 -- rowcast_listen reads and keeps the log (DATABASE_URL). It may read no table of yours: a row that was
 -- logged by key, because it exceeds 256 KiB, is then told without its value. Nor may it repair triggers:
--- after attaching a partition run rowcast.watch again. Upgrades are installed by who installed.
+-- until rowcast.watch is run again, the truncation of a new partition alone is told two seconds late. After a
+-- partitioned table has got another owner, run it as well, so that he can make partitions. Upgrades are installed by
+-- who installed.
 --
 -- rowcast_api runs the requests (ROWCAST_API_URL). By itself it may do nothing; each request becomes
 -- the role that its token names. Grant it the roles of your users, and no other:

@@ -248,10 +248,10 @@ alter function rowcast.suited(oid) owner to rowcast_owner;
 revoke all on function rowcast.suited(oid) from public;
 comment on function rowcast.suited(oid) is 'Whether the triggers of a table do no more than they must';
 
--- Whether the triggers of a table are as they must be, in whichever way it is captured: the one on truncations
--- on all of its parts, ALWAYS; the one on rows likewise, with a function that pins enough and on the root the right
--- argument, or on a table that may have them those on statements, and the one on rows as a replica.
-create or replace function rowcast.captured(rel oid) returns boolean
+-- Whether the triggers of a table see each of its rows, in whichever way it is captured: the one on rows on all of its
+-- parts, ALWAYS, with a function that pins enough and on the root the right argument, or on a table that may have
+-- them those on statements, and the one on rows as a replica.
+create or replace function rowcast.captured_rows(rel oid) returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -271,16 +271,31 @@ begin
     cross join rowcast.tree(rel) as r (relid)
     where not exists (
         select from pg_trigger t
-        where t.tgrelid = r.relid and t.tgname = '!rowcast_truncate' and t.tgenabled = 'A'
-          and t.tgfoid = to_regprocedure('rowcast.capture_truncate()'))
-      or not exists (
-        select from pg_trigger t
         where t.tgrelid = r.relid and t.tgname = '!rowcast'
           and (t.tgenabled = 'A' or t.tgenabled = 'R' and by_statement)
           and (t.tgfoid in (capturer, to_regprocedure('rowcast.capture()'))
                or t.tgfoid = to_regprocedure('rowcast.capture_zoned()') and capturer = to_regprocedure('rowcast.capture_plain()'))
           and (r.relid <> rel or t.tgnargs = arguments))
   )
+  );
+end
+$$;
+alter function rowcast.captured_rows(oid) owner to rowcast_owner;
+revoke all on function rowcast.captured_rows(oid) from public;
+comment on function rowcast.captured_rows(oid) is 'Whether every change of a row of a table reaches the log';
+
+-- And each of its truncations, by a trigger on all of its parts, ALWAYS.
+create or replace function rowcast.captured(rel oid) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return rowcast.captured_rows(rel) and not exists (
+    select from rowcast.tree(rel) as r (relid)
+    where not exists (
+      select from pg_trigger t
+      where t.tgrelid = r.relid and t.tgname = '!rowcast_truncate' and t.tgenabled = 'A'
+        and t.tgfoid = to_regprocedure('rowcast.capture_truncate()'))
   );
 end
 $$;
@@ -446,6 +461,37 @@ alter function rowcast.install(oid, integer) owner to rowcast_owner;
 revoke all on function rowcast.install(oid, integer) from public;
 comment on function rowcast.install(oid, integer) is 'Puts the capture triggers on a table, and tells whether they were there';
 
+-- Lets the owner of a partitioned table make partitions of it. PostgreSQL copies the triggers on rows to each of them in
+-- the name of whoever makes it, who must be allowed to call what they call: not every owner may say what is watched
+-- (rowcast_owner). Whoever may not grant that is a member, or owns nothing here.
+create or replace function rowcast.let_partitions(rel oid) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set client_min_messages = error
+as $$
+declare
+  lacking record;
+begin
+  for lacking in
+    select distinct c.relowner::regrole as owner, f.function
+    from rowcast.tree(rel) as r (relid) join pg_class c on c.oid = r.relid and c.relkind = 'p'
+    cross join (values ('rowcast.capture()'::regprocedure), ('rowcast.capture_plain()'::regprocedure)) as f (function)
+    where not has_function_privilege(c.relowner, f.function, 'execute')
+  loop
+    -- Of two who grant at once, PostgreSQL fails one.
+    perform pg_advisory_xact_lock(7094114, 5);
+    begin
+      execute format('grant execute on function %s to %s', lacking.function, lacking.owner);
+    exception when insufficient_privilege then
+      null;
+    end;
+  end loop;
+end
+$$;
+alter function rowcast.let_partitions(oid) owner to rowcast_owner;
+revoke all on function rowcast.let_partitions(oid) from public;
+comment on function rowcast.let_partitions(oid) is 'Lets the owner of a partitioned table make partitions of it';
+
 -- capture tells how changes are captured: 'row', each row by itself; 'statement', all rows of a statement
 -- together; null leaves it as it is, and 'row' at first.
 create or replace function rowcast.watch(rel regclass, capture text) returns void
@@ -492,6 +538,7 @@ begin
       using errcode = 'wrong_object_type',
             hint = format('select rowcast.watch(%L);', rel::text);
   end if;
+  perform rowcast.let_partitions(rel);
   insert into rowcast.watched (rel, shape, files, by_statement)
   values (rel, '', '{}', exists (select from rowcast.ours(rel) t where t.tgname = '!rowcast_update'))
   on conflict do nothing;
@@ -676,7 +723,13 @@ begin
         return next format('triggers of %s were missing or disabled and are back', known.rel::regclass);
       exception when others then
         return next format('triggers of %s are missing or disabled: %s', known.rel::regclass, sqlerrm);
+        -- A new partition has the trigger on rows from the start, and not the one on truncations. Its file tells of
+        -- these until somebody who owns the table watches it again.
+        captured := rowcast.captured_rows(known.rel);
       end;
+      continue when captured and now_shape = known.shape and now_files::text = known.files::text;
+    end if;
+    if not captured then
       -- Changes that nobody captured may have been made meanwhile, also while we cannot repair.
       perform rowcast.reset(known.rel);
       now_shape := rowcast.shape(known.rel);

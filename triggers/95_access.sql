@@ -38,3 +38,13 @@ begin
   end loop;
 end
 $$;
+
+-- What owners of partitioned tables need, which may be one of these.
+do $$
+begin
+  perform rowcast.let_partitions(t.tgrelid)
+  from pg_trigger t join pg_class c on c.oid = t.tgrelid
+  where t.tgname = '!rowcast' and t.tgparentid = 0 and c.relkind = 'p'
+    and t.tgfoid in (select p.oid from pg_proc p where p.pronamespace = 'rowcast'::regnamespace);
+end
+$$;

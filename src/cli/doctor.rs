@@ -185,6 +185,7 @@ async fn examine(config: &Config, target: &Target, findings: &mut Findings) -> R
     schema(&client, findings).await.map_err(refused)?;
     listening_login(&client, findings).await.map_err(refused)?;
     tables(&client, findings).await.map_err(refused)?;
+    partitions(&client, findings).await.map_err(refused)?;
     the_log(config, &client, findings).await.map_err(refused)?;
     bell(config, &client, findings).await.map_err(refused)?;
     replication(&client, findings).await.map_err(refused)?;
@@ -573,12 +574,40 @@ async fn listening_login(client: &Client, findings: &mut Findings) -> Asked<()> 
     Ok(())
 }
 
+/// Who owns a partitioned table and may not call its triggers.
+async fn partitions(client: &Client, findings: &mut Findings) -> Asked<()> {
+    let helpless = "select distinct w.rel::regclass::text, c.relowner::regrole::text \
+        from rowcast.watched w cross join rowcast.tree(w.rel) as r (relid) \
+        join pg_class c on c.oid = r.relid and c.relkind = 'p' \
+        where not has_function_privilege(c.relowner, 'rowcast.capture()', 'execute') \
+           or not has_function_privilege(c.relowner, 'rowcast.capture_plain()', 'execute')";
+    for row in rows(client, helpless).await? {
+        let (table, owner) = (cell(&row, 0), cell(&row, 1));
+        findings.add(
+            Level::Problem,
+            "partitions",
+            format!("{owner} can make none of {table}"),
+            "PostgreSQL refuses new partitions to whoever may not call their triggers: permission denied for function",
+            format!("as who installed Rowcast: rowcast watch {}", quote::word(table)),
+        );
+    }
+    Ok(())
+}
+
 async fn tables(client: &Client, findings: &mut Findings) -> Asked<()> {
-    let watched = "select w.rel::regclass::text, c.oid is null, c.oid is not null and rowcast.captured(w.rel), \
+    // Functions of a release before do not tell.
+    let tells_rows = "select to_regprocedure('rowcast.captured_rows(oid)') is not null";
+    let rows_captured = match text(client, tells_rows).await?.as_str() {
+        "t" => "c.oid is not null and rowcast.captured_rows(w.rel)",
+        _ => "false",
+    };
+    let watched = format!(
+        "select w.rel::regclass::text, c.oid is null, c.oid is not null and rowcast.captured(w.rel), \
         c.oid is not null and (w.shape <> rowcast.shape(w.rel)), \
-        c.oid is not null and not rowcast.suited(w.rel) \
-        from rowcast.watched w left join pg_class c on c.oid = w.rel order by 1";
-    let watched = rows(client, watched).await?;
+        c.oid is not null and not rowcast.suited(w.rel), {rows_captured} \
+        from rowcast.watched w left join pg_class c on c.oid = w.rel order by 1"
+    );
+    let watched = rows(client, &watched).await?;
     if watched.is_empty() {
         findings.add(
             Level::Note,
@@ -598,6 +627,14 @@ async fn tables(client: &Client, findings: &mut Findings) -> Asked<()> {
                 format!("table with oid {table} was dropped"),
                 "its streams end with the reason within seconds",
                 "a relay that runs tidies up",
+            );
+        } else if cell(row, 2) != "t" && cell(row, 5) == "t" {
+            findings.add(
+                Level::Note,
+                "triggers",
+                format!("a partition of {table} has none on truncations"),
+                "where it alone is truncated, screens are told within seconds and not at once",
+                format!("rowcast watch {}", quote::word(table)),
             );
         } else if cell(row, 2) != "t" {
             findings.add(

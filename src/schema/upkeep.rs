@@ -3,6 +3,7 @@
 //!
 //! Every relay does it, and the functions see to it that one does at a time.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ const TOLD: Duration = Duration::from_millis(100);
 const TRIM_EVERY: u32 = 5;
 /// Log rows deleted in one transaction.
 const CHUNK: i32 = 10_000;
+/// What was found so lately is found still: of several relays, one looks at a time.
+const LASTING: Duration = Duration::from_secs(7);
 /// The same thing is told again after so long.
 const AGAIN: Duration = Duration::from_mins(10);
 
@@ -64,6 +67,7 @@ pub struct Parts {
 pub async fn run(parts: Parts, shutdown: Shutdown) {
     let mut upkeep = Upkeep {
         parts,
+        drift: HashMap::new(),
         told_early: None,
         told_long: None,
         unordered: false,
@@ -103,8 +107,18 @@ enum UpkeepError {
     Silent,
 }
 
+/// A finding of the drift check.
+struct Told {
+    /// When it was found last.
+    found: Instant,
+    /// When it is to be told again, if it is still found.
+    due: Instant,
+}
+
 struct Upkeep {
     parts: Parts,
+    /// What the drift check has found lately.
+    drift: HashMap<String, Told>,
     /// When it was last told that the log is trimmed for its size.
     told_early: Option<Instant>,
     /// When it was last told of a long transaction.
@@ -164,12 +178,21 @@ impl Upkeep {
         by_clock: bool,
         trim: bool,
     ) -> Result<(), tokio_postgres::Error> {
+        self.drift.retain(|_, told| told.found.elapsed() < LASTING);
         for row in client.query("select rowcast.check_drift()", &[]).await? {
             self.parts.metrics.drift.inc();
-            warn!(
-                finding = row.get::<_, &str>(0),
-                "a watched table changed behind the triggers"
-            );
+            let finding: String = row.get(0);
+            let now = Instant::now();
+            // What nobody repairs is found each time.
+            let told = self.drift.entry(finding.clone()).or_insert(Told {
+                found: now,
+                due: now,
+            });
+            told.found = now;
+            if told.due <= now {
+                told.due = now + AGAIN;
+                warn!(finding, "a watched table changed behind the triggers");
+            }
         }
         self.order(client).await?;
         // Compared with what was read, and not with what there was a while ago: a role may have been changed

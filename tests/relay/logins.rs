@@ -1,6 +1,6 @@
 //! The two logins of `sql/roles.sql` are enough, and neither can do more than it must.
 
-use crate::harness::{Database, Relay, Screen, Server, Stream, command};
+use crate::harness::{Database, Relay, Screen, Server, Stream, command, eventually};
 use crate::policies::{SECRET, token};
 
 const WORLD: &str = "
@@ -29,23 +29,30 @@ async fn world(server: &Server) -> (Database, Relay) {
     world_after("", server).await
 }
 
+/// The address of a database as this login.
+fn login(database: &Database, name: &str) -> String {
+    database
+        .url
+        .replace("user=postgres", &format!("user={name}"))
+}
+
+/// Installs Rowcast and its logins as an administrator; gives the database as the login that listens.
+async fn installed(database: &Database) -> Database {
+    let sql = command().arg("sql").output().await.unwrap();
+    database.sql(&String::from_utf8(sql.stdout).unwrap()).await;
+    database.sql(include_str!("../../sql/roles.sql")).await;
+    Database {
+        url: login(database, "rowcast_listen"),
+    }
+}
+
 /// The same where the administrator has done this before.
 async fn world_after(before: &str, server: &Server) -> (Database, Relay) {
     let database = server.database().await;
     database.sql(before).await;
-    let sql = command().arg("sql").output().await.unwrap();
-    database.sql(&String::from_utf8(sql.stdout).unwrap()).await;
-    database.sql(include_str!("../../sql/roles.sql")).await;
+    let listening = installed(&database).await;
     database.sql(WORLD).await;
-    let login = |name: &str| {
-        database
-            .url
-            .replace("user=postgres", &format!("user={name}"))
-    };
-    let listening = Database {
-        url: login("rowcast_listen"),
-    };
-    let api = login("rowcast_api");
+    let api = login(&database, "rowcast_api");
     let arguments = [
         "--api-url",
         &api,
@@ -164,6 +171,69 @@ async fn a_function_of_a_schema_that_no_login_may_look_into_costs_nobody_else_an
     assert_eq!((felt.status.as_u16(), felt.body.as_str()), (200, "\"sad\""));
     let unserved = relay.get("/rest/v1/rpc/secret").await;
     assert_eq!(unserved.json()["code"], "PGRST202");
+}
+
+/// What makes partitions in the night is the owner of the table, which an administrator has watched.
+#[tokio::test]
+async fn who_owns_a_partitioned_table_makes_partitions_and_screens_stay_as_they_are() {
+    let server = Server::start(&[]).await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let database = server.database().await;
+    let listening = installed(&database).await;
+    database
+        .sql("create role app login; create role visitor nologin; grant visitor to rowcast_api;
+              create table days (id int, day int, primary key (id, day)) partition by range (day);
+              create table first partition of days for values from (1) to (2);
+              grant select on days to visitor;
+              alter table days owner to app; alter table first owner to app; grant create on schema public to app;
+              select rowcast.watch('days')")
+        .await;
+    let relay = Relay::logged(
+        &listening,
+        &[
+            "--anon-role",
+            "visitor",
+            "--api-url",
+            &login(&database, "rowcast_api"),
+        ],
+        log.path(),
+    )
+    .await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/days").await;
+    let app = Database {
+        url: login(&database, "app"),
+    };
+    app.sql("create table second partition of days for values from (2) to (3); insert into days values (1, 2)")
+        .await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 1)
+        .await;
+
+    // Its trigger on truncations is lacking, and nobody who looks may make it.
+    eventually("the new partition is known", async || {
+        let known =
+            "select shape = rowcast.shape(rel) and not rowcast.captured(rel) from rowcast.watched";
+        (database.one(known).await == "t").then_some(())
+    })
+    .await;
+    let resets = "select count(*) from rowcast.log where op = 'R'";
+    let before = database.one(resets).await;
+    for _ in 0..3 {
+        listening.sql("select rowcast.check_drift()").await;
+    }
+    assert_eq!(database.one(resets).await, before);
+    app.sql("truncate second").await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.is_empty())
+        .await;
+    let found = relay.metric("rowcast_drift_total").await;
+    eventually("it is found again", async || {
+        (relay.metric("rowcast_drift_total").await > found).then_some(())
+    })
+    .await;
+    let said = std::fs::read_to_string(log.path()).unwrap();
+    let lacking = said.matches("triggers of public.days are missing").count();
+    assert_eq!(lacking, 1, "{said}");
 }
 
 #[tokio::test]
