@@ -85,6 +85,21 @@ alter function rowcast.new_epoch(uuid) owner to rowcast_owner;
 revoke all on function rowcast.new_epoch(uuid) from public;
 comment on function rowcast.new_epoch(uuid) is 'Voids every token given out so far: a step of every restore of files';
 
+-- Where somebody empties the log by hand, to make room: what nobody has read is gone with the rest, and nothing in the
+-- horizon tells. So all tokens are void, as when a crash empties it. 90_log_table.sql has its trigger.
+create or replace function rowcast.emptied() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform rowcast.new_epoch();
+  return null;
+end
+$$;
+alter function rowcast.emptied() owner to rowcast_owner;
+revoke all on function rowcast.emptied() from public;
+comment on function rowcast.emptied() is 'Trigger: a log that was truncated ends its epoch';
+
 -- Notes a snapshot, and deletes what was done in the snapshot taken one retention ago. By snapshot
 -- and never by clock: the rows of a long transaction are old when they become visible. At most
 -- chunk rows a call; returns how many went. One relay at a time.

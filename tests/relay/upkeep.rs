@@ -392,6 +392,13 @@ async fn a_new_epoch_voids_every_token() {
     assert_ne!(epoch(&stream.id), epoch(&before));
     let mut returned = relay.resume(PATH, &before).await;
     assert!(returned.data().await.has_control("reset"));
+
+    // Whoever empties the log by hand has done the same.
+    let before = stream.id.clone();
+    database.sql("truncate rowcast.log").await;
+    until_reset(&mut stream, &mut screen).await;
+    let mut returned = relay.resume(PATH, &before).await;
+    assert!(returned.data().await.has_control("reset"));
 }
 
 #[tokio::test]
