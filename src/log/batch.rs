@@ -527,6 +527,15 @@ fn delta(table: &Table, entries: &[&Entry]) -> Option<Delta> {
     let mut rest = 0;
     for (place, entry) in entries.iter().enumerate() {
         match entry.operation {
+            // Where several tables are truncated at once, triggers after the truncation of one may insert into
+            // another before that one's is logged: such a row is there, though its entry comes first.
+            Operation::Truncate
+                if entries[rest..place]
+                    .iter()
+                    .any(|entry| entry.operation == Operation::Insert) =>
+            {
+                return None;
+            }
             Operation::Truncate if entry.rel == table.oid => {
                 scope = Scope::Truncated;
                 rest = place + 1;

@@ -182,6 +182,33 @@ async fn odd_transactions_show_their_end_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn what_a_trigger_inserts_while_several_tables_are_truncated_stays() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    // It runs before the truncation of the second table is logged.
+    database
+        .sql("create table audit (id int primary key, what text);
+              insert into audit values (1, 'old');
+              select rowcast.watch('audit');
+              create function note() returns trigger language plpgsql as $$
+              begin
+                insert into audit values (2, 'tasks were truncated');
+                return null;
+              end $$;
+              create trigger note after truncate on tasks for each statement execute function note()")
+        .await;
+    let path = "/rest/v1/audit";
+    let (mut stream, mut screen) = relay.shown(path).await;
+    database.sql("truncate tasks, audit").await;
+    let txid = database
+        .commit("insert into audit values (3, 'after')")
+        .await;
+    agrees(&relay, path, &mut stream, &mut screen, &txid).await;
+    assert_eq!(screen.rows.keys().collect::<Vec<_>>(), ["2", "3"]);
+}
+
+#[tokio::test]
 async fn partitions_are_one_table() {
     let database = database().await;
     let relay = database.relay().await;
