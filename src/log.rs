@@ -10,6 +10,7 @@
 //! nor subscribers.
 
 mod batch;
+mod deferred;
 mod fold;
 mod parts;
 

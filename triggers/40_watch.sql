@@ -337,7 +337,9 @@ begin
          from pg_type t join pg_attribute a on a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
          where t.oid = u.type and t.typtype = 'c'
        ) as p (part)) end,
-    (select i.indkey::text from pg_index i where i.indrelid = rel and i.indisprimary),
+    -- Nothing is said of a key that is not deferrable, which does not change.
+    (select i.indkey::text || case when i.indimmediate then '' else ' deferrable' end
+     from pg_index i where i.indrelid = rel and i.indisprimary),
     (select string_agg(p.polname || ' ' || p.polcmd::text || ' ' || p.polpermissive::text || ' ' || p.polroles::text
                        || ' ' || coalesce(p.polqual::text, '') || ' ' || coalesce(p.polwithcheck::text, ''),
                        ',' order by p.polname)

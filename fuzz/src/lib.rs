@@ -143,6 +143,7 @@ static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| {
         key: vec!["id".to_owned()],
         watched: true,
         by_column: false,
+        deferrable_key: false,
     })
 });
 

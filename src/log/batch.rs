@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::deferred;
 use crate::cursor::{Cursor, Name, Xid};
 use crate::event::{
     self, Change, Delta, Entry, Image, Message, Operation, Scope, State, Transaction, zone,
@@ -60,7 +61,8 @@ pub struct Batch {
     /// Transactions with resets, or with entries of tables that the catalogue does not have: it must
     /// be read anew.
     pub definitions: Vec<Xid>,
-    /// In delivery order: by the highest log id of each, which is an order of dependency.
+    /// In delivery order: by the highest log id of each, which is an order of dependency but for what
+    /// [`deferred`] puts right.
     pub transactions: Vec<Arc<Transaction>>,
 }
 
@@ -168,6 +170,10 @@ impl Gathered {
         let definitions = changed.map(|pending| pending.xid).collect();
         let net = self.transactions.into_iter();
         let mut transactions: Vec<Transaction> = net.map(|pending| pending.net(catalog)).collect();
+        deferred::put_in_order(&mut transactions, |table| {
+            let table = catalog.table_by_oid(table)?;
+            table.deferrable_key.then_some(table.key.as_slice())
+        });
         tell_by_later(&mut transactions);
         let mut unknown: BTreeMap<u32, Vec<Lookup>> = BTreeMap::new();
         for (at, transaction) in transactions.iter().enumerate() {
@@ -599,6 +605,7 @@ mod tests {
             key: vec!["id".to_owned()],
             watched: true,
             by_column: false,
+            deferrable_key: false,
         };
         Catalog::new(&["public"], vec![table(1), table(2)], &[])
     }

@@ -488,6 +488,7 @@ fn of_values(function: &Function) -> Table {
         key: Vec::new(),
         watched: false,
         by_column: false,
+        deferrable_key: false,
     }
 }
 

@@ -676,6 +676,7 @@ pub(super) mod tests {
             key: key.iter().map(|&name| name.to_owned()).collect(),
             watched: true,
             by_column: false,
+            deferrable_key: false,
         };
         Catalog::new(
             &["public"],

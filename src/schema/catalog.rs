@@ -70,6 +70,9 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// Names of the primary key's columns in key order; empty without a primary key.
     pub key: Vec<String>,
+    /// The primary key is deferrable: whoever adds a key that somebody else is taking away waits for that one
+    /// only when the row is in the log already.
+    pub deferrable_key: bool,
     /// Carries the `"!rowcast"` trigger.
     pub watched: bool,
     /// Somebody has been granted columns of it, who may then look at no system column.
@@ -476,6 +479,7 @@ impl Catalog {
                     kind: char::from(kind.cast_unsigned()),
                     columns: Vec::new(),
                     key: row.get("key"),
+                    deferrable_key: row.get("deferrable_key"),
                     watched: row.get("watched"),
                     by_column: row.get("by_column"),
                 });
@@ -598,6 +602,7 @@ fn result(row: &Row, schema: &str, name: &str) -> Option<Arc<Table>> {
             })
             .collect(),
         key: Vec::new(),
+        deferrable_key: false,
         watched: false,
         by_column: false,
     }))
@@ -651,6 +656,7 @@ select l.oid, l.relname, l.nspname, l.relkind, l.watched,
         join pg_attribute k on k.attrelid = i.indrelid and k.attnum = u.attnum
         where i.indrelid = l.oid and i.indisprimary and u.place <= i.indnkeyatts
         order by u.place) as key,
+  exists (select from pg_index i where i.indrelid = l.oid and i.indisprimary and not i.indimmediate) as deferrable_key,
   a.attname::text, format_type(a.atttypid, null) as type_name, a.attnotnull,
   case when bt.typtype = 'e' and not exists (
               select from pg_cast x where x.castsource = bt.oid and x.casttarget = 'json'::regtype)

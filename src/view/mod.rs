@@ -496,6 +496,7 @@ pub(crate) mod tests {
             key: vec!["id".into()],
             watched: true,
             by_column: false,
+            deferrable_key: false,
         };
         Definition {
             table: Arc::new(table),

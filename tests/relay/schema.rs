@@ -209,6 +209,31 @@ async fn what_a_trigger_inserts_while_several_tables_are_truncated_stays() {
 }
 
 #[tokio::test]
+async fn who_adds_a_deferrable_key_is_told_after_whoever_took_it_away() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let path = "/rest/v1/tasks";
+    let (mut stream, mut screen) = relay.shown(path).await;
+    let (adds, takes) = (database.client().await, database.client().await);
+    // Both are read at once.
+    relay.signal("STOP").await;
+    let added =
+        "begin; set constraints all deferred; insert into tasks values (1, 'new'), (2, 't2')";
+    adds.batch_execute(added).await.unwrap();
+    takes
+        .batch_execute("begin; delete from tasks where id in (1, 2); commit")
+        .await
+        .unwrap();
+    // The keys are looked at now, and the rows were logged before those that went.
+    adds.batch_execute("commit").await.unwrap();
+    relay.signal("CONT").await;
+    let txid = database.commit("delete from tasks where id = 3").await;
+    agrees(&relay, path, &mut stream, &mut screen, &txid).await;
+    assert_eq!(screen.rows["1"]["title"], "new");
+}
+
+#[tokio::test]
 async fn partitions_are_one_table() {
     let database = database().await;
     let relay = database.relay().await;

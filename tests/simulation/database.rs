@@ -774,5 +774,6 @@ fn definition(oid: u32, wordy: bool) -> Definition {
         key: vec!["id".to_owned()],
         watched: true,
         by_column: false,
+        deferrable_key: false,
     }
 }
