@@ -357,13 +357,36 @@ begin
     (select string_agg(concat_ws(' ', s.setdatabase, s.setrole, s.setconfig::text), ',' order by s.setdatabase, s.setrole)
      from pg_db_role_setting s where s.setrole in (select m.roleid from pg_auth_members m)),
     (select coalesce(n.nspacl::text, '') from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = rel),
-    -- a policy is also what the functions say that it calls
-    (select string_agg(distinct md5(concat_ws(' ', f.prosrc, f.prosqlbody::text, f.proconfig::text, f.proacl::text,
-                                               f.provolatile, f.proowner, f.prosecdef)), ',')
-     from pg_policy p
-     join pg_depend d on d.classid = 'pg_policy'::regclass and d.objid = p.oid and d.refclassid = 'pg_proc'::regclass
-     join pg_proc f on f.oid = d.refobjid
-     where p.polrelid = rel)
+    -- A policy is also what the functions say that it calls, and what the views are that it reads, by way of each other
+    -- too. What tables hold is theirs to tell. PostgreSQL's own are not among what is depended on.
+    case when exists (select from pg_policy p where p.polrelid = rel) then (
+      with recursive reached (class, id) as (
+        select d.refclassid, d.refobjid
+        from pg_policy p
+        join pg_depend d on d.classid = 'pg_policy'::regclass and d.objid = p.oid
+        where p.polrelid = rel
+          and d.refclassid in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass)
+        union
+        select d.refclassid, d.refobjid
+        from reached r
+        cross join lateral (
+          select r.class, r.id where r.class in ('pg_proc'::regclass, 'pg_operator'::regclass)
+          union all
+          select 'pg_rewrite'::regclass, w.oid from pg_rewrite w where r.class = 'pg_class'::regclass and w.ev_class = r.id
+        ) as s (class, id)
+        join pg_depend d on d.classid = s.class and d.objid = s.id
+        where d.refclassid in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass)
+      )
+      select nullif(concat_ws(E'\n',
+        (select string_agg(distinct md5(concat_ws(' ', f.prosrc, f.prosqlbody::text, f.proconfig::text, f.proacl::text,
+                                                   f.provolatile, f.proowner, f.prosecdef)), ',')
+         from reached r join pg_proc f on f.oid = r.id where r.class = 'pg_proc'::regclass),
+        (select string_agg(md5(concat_ws(' ', v.relowner, v.relacl::text, v.reloptions::text, w.ev_action::text,
+                                         (select string_agg(a.attnum || ' ' || a.attacl::text, ',' order by a.attnum)
+                                          from pg_attribute a where a.attrelid = v.oid))), ',' order by v.oid)
+         from reached r join pg_class v on v.oid = r.id and v.relkind = 'v' join pg_rewrite w on w.ev_class = v.oid
+         where r.class = 'pg_class'::regclass)), '')
+    ) end
   ))
   );
 end

@@ -712,10 +712,12 @@ async fn a_policy_that_reads_its_own_table_through_a_view_follows_it() {
     database
         .sql(
             "drop policy theirs on notes; \
-             create view switch as select * from notes where id = 30; \
+             create function number() returns int stable language sql begin atomic select 30; end; \
+             create view switch as select * from notes where id = number(); \
              grant select on switch to member; \
              create policy switched on notes for select to member using ( \
-               (select s.body from switch s) = 'on')",
+               (select s.body from switch s) = 'on'); \
+             update notes set body = 'on' where id in (28, 29)",
         )
         .await;
     let ann = token("member", &["sub=ann"]).await;
@@ -728,6 +730,33 @@ async fn a_policy_that_reads_its_own_table_through_a_view_follows_it() {
         assert_eq!(wanted.len(), if state == "on" { 30 } else { 0 });
         screen.shows(&step, &wanted).await;
     }
+
+    // Nothing is written, and other rows decide.
+    for (step, number) in [
+        (
+            "create or replace function number() returns int stable language sql begin atomic select 29; end",
+            30,
+        ),
+        (
+            "create or replace view switch as select * from notes where id = number() - 2",
+            0,
+        ),
+        (
+            "create or replace view switch as select * from notes where id = number() - 1",
+            30,
+        ),
+    ] {
+        database.sql(step).await;
+        let wanted = truth(&database, "ann").await;
+        assert_eq!(wanted.len(), number, "{step}");
+        screen.shows(step, &wanted).await;
+    }
+    database.sql("revoke select on switch from member").await;
+    let refused = screen
+        .stream
+        .until(|event| event.data.contains("42501"))
+        .await;
+    assert_eq!(refused.name, "control");
 }
 
 #[tokio::test]
