@@ -61,6 +61,7 @@ struct Typed {
 #[derive(Debug, Clone, PartialEq)]
 enum TypedTest {
     Compare(Operator, Value),
+    /// In order, so that a long list costs a change little more than a short one.
     In(Vec<Value>),
     Is(Truth),
 }
@@ -236,7 +237,10 @@ impl Matcher {
             }
             let test = match &condition.test {
                 Test::Compare(operator, _) => TypedTest::Compare(*operator, values.pop()?),
-                Test::In(_) => TypedTest::In(values),
+                Test::In(_) => {
+                    values.sort_by(|a, b| a.order(b).unwrap_or(Ordering::Equal));
+                    TypedTest::In(values)
+                }
                 Test::Is(truth) => TypedTest::Is(*truth),
                 _ => return None,
             };
@@ -298,11 +302,10 @@ impl Typed {
                 let value = Value::read(self.kind, json)?;
                 match &self.test {
                     TypedTest::Compare(operator, with) => Some(operator.holds(value.order(with)?)),
-                    TypedTest::In(values) => Some(
-                        values
-                            .iter()
-                            .any(|with| value.order(with) == Some(Ordering::Equal)),
-                    ),
+                    TypedTest::In(values) => {
+                        let order = |with: &Value| with.order(&value).unwrap_or(Ordering::Less);
+                        Some(values.binary_search_by(order).is_ok())
+                    }
                     TypedTest::Is(_) => None,
                 }
             }
@@ -360,6 +363,36 @@ mod tests {
         assert!(!matches("gt.9", "text", &["\"9\""], "\"10\""));
         assert!(matches("in.(1,2)", "int4", &["1", "2"], "2"));
         assert!(matches("eq.x", "bpchar", &["\"x\""], "\"x    \""));
+    }
+
+    #[test]
+    fn a_member_of_a_list_is_found_in_whatever_order_it_is_written() {
+        let is_in = |listed: &[&str], base, json: &str| {
+            let condition = format!("in.({})", listed.join(","));
+            matches(&condition, base, listed, json)
+        };
+        let numbers = ["3", "NaN", "1.0", "-2", "Infinity", "10", "-Infinity", "3"];
+        for json in [
+            "3.00",
+            "\"NaN\"",
+            "1",
+            "-2",
+            "\"Infinity\"",
+            "10",
+            "\"-Infinity\"",
+        ] {
+            assert!(is_in(&numbers, "numeric", json), "{json}");
+            assert!(is_in(&numbers, "float8", json), "{json}");
+        }
+        for json in ["2", "0", "1.01", "-3", "100", "null"] {
+            assert!(!is_in(&numbers, "numeric", json), "{json}");
+            assert!(!is_in(&numbers, "float8", json), "{json}");
+        }
+        let texts = ["\"b\"", "\"\"", "\"a\"", "\"B\""];
+        for json in texts {
+            assert!(is_in(&texts, "text", json), "{json}");
+        }
+        assert!(!is_in(&texts, "text", "\"A\""));
     }
 
     #[test]
