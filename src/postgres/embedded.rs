@@ -572,6 +572,9 @@ async fn initdb(
         .arg("-D")
         .arg(&fresh)
         .args(["-U", SUPERUSER, "-A", "trust", "--no-locale", "-E", "UTF8"])
+        // Ctrl-C would end it in the middle, and look like a fault of the disk. It takes a second or two, and
+        // who starts us stops then.
+        .process_group(0)
         .kill_on_drop(true);
     if !durable {
         command.arg("--no-sync");

@@ -7,7 +7,9 @@ use std::process::{Output, Stdio};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 
-use crate::harness::{DEADLINE, Database, Server, command, database, eventually, signal};
+use crate::harness::{
+    DEADLINE, Database, Server, command, database, eventually, signal, signal_group,
+};
 
 async fn run(arguments: &[&str]) -> (bool, String, String) {
     printing(Stdio::piped(), arguments).await
@@ -395,6 +397,29 @@ async fn without_a_database_it_brings_its_own_and_finds_it_again() {
     let text = data.to_str().unwrap();
     let (done, _, error) = run(&["watched", "--data-dir", text]).await;
     assert!(!done && error.contains("no database is running"), "{error}");
+
+    // Ctrl-C while the database is made goes to all that the terminal has started.
+    let hasty = command()
+        .args(["--listen", "127.0.0.1:0", "--data-dir", text])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    eventually("initdb works", async || {
+        data.join("data.new/base/1/PG_VERSION")
+            .exists()
+            .then_some(())
+    })
+    .await;
+    signal_group(hasty.id().unwrap(), "INT").await;
+    let ended = hasty.wait_with_output().await.unwrap();
+    assert!(
+        ended.status.success() && !String::from_utf8_lossy(&ended.stderr).contains("initdb"),
+        "{}",
+        String::from_utf8_lossy(&ended.stderr)
+    );
 
     let (mut relay, url) = private(&data).await;
     let status = http(&format!("{url}/rest/v1/people"), Some(r#"{"name":"kept"}"#)).await;

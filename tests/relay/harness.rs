@@ -502,6 +502,16 @@ pub async fn signal(pid: u32, name: &str) {
     assert!(status.success(), "kill -{name} {pid}");
 }
 
+/// The same for a whole process group, as a terminal does it.
+pub async fn signal_group(leader: u32, name: &str) {
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), "--", &format!("-{leader}")])
+        .status()
+        .await
+        .unwrap();
+    assert!(status.success(), "kill -{name} -- -{leader}");
+}
+
 fn http() -> HttpClient<HttpConnector, Full<Bytes>> {
     HttpClient::builder(TokioExecutor::new()).build_http()
 }
