@@ -16,14 +16,18 @@ mod settings;
 mod signals;
 mod tables;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod token;
 mod trace;
 
-use std::ffi::OsString;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -171,16 +175,84 @@ fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
-/// PostgREST's variables in the environment that say something and are not read.
-fn unread() -> Vec<String> {
-    let read = |name: &str| name == ENCODED || ALIASES.iter().any(|(.., theirs)| *theirs == name);
-    let mut names: Vec<_> = std::env::vars_os()
+/// Variables in the environment that say something, look as if they were for us, and are not read.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Unread {
+    /// PostgREST's that we do not have.
+    theirs: Vec<String>,
+    /// None of ours: a mistake in the name, which would leave a setting as it is by default. A relay whose
+    /// secret was misspelt asks nobody who he is.
+    unknown: Vec<String>,
+}
+
+/// What is set in this environment.
+fn unread() -> Unread {
+    let set = std::env::vars_os()
         .filter(|(_, value)| !value.is_empty())
-        .filter_map(|(name, _)| name.into_string().ok())
-        .filter(|name| name.starts_with("PGRST_") && !read(name))
-        .collect();
-    names.sort();
-    names
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    Unread::of(set.map(|(name, value)| (name, value.to_string_lossy().into_owned())))
+}
+
+impl Unread {
+    fn of(set: impl Iterator<Item = (String, String)>) -> Self {
+        let known = variables();
+        let mut unread = Self::default();
+        for (name, value) in set {
+            if name.starts_with("PGRST_") {
+                let read = name == ENCODED || ALIASES.iter().any(|(.., theirs)| *theirs == name);
+                if !read {
+                    unread.theirs.push(name);
+                }
+            } else if name.starts_with("ROWCAST_")
+                && !known.contains(&name)
+                && !is_of_kubernetes(&name, &value)
+            {
+                unread.unknown.push(name);
+            }
+        }
+        unread.theirs.sort();
+        unread.unknown.sort();
+        unread
+    }
+
+    /// The names, and what there is to say of them.
+    fn told(&self) -> Vec<(String, &'static str)> {
+        let kinds = [
+            (
+                &self.theirs,
+                "variables of PostgREST are set that are not read here; docs/api.md lists the settings",
+            ),
+            (
+                &self.unknown,
+                "variables are set that no setting is read from: is there a mistake in the name? docs/api.md lists \
+                 the settings",
+            ),
+        ];
+        let some = kinds.into_iter().filter(|(names, _)| !names.is_empty());
+        some.map(|(names, why)| (names.join(", "), why)).collect()
+    }
+}
+
+/// Every variable that some command reads.
+fn variables() -> BTreeSet<String> {
+    let command = Cli::command();
+    let of = |command: &clap::Command| -> Vec<String> {
+        let names = command.get_arguments().filter_map(clap::Arg::get_env);
+        names
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
+    };
+    let files = IN_FILES.iter().map(|(_, variable)| (*variable).to_owned());
+    let ours = command.get_subcommands().chain([&command]).flat_map(of);
+    ours.chain(files).collect()
+}
+
+/// What Kubernetes tells each container of a service whose name begins with `rowcast`.
+fn is_of_kubernetes(name: &str, value: &str) -> bool {
+    let address = ["tcp://", "udp://", "sctp://"];
+    name.contains("_SERVICE_")
+        || name.contains("_PORT_")
+        || address.iter().any(|scheme| value.starts_with(scheme))
 }
 
 /// Reads flags and environment; ends the process with a message when they make no sense.
@@ -194,7 +266,8 @@ pub fn parse() -> Cli {
             theirs_is_secret |= argument == "jwt_secret";
         }
     }
-    let matches = command.clone().get_matches();
+    let matches = command.clone().try_get_matches();
+    let matches = matches.unwrap_or_else(|error| refused(&command, &error));
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     cli.settings = settings::found(&command, &matches);
     theirs_is_secret &= matches.value_source("jwt_secret") == Some(ValueSource::EnvVariable);
@@ -208,6 +281,21 @@ pub fn parse() -> Cli {
         std::process::exit(2);
     }
     cli
+}
+
+/// Ends the process. A variable that is set to nothing, as by a compose file that passes on one which is not
+/// set, is told as such: the message names its flag, which nobody has given.
+fn refused(command: &clap::Command, error: &clap::Error) -> ! {
+    let _cannot_be_told = error.print();
+    if error.kind() == ErrorKind::InvalidValue {
+        let variables = command.get_arguments().filter_map(clap::Arg::get_env);
+        let empty = |name: &&OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        for name in variables.filter(empty) {
+            let name = name.display();
+            eprintln!("note: {name} is set to nothing: give it a value, or unset it");
+        }
+    }
+    std::process::exit(error.exit_code())
 }
 
 /// Settings that a file may hold: the argument, and the variable that names the file.
@@ -289,6 +377,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     if cli.check {
         settings::judged(&config)?;
+        for (variables, why) in unread().told() {
+            eprintln!("note: {why}: {variables}");
+        }
         say!("the settings make sense");
     }
     if cli.print_config || cli.check {

@@ -78,12 +78,8 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let definitions_changed = signal(SignalKind::user_defined1())?;
 
     let (origins, auth) = settings::judged(&config)?;
-    let unread = super::unread();
-    if !unread.is_empty() {
-        tracing::warn!(
-            variables = unread.join(", "),
-            "variables of PostgREST are set that are not read here; docs/api.md lists the settings"
-        );
+    for (variables, why) in super::unread().told() {
+        tracing::warn!(variables, "{why}");
     }
     let listener = listen(config.listen, "--listen")?;
     let address = listener.local_addr()?;
