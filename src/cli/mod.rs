@@ -91,7 +91,7 @@ enum Command {
     Watched,
     /// Follow a stream: a view such as 'tasks?priority=gt.2', or channels/lobby
     Tail {
-        /// The view or channel
+        /// The view or channel, or its whole address
         stream: String,
         /// The relay
         #[arg(long, env = "ROWCAST_URL")]

@@ -19,6 +19,11 @@ use crate::config::Config;
 /// Longer than two heartbeats: a connection that is this quiet is dead.
 const SILENCE: Duration = Duration::from_secs(12);
 const SILENT: &str = "nothing was heard for 12 s";
+const AWAY: [StatusCode; 3] = [
+    StatusCode::BAD_GATEWAY,
+    StatusCode::SERVICE_UNAVAILABLE,
+    StatusCode::GATEWAY_TIMEOUT,
+];
 
 pub(super) async fn run(
     config: &Config,
@@ -26,7 +31,13 @@ pub(super) async fn run(
     url: Option<String>,
     token: Option<String>,
 ) -> anyhow::Result<()> {
-    let base = url.unwrap_or_else(|| format!("http://{}", config.listen));
+    // A whole address names its relay itself.
+    let (base, stream) = if let Some((base, path)) = whole(stream) {
+        (base.to_owned(), path)
+    } else {
+        let base = url.unwrap_or_else(|| format!("http://{}", config.listen));
+        (base, stream)
+    };
     let parsed = base.parse::<Uri>();
     if !parsed.is_ok_and(|url| url.scheme_str() == Some("http") && url.authority().is_some()) {
         return Err(Told::new(
@@ -67,6 +78,8 @@ pub(super) async fn run(
                 }
                 follower.follow(response.into_body()).await
             }
+            // A relay that starts, or a proxy in front of it: neither says that this can never be.
+            Ok(Ok(response)) if AWAY.contains(&response.status()) => response.status().to_string(),
             Ok(Ok(response)) => {
                 let status = response.status();
                 let body = response.into_body().collect().await?.to_bytes();
@@ -79,6 +92,17 @@ pub(super) async fn run(
         }
         tokio::time::sleep(follower.retry).await;
     }
+}
+
+/// An address as a browser has it, as the relay and the path there.
+fn whole(stream: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = stream.split_once("://")?;
+    // A filter may hold an address too.
+    if !["http", "https"].contains(&scheme) {
+        return None;
+    }
+    let path = rest.find('/').unwrap_or(rest.len()) + scheme.len() + "://".len();
+    Some(stream.split_at(path))
 }
 
 /// A path as it is; `channels/…` a channel; anything else a table with its filters.
@@ -105,7 +129,15 @@ fn refused(stream: &str, status: StatusCode, body: &[u8]) -> Told {
             text("message").unwrap_or_else(|| status.to_string())
         ),
         text("details").unwrap_or_else(|| status.to_string()),
-        text("hint").unwrap_or_else(|| "rowcast watched".to_owned()),
+        text("hint").unwrap_or_else(|| {
+            let advice = match status {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                    "--token with a token that the relay takes (rowcast token --help)"
+                }
+                _ => "rowcast watched",
+            };
+            advice.to_owned()
+        }),
     )
 }
 
@@ -281,5 +313,15 @@ mod tests {
             address("http://h:1", "channels/lobby"),
             "http://h:1/channels/lobby"
         );
+    }
+
+    #[test]
+    fn a_whole_address_names_its_relay() {
+        assert_eq!(
+            whole("http://h:1/rest/v1/tasks?a=eq.1"),
+            Some(("http://h:1", "/rest/v1/tasks?a=eq.1"))
+        );
+        assert_eq!(whole("https://h"), Some(("https://h", "")));
+        assert_eq!(whole("tasks?url=eq.http://h/"), None);
     }
 }
