@@ -426,7 +426,16 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn psql_on(config: &Config, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
-    let (target, binaries) = database::running(config)?;
+    let (target, binaries) = match database::running(config) {
+        // Without a database there is nothing that psql could be started with, and no need of one.
+        Err(_) if arguments.first().is_some_and(|first| first == "--help") => {
+            if let Err(help) = Cli::command().try_get_matches_from(["rowcast", "help", "psql"]) {
+                help.print()?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        running => running?,
+    };
     match psql::run(&target, binaries.as_deref(), arguments) {
         Err(error) => Err(Told(error.told()).into()),
         Ok(never) => match never {},

@@ -66,6 +66,9 @@ async fn a_command_is_done_to_its_end_though_nobody_reads_what_it_prints() {
 
 #[tokio::test]
 async fn the_help_of_a_command_tells_its_own_options_first() {
+    let nowhere = ["--data-dir", "/nowhere", "psql", "--help"];
+    let (content, help, error) = run(&nowhere).await;
+    assert!(content && help.contains("psql's own arguments"), "{error}");
     for (command, option) in [
         ("bench", "--svg"),
         ("tail", "--token"),
