@@ -19,7 +19,7 @@ pub(super) async fn run(listen: SocketAddr) -> anyhow::Result<()> {
         Err(error) => Err(Told::new(
             format!("no relay answers on {listen}"),
             error,
-            "rowcast serve",
+            "rowcast serve, or --listen with the relay's address",
         )
         .into()),
     }
@@ -32,7 +32,11 @@ pub(super) async fn ready(listen: SocketAddr) -> Result<(bool, String), String> 
         address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
     match tokio::time::timeout(PATIENCE, get(address, "/readyz")).await {
-        Ok(Ok((status, body))) => Ok((status == 200, body)),
+        Ok(Ok((status @ (200 | 503), body))) => Ok((status == 200, body)),
+        Ok(Ok((0, _))) => Err("what listens there does not speak HTTP".to_owned()),
+        Ok(Ok((status, _))) => Err(format!(
+            "what listens there answers /readyz by {status}, as no relay does"
+        )),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_late) => Err(format!("nothing within {} s", PATIENCE.as_secs())),
     }
@@ -52,4 +56,36 @@ pub(super) async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16
         .nth(1)
         .and_then(|status| status.parse().ok());
     Ok((status.unwrap_or(0), body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_no_relay_is_not_taken_for_one_that_is_not_ready() {
+        for (said, told) in [
+            ("HTTP/1.0 200 OK\r\n\r\n{}", Ok((true, "{}".to_owned()))),
+            ("HTTP/1.0 503 x\r\n\r\n{}", Ok((false, "{}".to_owned()))),
+            ("HTTP/1.0 404 x\r\n\r\n<html>", Err("404")),
+            ("", Err("HTTP")),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let answer = async {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                // What is left unread would make the end of the connection a reset.
+                let mut request = [0; 1024];
+                assert_ne!(socket.read(&mut request).await.unwrap(), 0);
+                socket.write_all(said.as_bytes()).await.unwrap();
+            };
+            let (found, ()) = tokio::join!(ready(address), answer);
+            match told {
+                Ok(told) => assert_eq!(found, Ok(told)),
+                Err(part) => assert!(found.unwrap_err().contains(part), "{said}"),
+            }
+        }
+    }
 }
