@@ -30,7 +30,7 @@ pub(super) async fn run(config: &Config, what: &[String]) -> anyhow::Result<()> 
             "rowcast trace TABLE KEY, or rowcast trace TXID, as the login that the relay listens with",
         )
     };
-    let limits = "set statement_timeout = '30s'; set search_path = pg_catalog, public, pg_temp";
+    let limits = "set statement_timeout = '30s'; set timezone = 'UTC'; set search_path = pg_catalog, public, pg_temp";
     client.batch_execute(limits).await.map_err(refused)?;
     let transactions = match what {
         [txid] if txid.bytes().all(|byte| byte.is_ascii_digit()) => vec![txid.clone()],
@@ -59,14 +59,23 @@ pub(super) async fn run(config: &Config, what: &[String]) -> anyhow::Result<()> 
 /// The transactions in the log that touched a key; says what there is to know of the table.
 async fn of_key(client: &Client, table: &str, key: &str) -> Asked<Vec<String>> {
     let name = quote::literal(table);
+    // A time in the log is in the zone of who wrote it, and in a key as screens show it in UTC.
+    let column = |image: &str| {
+        format!(
+            "string_agg(format(case when 'timestamptz'::regtype in (t.oid, t.typbasetype) \
+             then 'to_json((l.{image} ->> %L)::timestamptz) #>> ''{{}}''' else 'l.{image} ->> %L' end, a.attname), \
+             ', ' order by k.n) as {image}"
+        )
+    };
+    let (old, new) = (column("old"), column("new"));
     let about = format!(
         "select c.oid, c.oid::regclass, w.rel is not null, w.rel is not null and rowcast.captured(c.oid), \
-         p.old, p.new \
+         p.old, p.new, p.names \
          from pg_class c left join rowcast.watched w on w.rel = c.oid \
-         cross join lateral (select string_agg(format('l.old ->> %L', a.attname), ', ' order by k.n) as old, \
-                                    string_agg(format('l.new ->> %L', a.attname), ', ' order by k.n) as new \
+         cross join lateral (select {old}, {new}, string_agg(a.attname, ',' order by k.n) as names \
                              from pg_index i cross join unnest(i.indkey) with ordinality k (attnum, n) \
                              join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum \
+                             join pg_type t on t.oid = a.atttypid \
                              where i.indrelid = c.oid and i.indisprimary) as p \
          where c.oid = {name}::regclass"
     );
@@ -87,9 +96,10 @@ async fn of_key(client: &Client, table: &str, key: &str) -> Asked<Vec<String>> {
     }
     let (old, new) = (cell(about, 4), cell(about, 5));
     let wanted = quote::literal(key);
+    // Apart, so that no other table's text is read as a time.
     let found = format!(
-        "select l.xid from rowcast.log l where l.rel in (select rowcast.tree({oid})) \
-         and {wanted} in (concat_ws(',', {old}), concat_ws(',', {new})) group by l.xid order by max(l.id) desc \
+        "with l as materialized (select * from rowcast.log e where e.rel in (select rowcast.tree({oid}))) \
+         select l.xid from l where {wanted} in (concat_ws(',', {old}), concat_ws(',', {new})) group by l.xid order by max(l.id) desc \
          limit {LATEST}"
     );
     if old.is_empty() {
@@ -109,6 +119,12 @@ async fn of_key(client: &Client, table: &str, key: &str) -> Asked<Vec<String>> {
              not been committed",
             reach.first().map_or("?", |row| cell(row, 0))
         );
+        let names = cell(about, 6);
+        if names.contains(',') {
+            say!(
+                "  try:      a key of this table is {names}, with a comma between, and times in UTC as screens show them"
+            );
+        }
     }
     found.reverse();
     Ok(found)

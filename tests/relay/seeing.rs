@@ -261,6 +261,32 @@ async fn a_pre_request_function_that_only_the_roles_of_requests_may_look_up_is_t
 }
 
 #[tokio::test]
+async fn a_key_is_traced_as_screens_have_it() {
+    let database = database().await;
+    let relay = database.relay().await;
+    // Beside a time, a text of the same name.
+    database
+        .sql(
+            "create table times (at timestamptz primary key); select rowcast.watch('times'); \
+             create table texts (at text, c int, primary key (at, c)); select rowcast.watch('texts'); \
+             insert into texts values ('lunch', 1)",
+        )
+        .await;
+    let trace = async |what: &[&str]| {
+        let url = ["--database-url", database.url.as_str()];
+        printed(&[&["trace"], what, &url].concat()).await.1
+    };
+    // Whatever zone its writer has.
+    let far = "set local timezone = 'Asia/Tokyo'; insert into times values ('2026-11-30 21:00+09')";
+    let at_noon = database.commit(far).await;
+    let said = trace(&["times", "2026-11-30T12:00:00+00:00"]).await;
+    assert!(said.contains(&format!("transaction {at_noon}")), "{said}");
+    let said = trace(&["texts", "lunch"]).await;
+    assert!(said.contains("at,c, with a comma between"), "{said}");
+    relay.end().await;
+}
+
+#[tokio::test]
 async fn a_change_is_traced_from_the_table_to_the_screens() {
     let database = database().await;
     let relay = Relay::start(&database, &["--ops-listen", "127.0.0.1:0"]).await;
