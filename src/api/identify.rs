@@ -216,6 +216,10 @@ impl Problem {
                 problem.hint("the operator gives --jwt-secret, --jwks-file or --jwks-url")
             }
             StatusCode::SERVICE_UNAVAILABLE => problem.hint("try again in a moment"),
+            StatusCode::FORBIDDEN => problem.hint(
+                "where the operator gives --roles, a token names one of those; \
+                 it is never none, nor one that begins with pg_",
+            ),
             _ => problem,
         }
     }

@@ -438,6 +438,37 @@ mod tests {
     }
 
     #[test]
+    fn a_url_that_is_nearly_right_is_told_how_to_be() {
+        let hint = |column: &str, value: &str| {
+            let source = crate::filter::Condition::parse(column, value).unwrap_err();
+            let column = column.to_owned();
+            let problem = Problem::of_rows(&Error::Filter { column, source });
+            problem.hint.unwrap()
+        };
+        for (column, value, told) in [
+            ("id", "7", "id=eq.7"),
+            ("id", "equals.7", "eq neq gt"),
+            ("id", "in.7,8", "id=in.(7,8)"),
+            ("done", "is.yes", "eq"),
+            ("ticket", "undefined", "POST /tickets"),
+        ] {
+            assert!(hint(column, value).contains(told), "{column}={value}");
+        }
+        let named = Problem::of_rows(&Error::UnknownTable {
+            schema: "public".to_owned(),
+            name: "archive.cards".to_owned(),
+            near: None,
+        });
+        assert!(
+            named
+                .hint
+                .is_some_and(|hint| hint.contains("Accept-Profile"))
+        );
+        let embedded = Problem::of_rows(&Error::Unsupported("embedded resources"));
+        assert!(embedded.hint.is_some_and(|hint| hint.contains("view")));
+    }
+
+    #[test]
     fn nobody_is_told_to_send_an_array_where_one_object_is_taken() {
         let hint = |reason| Problem::of_rows(&Error::Body(reason)).hint;
         assert_eq!(

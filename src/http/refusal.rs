@@ -132,6 +132,11 @@ impl Refusal {
 
     fn hint(self) -> Option<String> {
         match self {
+            Self::NotFound => Some(
+                "a table is at /rest/v1/{table}, its rows are chosen by filters, as in ?id=eq.7; \
+                 a function is at /rest/v1/rpc/{function}, a channel at /channels/{name}"
+                    .into(),
+            ),
             Self::Method(allow) => Some(format!("it answers {allow}")),
             Self::ForeignOrigin => {
                 Some("the operator lists the origins that may, in the relay's settings".into())

@@ -109,7 +109,16 @@ impl Problem {
         let bad = |code| Self::new(StatusCode::BAD_REQUEST, code, error.to_string());
         match error {
             Error::Filter { source, .. } => Self::of_filter(error, source),
-            Error::Unsupported(feature) => Self::unsupported(feature),
+            Error::Unsupported(feature) => {
+                let problem = Self::unsupported(feature);
+                if feature.ends_with("embedded resources") || *feature == "aggregates" {
+                    problem.hint(
+                        "make a view of it, and give that a URL: select rowcast.expose('...')",
+                    )
+                } else {
+                    problem
+                }
+            }
             Error::Range(reason) => Self::new(
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 "PGRST103",
@@ -142,9 +151,28 @@ impl Problem {
     }
 
     fn of_filter(error: &Error, source: &ConditionError) -> Self {
+        let hint = match (error, source) {
+            // One that has not the form of a ticket is a filter, on a column of that name: `undefined`, mostly.
+            (Error::Filter { column, .. }, ConditionError::NoOperator(_)) if column == "ticket" => {
+                "a ticket is the 43 letters that POST /tickets answers; \
+                 a filter is column=operator.value, as in id=eq.7"
+            }
+            (_, ConditionError::NoOperator(_)) => {
+                "a filter is column=operator.value, as in id=eq.7"
+            }
+            (_, ConditionError::UnknownOperator(_)) => {
+                "the operators are eq neq gt gte lt lte in is isdistinct like ilike match imatch \
+                 cs cd ov sl sr nxr nxl adj fts plfts phfts wfts, with not. before any"
+            }
+            (_, ConditionError::List(_)) => "the list stands in parentheses, as in id=in.(7,8)",
+            (_, ConditionError::Is(_)) => "compare with any other value by eq, as in title=eq.yes",
+            (_, ConditionError::Tree(_)) => {
+                "a group is or=(id.eq.7,and(id.gt.8,id.lt.12)), with dots for equals signs"
+            }
+        };
         Self::new(StatusCode::BAD_REQUEST, "PGRST100", error.to_string())
             .details(source.to_string())
-            .hint("a filter is column=operator.value, as in id=eq.7")
+            .hint(hint)
     }
 
     /// A part of the dialect that we do not have.
@@ -170,6 +198,11 @@ impl Problem {
         let mut problem = Self::new(status, code, message);
         problem.hint = match (near, error) {
             (Some(near), _) => Some(format!("perhaps \"{near}\" was meant")),
+            // As commands write it, and as streams tell it.
+            (None, Error::UnknownTable { name, .. }) if name.contains('.') => Some(
+                "a path names no schema: the headers Accept-Profile and Content-Profile do"
+                    .to_owned(),
+            ),
             (None, Error::UnknownTable { schema, name, .. }) => {
                 let argument = quote::argument(schema, name);
                 Some(format!(
