@@ -191,7 +191,10 @@ impl Upkeep {
             told.found = now;
             if told.due <= now {
                 told.due = now + AGAIN;
-                warn!(finding, "a watched table changed behind the triggers");
+                warn!(
+                    finding,
+                    "a watched table has changed in a way that its triggers do not tell"
+                );
             }
         }
         self.order(client).await?;
