@@ -8,7 +8,7 @@ export NEXTEST_TEST_THREADS ?= $(shell tests/threads.sh)
 .PHONY: help run test explore lint bench fuzz mutants histcheck
 
 help: ## tell what there is
-	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-12s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z]*\): .*## /make \1|/p' Makefile | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
 
 run: ## start Rowcast with a PostgreSQL of its own and a board to play with
 	@tests/setup.sh run
