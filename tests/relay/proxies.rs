@@ -8,7 +8,7 @@ use tokio::process::{Child, Command};
 
 use crate::harness::{Database, Relay, Screen, Stream, database, eventually};
 use crate::installed::{self, has_proxy};
-use crate::wire::count;
+use crate::wire::{Wire, count};
 
 /// A proxy in front of a relay; it ends with this value.
 struct Proxy {
@@ -102,6 +102,15 @@ async fn behind(database: Database, relay: Relay, proxy: Proxy) {
             begun.elapsed()
         );
     }
+    // A page that came through the proxy is of the relay's own origin, also on a port of its own.
+    let host = proxy.url.trim_start_matches("http://");
+    let mut page = Wire::to(host.parse().unwrap()).await;
+    page.send(format!(
+        "DELETE /rest/v1/tasks?id=eq.0 HTTP/1.1\r\nhost: {host}\r\norigin: {}\r\n\r\n",
+        proxy.url
+    ))
+    .await;
+    assert!(page.sees("204 No Content").await);
     // Two heartbeats without any event.
     for _ in 0..2 {
         stream
