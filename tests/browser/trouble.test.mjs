@@ -223,7 +223,12 @@ test('a board that is refused says why', options, async () => {
   const told = { upToDate: false, error: { code: 'RCH08', message: 'this user has 100 open streams' }, retry_ms: 12_000 }
   await page.route('**/rest/v1/cards*', route => route.fulfill({ contentType: 'text/event-stream', body: `retry: 12000\nevent: control\nid: 0\ndata: ${JSON.stringify(told)}\n\n` }))
   await page.goto(url)
-  await page.locator('#status-text').filter({ hasText: 'this user has 100 open streams' }).waitFor({ timeout: 20_000 })
+  const text = page.locator('#status-text').filter({ hasText: 'this user has 100 open streams' })
+  await text.waitFor({ timeout: 20_000 })
+  // On a phone, too, which has no pointer that could ask for what was cut off.
+  await page.setViewportSize({ width: 320, height: 640 })
+  const [wanted, given] = await text.evaluate(text => [text.scrollWidth, text.clientWidth])
+  assert.ok(wanted <= given, `${wanted} of ${given} pixels`)
 })
 
 /** Runs in the page: the contrast of an element's text (WCAG 2), with all that lies behind it. */
