@@ -26,7 +26,9 @@ const grow = field => {
   field.style.height = 'auto'
   field.style.height = `${field.scrollHeight + 2}px`
 }
-const enter = event => event.key === 'Enter' && !event.isComposing && !event.shiftKey
+/** A key that an input method takes for itself, to confirm or to drop what it converts. Safari tells of the one that confirms by its code alone. */
+export const composes = event => event.isComposing || event.keyCode === 229
+const enter = event => event.key === 'Enter' && !composes(event) && !event.shiftKey
 
 /** The cards that are open. One is written in; others wait for an answer, or for a decision. */
 const editors = new Set()
@@ -120,7 +122,7 @@ class Editor {
     })
     on(form, 'keydown', event => {
       event.stopPropagation()
-      if (event.key === 'Escape' && !event.isComposing) this.state === 'conflict' ? this.#editOn() : this.close(true)
+      if (event.key === 'Escape' && !composes(event)) this.state === 'conflict' ? this.#editOn() : this.close(true)
       const field = this.fields.indexOf(event.target)
       if (enter(event) && field >= 0 && (field === 0 || event.ctrlKey || event.metaKey)) {
         event.preventDefault()
@@ -358,7 +360,7 @@ export function compose(section, add, closed) {
   })
   form.addEventListener('keydown', event => {
     event.stopPropagation()
-    if (event.key === 'Escape' && !event.isComposing) close()
+    if (event.key === 'Escape' && !composes(event)) close()
     if (enter(event) && event.target === field) {
       event.preventDefault()
       submit()
@@ -414,7 +416,7 @@ export function entitle(button, value, save, remove, closed) {
   })
   form.addEventListener('keydown', event => {
     event.stopPropagation()
-    if (event.key === 'Escape' && !event.isComposing) close(false)
+    if (event.key === 'Escape' && !composes(event)) close(false)
   })
   form.addEventListener('focusout', event => form.contains(event.relatedTarget) || !document.hasFocus() || close(true))
 }

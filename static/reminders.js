@@ -4,6 +4,7 @@
  * Row-level security decides who gets what; this page asks for the whole table and draws what
  * comes. Keys of such a view are opaque, so a row is known by its `id`.
  */
+import { composes } from './editor.js'
 import { idOf } from './lists.js'
 import { unique, view } from './rowcast.js'
 import { bearer, isMember, name, onChange } from './session.js'
@@ -106,7 +107,7 @@ export function remember(views, pending, show) {
     toggle.focus()
   }
   document.getElementById('reminders-close').addEventListener('click', close)
-  panel.addEventListener('keydown', event => event.key === 'Escape' && close())
+  panel.addEventListener('keydown', event => event.key === 'Escape' && !composes(event) && close())
   /** What was put back into the field, under the name by which it is kept once. */
   let last = { text: '' }
   form.addEventListener('submit', async event => {

@@ -217,6 +217,26 @@ test('keys do what they did when a lifted card goes away', options, async () => 
   await eventually('the delete', async () => await sql(`select count(*) from cards where id = ${other}`) === '0')
 })
 
+test('the keys of an input method are its own', options, async () => {
+  const page = await open(await seat('Mia'))
+  await signedIn(page)
+  // Safari ends the composition before it tells of the key that confirmed it.
+  const press = (field, key, how) => field.evaluate((field, init) => field.dispatchEvent(new KeyboardEvent('keydown', { bubbles: true, cancelable: true, ...init })), { key, ...how })
+  await page.locator('[data-list] .add-card').first().click()
+  const title = page.locator('form.composer [name=title]')
+  await title.fill('みつもり')
+  await page.locator('#reminders-toggle').click()
+  const reminder = page.locator('#reminder-form [name=text]')
+  await reminder.fill('みつ')
+  for (const how of [{ isComposing: true }, { keyCode: 229 }]) {
+    await press(title, 'Enter', how)
+    await press(title, 'Escape', how)
+    await press(reminder, 'Escape', how)
+  }
+  assert.equal(await title.inputValue(), 'みつもり')
+  assert.ok(await reminder.isVisible())
+})
+
 test('a board that is refused says why', options, async () => {
   const context = await seat('', { alone: true })
   const page = await context.newPage()
