@@ -28,6 +28,8 @@ const PATIENCE = 20_000
 const GRACE = 3_000
 /** How long a proxy that has refused a stream may take to say why. */
 const ANSWER = 5_000
+/** Refusals that are about this moment: too slow, too early, too often. */
+const PASSING = [408, 425, 429]
 /** Hub and page greet each other with this; a tab of another release then works alone. */
 const VERSION = 2
 
@@ -326,8 +328,8 @@ class Source {
       if (answer.status >= 400 && answer.status < 500 && !(this.who && answer.status === 401)) {
         this.error = await reason(answer)
         // A code makes it the relay's own word: this URL will never be a stream. Anything else is
-        // a proxy on a bad day.
-        if (this.error.code && this.ports.size) {
+        // a proxy on a bad day, and so is one that says by the status that it will pass.
+        if (this.error.code && !PASSING.includes(answer.status) && this.ports.size) {
           this.#tell({ closed: true })
           return this.#end()
         }

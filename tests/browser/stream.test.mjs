@@ -110,6 +110,18 @@ test('a proxy that refuses once and then says nothing does not end the stream', 
   assert.equal(cards.rows.get('1'), 'b')
 })
 
+test('a gateway that wants fewer requests does not end the stream, whatever else it says', async () => {
+  for (const status of [408, 425, 429, 403]) {
+    const { cards } = await look()
+    globalThis.fetch = async () => Response.json({ code: 8, message: 'no' }, { status })
+    const before = streams.length
+    latest().fail(true)
+    await pass(5_000)
+    assert.deepEqual([cards.status, streams.length > before, cards.error.message], [status === 403 ? 'closed' : 'stale', status !== 403, 'no'], status)
+    cards.close()
+  }
+})
+
 /** What a page hears of its window. */
 function hearing() {
   const heard = new EventTarget()
