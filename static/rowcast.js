@@ -640,6 +640,11 @@ class Stream {
     this.token().then(personOf).then(start, error => {
       if (this.#port !== port1) return
       this.error = error
+      // No stream is open for this page, and what it shows may be old.
+      this.#facts = { ...this.#facts, behind: true }
+      this.#tick()
+      // Nobody has the other end.
+      port1.close()
       setTimeout(() => this.#port === port1 && this.#reopen(), 2_000)
     })
   }

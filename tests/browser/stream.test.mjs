@@ -2,7 +2,7 @@
 // node --test tests/browser/
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, mock, test } from 'node:test'
-import { channel, view, write } from '../../static/rowcast.js'
+import { RowcastError, channel, view, write } from '../../static/rowcast.js'
 
 /** Each stream that was opened, the latest one last. */
 let streams
@@ -120,6 +120,20 @@ test('a gateway that wants fewer requests does not end the stream, whatever else
     assert.deepEqual([cards.status, streams.length > before, cards.error.message], [status === 403 ? 'closed' : 'stale', status !== 403, 'no'], status)
     cards.close()
   }
+})
+
+test('a page that gets no token says why, and asks again', async () => {
+  let failures = 2
+  const token = async () => {
+    if (failures-- > 0) throw new RowcastError({ message: 'slow down', status: 429 })
+    return tokenOf('ann')
+  }
+  const { cards } = await look({ token })
+  assert.deepEqual([cards.status, cards.error.message, streams.length], ['stale', 'slow down', 0])
+  await pass(5_000)
+  latest().show({ 1: 'a' })
+  await settle()
+  assert.deepEqual([cards.status, cards.error], ['live', null])
 })
 
 /** What a page hears of its window. */
