@@ -55,7 +55,8 @@ async function signIn(as) {
   offered = answer.status !== 404
   if (!offered) return
   const told = await answer.json().catch(() => ({}))
-  if (!answer.ok) throw new RowcastError({ ...told, status: answer.status })
+  // A page in the way, as that of a hotel's network, answers with a success and no token: asked at once, it would be asked for ever.
+  if (!answer.ok || !told.token) throw new RowcastError({ message: 'the sign-in gave no token', ...told, status: answer.status })
   const first = known !== told.name
   token = told.token
   known = told.name

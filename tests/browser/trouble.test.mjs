@@ -251,6 +251,16 @@ test('a board that is refused says why', options, async () => {
   assert.ok(wanted <= given, `${wanted} of ${given} pixels`)
 })
 
+test('a page that stands before the sign-in is not asked in a circle', options, async () => {
+  const context = await seat('Mia', { alone: true })
+  let asked = 0
+  await context.route('**/demo/sign-in', route => ++asked && route.fulfill({ contentType: 'text/html', body: '<h1>Welcome to our network</h1>' }))
+  const page = await context.newPage()
+  await page.goto(url)
+  await page.locator('#status-text').filter({ hasText: 'the sign-in gave no token' }).waitFor({ timeout: 20_000 })
+  assert.ok(asked < 20, `${asked} times`)
+})
+
 /** Runs in the page: the contrast of an element's text (WCAG 2), with all that lies behind it. */
 function contrast({ selector, status }) {
   document.documentElement.dataset.status = status
