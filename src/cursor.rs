@@ -250,6 +250,12 @@ pub const START: &str = "0";
 /// each transaction in progress that a made-up one names may have to be looked up.
 pub const LONGEST_TOKEN: usize = 4096;
 
+/// Whether a text has the form of an id of a stream.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    text == START || text.parse::<Token>().is_ok()
+}
+
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.epoch, self.view, self.cursor)

@@ -18,6 +18,7 @@ use crate::admission::{Admission, Full, Guest, Place, Scissors};
 use crate::auth::Identity;
 use crate::http::server::Peer;
 use crate::http::{Body, BodyError, Response, body};
+use crate::rows::request::is_resume_point;
 use crate::subscription::{End, Opener, Parts, Source, Subscription, Unavailable};
 
 /// Answers a request for a live view. What the URL can never mean is a 400; what may heal is a
@@ -78,12 +79,13 @@ pub fn token(head: &Head) -> Option<String> {
         .get("last-event-id")
         .and_then(|id| id.to_str().ok())
         .map(str::to_owned);
-    let query = || {
+    let named = |wanted| {
         let pairs = form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes());
-        pairs
-            .into_iter()
-            .find_map(|(name, value)| (name == "last_event_id").then(|| value.into_owned()))
+        let mut points = pairs.filter(|(name, value)| is_resume_point(name, value));
+        points.find_map(|(name, value)| (name == wanted).then(|| value.into_owned()))
     };
+    // The polyfill adds its own to what the page wrote before.
+    let query = || named("lastEventId").or_else(|| named("last_event_id"));
     header.or_else(query).filter(|token| !token.is_empty())
 }
 

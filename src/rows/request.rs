@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use percent_encoding::percent_decode_str;
 
 use super::Error;
+use crate::cursor;
 use crate::etag::Tags;
 use crate::filter::scanner::{self, Mistake, Scanner};
 use crate::filter::{Condition, Filter, Path};
@@ -209,6 +210,13 @@ pub struct Preconditions {
     pub absent: bool,
 }
 
+/// Whether a parameter of a stream's URL says where it goes on. `lastEventId` is what `event-source-polyfill` calls it; a
+/// filter never has the form of an id, so that a column may be called so, too.
+#[must_use]
+pub fn is_resume_point(name: &str, value: &str) -> bool {
+    name == "last_event_id" || name == "lastEventId" && cursor::is_id(value)
+}
+
 impl Request {
     /// Reads a request for `table`. `query` is the URL's query without `?`, still encoded.
     /// `header` returns a header by its lower-case name, several of one name joined by commas.
@@ -260,7 +268,7 @@ impl Request {
             "offset" => self.range.offset = count(name, value)?,
             "columns" => self.columns = Some(Reader::of(name, value).names()?),
             "on_conflict" => self.on_conflict = Some(Reader::of(name, value).names()?),
-            "last_event_id" if self.shape == Some(Shape::Stream) => {}
+            _ if self.shape == Some(Shape::Stream) && is_resume_point(name, value) => {}
             _ => self.filter(name, value)?,
         }
         Ok(())
@@ -782,6 +790,18 @@ mod tests {
             panic!("{filter:?}")
         };
         condition
+    }
+
+    #[test]
+    fn a_stream_says_where_it_goes_on_and_any_column_has_filters() {
+        let stream = |query: &str| with(Verb::Read, query, "accept", "text/event-stream");
+        for place in ["0", "AAAAAAAAAAA.AAAAAAAAAAA.2f9-1"] {
+            let query = format!("last_event_id={place}&lastEventId={place}");
+            assert_eq!(stream(&query).unwrap().conditions, []);
+        }
+        let request = stream("lastEventId=eq.a").unwrap();
+        assert_eq!(condition(&request.conditions[0]).column, "lastEventId");
+        assert!(read("lastEventId=0").is_err());
     }
 
     #[test]

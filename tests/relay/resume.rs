@@ -193,10 +193,22 @@ async fn any_relay_serves_any_token_from_memory_or_from_the_log() {
         assert_eq!(event.name, "control");
         assert!(event.covers(&txid));
     }
-    let query = format!("{PATH}?last_event_id={id}");
-    let mut stream = third.stream(&query).await;
-    screen.reach(&mut stream, &txid).await;
-    assert_agrees(&third, PATH, &screen).await;
+    // In the query: of a page that makes a new `EventSource`, and of event-source-polyfill, which leaves standing what
+    // the page wrote.
+    for query in [
+        format!("last_event_id={id}"),
+        format!("lastEventId={id}"),
+        format!("last_event_id=0&lastEventId={id}"),
+    ] {
+        let mut stream = third.stream(&format!("{PATH}?{query}")).await;
+        let mut again = screen.clone();
+        let events = again.reach(&mut stream, &txid).await;
+        assert!(
+            !events.iter().any(|event| event.has_control("reset")),
+            "{query}"
+        );
+        assert_agrees(&third, PATH, &again).await;
+    }
 }
 
 #[tokio::test]
