@@ -77,8 +77,8 @@ pub fn token(head: &Head) -> Option<String> {
     let header = head
         .headers
         .get("last-event-id")
-        .and_then(|id| id.to_str().ok())
-        .map(str::to_owned);
+        // Not left out where it is no text: who brings an id has rows, and is told to forget them.
+        .map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
     let named = |wanted| {
         let pairs = form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes());
         let mut points = pairs.filter(|(name, value)| is_resume_point(name, value));
@@ -163,4 +163,22 @@ fn events(body: Body) -> Response {
     );
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_is_no_text_is_an_id() {
+        let request = hyper::Request::builder().uri("/rest/v1/tasks?last_event_id=a.b.c");
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        assert_eq!(token(&head).as_deref(), Some("a.b.c"));
+        let id = HeaderValue::from_bytes(b"a.b.\xff").unwrap();
+        head.headers.insert("last-event-id", id);
+        assert_eq!(token(&head).as_deref(), Some("a.b.\u{fffd}"));
+        head.headers
+            .insert("last-event-id", HeaderValue::from_static(""));
+        assert_eq!(token(&head), None);
+    }
 }
