@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http_body_util::BodyExt;
 use tempfile::TempDir;
 
@@ -852,6 +853,19 @@ async fn a_picture_keeps_its_edition_until_it_differs_or_somebody_says_so() {
     let third = catalog.reload().await.unwrap().edition();
     assert!(third > second);
     assert_eq!(catalog.catch_up().await.unwrap().edition(), third);
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_the_catalogue_is_read_for_him_breaks_nothing_off() {
+    let world = world!("create table tasks (id int primary key)");
+    let catalog = &world.rows.catalog;
+    let first = catalog.catch_up().await.unwrap().edition();
+    world.sql("alter table tasks add title text").await;
+    let mut seen = catalog.watch();
+    assert!(catalog.look_again().now_or_never().is_none());
+    let read = tokio::time::timeout(Duration::from_secs(10), seen.changed());
+    read.await.expect("it goes on").unwrap();
+    assert!(seen.borrow().edition() > first);
 }
 
 /// Hyper spawns the answer, so it must be able to move between threads.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{GenericClient, Row};
@@ -771,7 +772,7 @@ pub struct Handle {
     schemas: Vec<String>,
     metrics: Arc<Metrics>,
     current: watch::Sender<Arc<Catalog>>,
-    reloading: tokio::sync::Mutex<()>,
+    reloading: Arc<tokio::sync::Mutex<()>>,
     reads: Mutex<Reads>,
 }
 
@@ -820,8 +821,11 @@ impl Handle {
             pool,
             schemas,
             metrics,
+    /// The relay stops.
+    #[error("the reading of the catalogue was broken off")]
+    Stopped(#[from] JoinError),
             current: watch::Sender::new(Arc::default()),
-            reloading: tokio::sync::Mutex::new(()),
+            reloading: Arc::default(),
             reads: Mutex::default(),
         }
     }
@@ -874,14 +878,14 @@ impl Handle {
     ///
     /// # Errors
     /// See [`CatalogError`]; the old picture stays.
-    pub async fn look_again(&self) -> Result<Arc<Catalog>, CatalogError> {
+    pub async fn look_again(self: &Arc<Self>) -> Result<Arc<Catalog>, CatalogError> {
         let asked = self.reads().begun;
         loop {
             let allowance = self.reads().allowance;
             if let Some(turn) = allowance.turn() {
                 sleep_until(turn).await;
             }
-            let _one_at_a_time = self.reloading.lock().await;
+            let one_at_a_time = Arc::clone(&self.reloading).lock_owned().await;
             if self.reads().done > asked {
                 return Ok(self.current());
             }
@@ -889,10 +893,17 @@ impl Handle {
             if self.reads().allowance != allowance {
                 continue;
             }
-            let begun = Instant::now();
-            let read = self.read().await;
-            self.reads().allowance.took(begun, begun.elapsed());
-            return read;
+            // In a task of its own: who hangs up would break it off, with its connection, for all who wait, and would
+            // have used up nothing.
+            let handle = Arc::clone(self);
+            let read = tokio::spawn(async move {
+                let _one_at_a_time = one_at_a_time;
+                let begun = Instant::now();
+                let read = handle.read().await;
+                handle.reads().allowance.took(begun, begun.elapsed());
+                read
+            });
+            return read.await?;
         }
     }
 

@@ -342,7 +342,7 @@ impl Problem {
     pub fn of_catalog(error: &CatalogError) -> Self {
         match error {
             CatalogError::Connect(error) => Self::of_pool(error),
-            CatalogError::Query(_) | CatalogError::Silent => Self::new(
+            CatalogError::Query(_) | CatalogError::Silent | CatalogError::Stopped(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "PGRST002",
                 "the database's tables could not be read",
