@@ -440,7 +440,8 @@ impl Pending {
         let mut tables = entries
             .chain(touched)
             .filter(|(rel, is_of_channel)| *rel != 0 && !is_of_channel);
-        self.resets || tables.any(|(rel, _)| catalog.table_by_oid(rel).is_none())
+        let is_known = |rel| catalog.table_by_oid(rel).is_some() || catalog.is_leaving(rel);
+        self.resets || tables.any(|(rel, _)| !is_known(rel))
     }
 
     fn net(mut self, catalog: &Catalog) -> Transaction {

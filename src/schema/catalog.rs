@@ -4,7 +4,7 @@
 //! somebody asks. It promises that only watched tables, tables in `rowcast.exposed` and functions in
 //! `rowcast.exposed_function` are in it. It knows neither requests nor views.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub struct Catalog {
     /// By schema, then by name.
     by_name: HashMap<String, HashMap<String, Arc<Table>>>,
     by_oid: HashMap<u32, Arc<Table>>,
+    /// See [`Catalog::is_leaving`].
+    leaving: HashSet<u32>,
     policies: HashMap<u32, Policies>,
     roles: HashMap<String, Role>,
     /// See [`Catalog::roles_digest`].
@@ -339,6 +341,13 @@ impl Catalog {
         self.by_oid.get(&oid)
     }
 
+    /// Whether that is a partition which is being detached, with what is below it: its rows are no table's any more,
+    /// and its triggers stay until the end, which may never come.
+    #[must_use]
+    pub fn is_leaving(&self, oid: u32) -> bool {
+        self.leaving.contains(&oid)
+    }
+
     /// Whether it tells every definition that somebody at `place`, in the same life of the transaction
     /// counter, has met.
     #[must_use]
@@ -367,6 +376,7 @@ impl Catalog {
             schemas,
             by_name,
             by_oid,
+            leaving,
             policies,
             roles,
             roles_digest,
@@ -380,6 +390,7 @@ impl Catalog {
         *schemas == other.schemas
             && *by_name == other.by_name
             && *by_oid == other.by_oid
+            && *leaving == other.leaving
             && *policies == other.policies
             && *roles == other.roles
             && *roles_digest == other.roles_digest
@@ -517,10 +528,13 @@ impl Catalog {
                 told.writes = Writes::of_events(row.get(1));
             }
         }
+        let (leaving, leaves): (Vec<&Row>, Vec<&Row>) =
+            leaves.iter().partition(|row| row.get("leaving"));
         let leaves: Vec<(u32, u32)> = leaves.iter().map(|row| (row.get(0), row.get(1))).collect();
         let schemas: Vec<&str> = schemas.iter().map(String::as_str).collect();
         let functions = functions.iter().map(function).collect();
         let mut catalog = Self::new(&schemas, tables, &leaves).with_functions(functions);
+        catalog.leaving = leaving.iter().map(|row| row.get(0)).collect();
         catalog.notes = notes;
         catalog.roles = roles?;
         catalog.roles_digest = digest?;
@@ -690,17 +704,17 @@ order by l.oid, a.attnum
 
 /// Every partition below a watched root.
 const LEAVES: &str = r"
-with recursive tree (relid, root) as (
-  select t.tgrelid, t.tgrelid from pg_trigger t
+with recursive tree (relid, root, leaving) as (
+  select t.tgrelid, t.tgrelid, false from pg_trigger t
   where t.tgname = '!rowcast' and t.tgparentid = 0
     and t.tgfoid in (select p.oid from pg_proc p where p.pronamespace = to_regnamespace('rowcast'))
   union
   -- Not pg_partition_tree, which waits for locks. Rows of one that is being detached are no longer the table's.
-  select i.inhrelid, t.root from tree t
+  select i.inhrelid, t.root, t.leaving or i.inhdetachpending from tree t
   join pg_class c on c.oid = t.relid and c.relkind = 'p'
-  join pg_inherits i on i.inhparent = t.relid and not i.inhdetachpending
+  join pg_inherits i on i.inhparent = t.relid
 )
-select relid, root from tree where relid <> root
+select relid, root, leaving from tree where relid <> root
 ";
 
 /// What views and foreign tables take besides reads. It opens the relation and so may wait for a lock.
@@ -807,6 +821,9 @@ pub enum CatalogError {
     /// No answer, which ends by itself where the connection was lost and nobody said so.
     #[error("the catalogue did not come within {} seconds", SILENCE.as_secs())]
     Silent,
+    /// The relay stops.
+    #[error("the reading of the catalogue was broken off")]
+    Stopped(#[from] JoinError),
 }
 
 /// A database that is silent for so long is gone.
@@ -821,9 +838,6 @@ impl Handle {
             pool,
             schemas,
             metrics,
-    /// The relay stops.
-    #[error("the reading of the catalogue was broken off")]
-    Stopped(#[from] JoinError),
             current: watch::Sender::new(Arc::default()),
             reloading: Arc::default(),
             reads: Mutex::default(),

@@ -322,6 +322,19 @@ async fn a_partition_that_is_being_detached_is_gone_for_screens_as_it_is_for_rea
         .await;
     screen.reach(&mut stream, &txid).await;
     shows_what_is_there(&relay, path, &screen).await;
+
+    // It may stay so for long, and who writes to it makes nobody look at the tables.
+    eventually("no catalogue is read for what is written", async || {
+        let reads = async || relay.metric("rowcast_schema_cache_loads_total").await;
+        let before = reads().await;
+        for _ in 0..3 {
+            let both = "update december set note = 'unseen'; update days set note = note || '.'";
+            let txid = database.commit(both).await;
+            screen.reach(&mut stream, &txid).await;
+        }
+        (reads().await <= before).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
