@@ -119,8 +119,13 @@ fn chained(changes: &[&Change]) -> Option<Vec<usize>> {
         let before = &changes[other].before;
         // A row that follows from none of these was there before all of them.
         if now.is_none_or(|now| *now == State::Absent) {
-            match added.iter().position(|add| changes[*add].after == *before) {
-                Some(add) => order.push(added.remove(add)),
+            let is_it = |add: &usize| changes[*add].after == *before;
+            match added.iter().position(is_it) {
+                Some(add) => {
+                    order.push(added.remove(add));
+                    // Of rows that are the same nobody can tell which one it was.
+                    sure &= !added.iter().any(is_it);
+                }
                 None => sure &= now.is_none(),
             }
         }
@@ -254,6 +259,13 @@ mod tests {
             transaction(2, &[("1", "a", ""), ("2", "y", "")]),
         ];
         assert_eq!(ordered(all, true), (vec![2, 1], true));
+        // Which of two equal rows was taken away, only the other key tells.
+        let all = vec![
+            transaction(3, &[("1", "", "b"), ("2", "", "a")]),
+            transaction(1, &[("1", "c", ""), ("2", "", "a")]),
+            transaction(2, &[("2", "a", "")]),
+        ];
+        assert_eq!(ordered(all, true), (vec![1, 3, 2], true));
         // What follows from nothing.
         let all = vec![
             transaction(1, &[("1", "", "a")]),
