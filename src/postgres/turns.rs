@@ -32,8 +32,15 @@ impl Caller {
 pub(super) struct Turns {
     /// For one caller at most.
     each: usize,
-    /// A standard mutex: held for one look-up.
-    callers: Mutex<HashMap<Caller, Arc<Semaphore>>>,
+    /// A standard mutex: held for one look-up, but where those are looked for who have left.
+    callers: Mutex<Callers>,
+}
+
+#[derive(Debug, Default)]
+struct Callers {
+    parts: HashMap<Caller, Arc<Semaphore>>,
+    /// How many there were when those who had left were looked for.
+    stayed: usize,
 }
 
 /// One connection of a caller's part; dropping it gives that back.
@@ -62,11 +69,13 @@ impl Turns {
 
     fn part(&self, caller: Caller) -> Arc<Semaphore> {
         let mut callers = self.callers.lock().expect("nothing panics while held");
-        if callers.len() > MANY {
+        // Not at each call where so many wait: thousands who come back at once would look through each other.
+        if callers.parts.len() > MANY.max(2 * callers.stayed) {
             // Who has a connection, or waits for one, holds it too.
-            callers.retain(|_, part| Arc::strong_count(part) > 1);
+            callers.parts.retain(|_, part| Arc::strong_count(part) > 1);
+            callers.stayed = callers.parts.len();
         }
-        let part = callers.entry(caller);
+        let part = callers.parts.entry(caller);
         Arc::clone(part.or_insert_with(|| Arc::new(Semaphore::new(self.each))))
     }
 }
@@ -100,6 +109,6 @@ mod tests {
             drop(turns.take(Caller::of(n)).now_or_never().unwrap());
         }
         assert!(turns.take(Caller::of("held")).now_or_never().is_none());
-        assert!(turns.callers.lock().unwrap().len() < MANY);
+        assert!(turns.callers.lock().unwrap().parts.len() < MANY);
     }
 }
