@@ -372,7 +372,9 @@ begin
         cross join lateral (
           select r.class, r.id where r.class in ('pg_proc'::regclass, 'pg_operator'::regclass)
           union all
-          select 'pg_rewrite'::regclass, w.oid from pg_rewrite w where r.class = 'pg_class'::regclass and w.ev_class = r.id
+          -- What it does at writes is nothing that a policy reads.
+          select 'pg_rewrite'::regclass, w.oid from pg_rewrite w
+          where r.class = 'pg_class'::regclass and w.ev_class = r.id and w.ev_type = '1'
         ) as s (class, id)
         join pg_depend d on d.classid = s.class and d.objid = s.id
         where d.refclassid in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass)
@@ -384,7 +386,8 @@ begin
         (select string_agg(md5(concat_ws(' ', v.relowner, v.relacl::text, v.reloptions::text, w.ev_action::text,
                                          (select string_agg(a.attnum || ' ' || a.attacl::text, ',' order by a.attnum)
                                           from pg_attribute a where a.attrelid = v.oid))), ',' order by v.oid)
-         from reached r join pg_class v on v.oid = r.id and v.relkind = 'v' join pg_rewrite w on w.ev_class = v.oid
+         from reached r join pg_class v on v.oid = r.id and v.relkind = 'v'
+         join pg_rewrite w on w.ev_class = v.oid and w.ev_type = '1'
          where r.class = 'pg_class'::regclass)), '')
     ) end
   ))
