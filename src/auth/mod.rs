@@ -263,7 +263,8 @@ impl Authenticator {
             return;
         }
         for source in &self.sources {
-            // Read where it is old; what serves is asked below, which nobody can have been before.
+            // For the reading of a set that is old. What serves then is asked below: no answer here is a set that is
+            // away, of which nobody can tell what is in it.
             let _read = source.keys(Want::Current).await;
         }
         self.sessions.keep_signed_by(|print| {
