@@ -210,7 +210,8 @@ alter function rowcast.triggers(oid) owner to rowcast_owner;
 revoke all on function rowcast.triggers(oid) from public;
 comment on function rowcast.triggers(oid) is 'The triggers that a table needs';
 
--- The triggers on a table that are ours: nobody else may make one with a function of this schema, whatever its name.
+-- The triggers on a table that are ours: whose function is of this schema, whatever their names. Only members of
+-- rowcast_owner may make such a trigger, and owners of partitioned tables (rowcast.let_partitions).
 create or replace function rowcast.ours(rel oid) returns setof pg_trigger
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -490,8 +491,8 @@ revoke all on function rowcast.install(oid, integer) from public;
 comment on function rowcast.install(oid, integer) is 'Puts the capture triggers on a table, and tells whether they were there';
 
 -- Lets the owner of a partitioned table make partitions of it. PostgreSQL copies the triggers on rows to each of them in
--- the name of whoever makes it, who must be allowed to call what they call: not every owner may say what is watched
--- (rowcast_owner). Whoever may not grant that is a member, or owns nothing here.
+-- the name of whoever makes it, who must be allowed to call what they call. So he can put them on other tables of his own,
+-- too, which are watched then. Whoever may not grant that is no member of rowcast_owner, and doctor tells of it.
 create or replace function rowcast.let_partitions(rel oid) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -697,7 +698,7 @@ begin
       where t.tgname = '!rowcast' and t.tgparentid = 0
         and t.tgfoid in (select p.oid from pg_proc p where p.pronamespace = 'rowcast'::regnamespace)
         and not exists (select from rowcast.watched w where w.rel = c.oid)
-        and c.relkind in ('r', 'p') and not c.relispartition
+        and c.relkind in ('r', 'p') and c.relpersistence <> 't' and not c.relispartition
         and exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)
       on conflict do nothing
       returning *

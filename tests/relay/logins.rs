@@ -216,12 +216,19 @@ async fn who_owns_a_partitioned_table_makes_partitions_and_screens_stay_as_they_
         (database.one(known).await == "t").then_some(())
     })
     .await;
+    // He may put a trigger on rows where he likes, and on what no relay can look at it makes nothing watched.
+    let his = app.client().await;
+    let passing = "create temp table passing (id int primary key);
+                   create trigger \"!rowcast\" after insert on passing for each row execute function rowcast.capture()";
+    his.batch_execute(passing).await.unwrap();
     let resets = "select count(*) from rowcast.log where op = 'R'";
     let before = database.one(resets).await;
     for _ in 0..3 {
         listening.sql("select rowcast.check_drift()").await;
     }
     assert_eq!(database.one(resets).await, before);
+    let watched = "select string_agg(rel::regclass::text, ',') from rowcast.watched";
+    assert_eq!(database.one(watched).await, "days");
     app.sql("truncate second").await;
     screen
         .follow(&mut stream, |screen| screen.rows.is_empty())
