@@ -16,7 +16,8 @@
 -- key: what it costs is the same, and of a million rows the few that tell all of them are found in a moment
 -- (src/log/parts.rs). One whose changes somebody may want to receive needs its key.
 --
--- A trigger that notices when somebody truncates it (rowcast.emptied); our own functions delete.
+-- A trigger that notices when somebody truncates it (rowcast.emptied); our own functions delete. Where it could not be
+-- made, `rowcast doctor` tells.
 --
 -- No checks: PostgreSQL reads the expression of a check anew for every statement that inserts, and the
 -- trigger's insert is one a row: they were a third of what it cost (measured: 11 of 33 us). Nobody but our own

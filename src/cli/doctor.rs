@@ -695,7 +695,9 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
         (select relpersistence from pg_class where oid = 'rowcast.log'::regclass), \
         not exists (select from pg_index where indexrelid = to_regclass('rowcast.log_touched') and indisvalid), \
         (select relpersistence from pg_class where oid = to_regclass('rowcast.log_id_seq')), \
-        (select relpersistence from pg_class where oid = 'rowcast.epoch'::regclass) \
+        (select relpersistence from pg_class where oid = 'rowcast.epoch'::regclass), \
+        to_regprocedure('rowcast.emptied()') is not null and not exists (select from pg_trigger \
+          where tgrelid = 'rowcast.log'::regclass and tgname = 'emptied' and tgenabled = 'A') \
         from rowcast.log_status()";
     for row in rows(client, status).await? {
         let number = |at: usize| cell(&row, at).parse::<f64>().unwrap_or(0.0);
@@ -755,6 +757,17 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
                  held too much to be changed when Rowcast was installed, or is published",
                 "create index concurrently log_touched on rowcast.log (xid, op, rel, id) with (deduplicate_items = off); \
                  then, unless it is published: alter table rowcast.log drop constraint log_pkey;",
+            );
+        }
+        if cell(&row, 11) == "t" {
+            findings.add(
+                Level::Problem,
+                "truncate",
+                "nothing notices when rowcast.log is truncated",
+                "screens that come back would miss what they had not read, in silence; somebody who had written to a \
+                 watched table was still at it when Rowcast was installed",
+                "create or replace trigger emptied after truncate on rowcast.log for each statement \
+                 execute function rowcast.emptied(); alter table rowcast.log enable always trigger emptied;",
             );
         }
         let limit = f64::from(u32::try_from(config.long_transaction).unwrap_or(u32::MAX));

@@ -45,7 +45,8 @@ async fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
     database
         .sql(
             "alter sequence rowcast.log_id_seq cache 5; alter table rowcast.log set logged;
-             alter sequence rowcast.log_id_seq set unlogged; alter table rowcast.epoch set logged",
+             alter sequence rowcast.log_id_seq set unlogged; alter table rowcast.epoch set logged;
+             drop trigger emptied on rowcast.log",
         )
         .await;
     let open = database.client().await;
@@ -79,6 +80,7 @@ async fn the_doctor_finds_what_is_wrong_and_says_what_to_do() {
         ("order", "CACHE 5"),
         ("sequence", "not written ahead"),
         ("epoch", "written ahead"),
+        ("truncate", "rowcast.log"),
         ("transaction", "forgotten"),
     ] {
         let finding = findings
