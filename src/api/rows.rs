@@ -40,6 +40,7 @@ use crate::rows::request::{self, Count, Preferences, Request, Resolution, Return
 use crate::rows::statement::{self, Key};
 use crate::rows::{Drift, Error, body as payload};
 use crate::schema::catalog::{self, Table};
+use crate::schema::handle::Handle;
 use crate::share::Budget;
 
 /// The transaction id of a write; the same text comes as `txid` in the streams.
@@ -64,7 +65,7 @@ pub struct Rows {
     /// What streams have asked a moment ago.
     pub looks: Looks<Seen, Cannot>,
     /// The tables that there are for the API.
-    pub catalog: Arc<catalog::Handle>,
+    pub catalog: Arc<Handle>,
     /// Rows in one answer at most.
     pub max_rows: u64,
     /// What all answers together may take.

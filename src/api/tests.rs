@@ -18,7 +18,7 @@ use crate::http::body::keep_head;
 use crate::postgres::embedded::tests::{options, skipped};
 use crate::postgres::embedded::{Cluster, Options};
 use crate::postgres::pool::{pinned, pool};
-use crate::schema::catalog::Handle;
+use crate::schema::handle::Handle;
 use crate::schema::migrate::{Bell, migrate};
 use crate::share::Budget;
 

@@ -41,7 +41,7 @@ use crate::metrics::{Metrics, PoolState};
 use crate::postgres::connect::Target;
 use crate::postgres::embedded::{Cluster, Options};
 use crate::postgres::{pool, pooler};
-use crate::schema::catalog::Handle;
+use crate::schema::handle::Handle;
 use crate::schema::reload::Word;
 use crate::schema::{migrate, reload, upkeep};
 use crate::share;

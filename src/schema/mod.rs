@@ -2,6 +2,7 @@
 
 mod allowance;
 pub mod catalog;
+pub mod handle;
 pub mod migrate;
 pub mod policies;
 pub mod reload;

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
-use super::catalog::Handle;
+use super::handle::Handle;
 use crate::backoff::Backoff;
 use crate::causes::Causes;
 use crate::shutdown::Shutdown;

@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
 
-use super::catalog::Handle;
+use super::handle::Handle;
 use super::reload::Word;
 use super::roles;
 use crate::backoff::Backoff;

@@ -15,7 +15,7 @@ use crate::postgres::quote;
 use crate::postgres::transaction::TransactionError;
 use crate::rows::Error;
 use crate::rows::response::Raised;
-use crate::schema::catalog::CatalogError;
+use crate::schema::handle::CatalogError;
 use crate::subscription::Trouble;
 use crate::view::snapshot::SnapshotError;
 
