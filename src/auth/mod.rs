@@ -259,7 +259,7 @@ impl Authenticator {
     /// Ends what tokens have opened whose key is there no more.
     async fn look(&self) {
         // Keys of the settings are there as long as we are.
-        if self.sources.is_empty() || self.sessions.is_empty() {
+        if !self.sessions.tidy() || self.sources.is_empty() {
             return;
         }
         for source in &self.sources {
@@ -319,7 +319,8 @@ impl Authenticator {
     }
 }
 
-/// Until the stop signal: in time ends what tokens have opened whose key its issuer has removed.
+/// Until the stop signal: looks after what tokens have opened, and ends in time that of keys which their issuer has
+/// removed.
 pub async fn keep_looking(auth: Arc<Authenticator>, shutdown: Shutdown) {
     let looking = async {
         loop {

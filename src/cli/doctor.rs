@@ -470,7 +470,11 @@ async fn clock(client: &Client, findings: &mut Findings) -> Asked<()> {
     } else {
         findings.ok(
             "clock",
-            format!("the database's is {difference:+.3} s from ours"),
+            // Adding zero takes the sign from one.
+            format!(
+                "the database's is {:+.3} s from ours",
+                (difference * 1e3).round() / 1e3 + 0.0
+            ),
         );
     }
     Ok(())
