@@ -29,7 +29,7 @@
 //! | [`memory`] | how much memory is used of what may be | who uses it |
 //! | [`postgres`] | connections, quoting, the private cluster | what is asked |
 //! | [`event`], [`cursor`], [`etag`], [`filter`], [`sse`] | pure: no socket, no task | |
-//! | [`health`], [`metrics`], [`config`], [`shutdown`], [`backoff`], [`causes`], [`mutants`], [`wake`] | what everyone may name | any other room |
+//! | [`health`], [`metrics`], [`config`], [`shutdown`], [`backoff`], [`causes`], [`mutants`], [`procfs`], [`wake`] | what everyone may name | any other room |
 
 pub mod admission;
 pub mod api;
@@ -53,6 +53,7 @@ pub mod memory;
 pub mod metrics;
 pub mod mutants;
 pub mod postgres;
+pub mod procfs;
 pub mod rows;
 pub mod schema;
 pub mod share;

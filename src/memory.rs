@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::procfs;
 use crate::shutdown::Shutdown;
 
 /// How short memory is.
@@ -70,7 +71,7 @@ impl Budget {
     #[must_use]
     pub fn used(&self) -> Option<u64> {
         match &self.used {
-            Used::Resident => resident(),
+            Used::Resident => procfs::resident("self"),
             Used::Group(folder) => {
                 let text = std::fs::read_to_string(folder.join("memory.stat")).ok()?;
                 Some(held(&text))
@@ -102,7 +103,9 @@ pub async fn run(
 ) {
     let looking = async {
         loop {
-            let used = budget.as_ref().map_or_else(resident, Budget::used);
+            let used = budget
+                .as_ref()
+                .map_or_else(|| procfs::resident("self"), Budget::used);
             if let Some(used) = used {
                 told(used);
                 let now = budget
@@ -124,12 +127,6 @@ pub async fn run(
         _grace = shutdown.begun() => {}
         () = looking => {}
     }
-}
-
-/// Bytes of this process that are in memory.
-fn resident() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    kib(&status, "VmRSS:")
 }
 
 /// The value of a line of `/proc`, in bytes.
@@ -255,7 +252,7 @@ mod tests {
     #[test]
     fn this_process_uses_some() {
         if cfg!(target_os = "linux") {
-            assert!(resident().unwrap() > 1 << 20);
+            assert!(procfs::resident("self").unwrap() > 1 << 20);
         }
     }
 }

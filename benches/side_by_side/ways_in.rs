@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use rowcast::cli::bench::process::{self, Cpu};
+use rowcast::cli::bench::process::Cpu;
 use rowcast::cli::bench::{Load, Progress, Subject, measure};
+use rowcast::procfs;
 use tokio::task::spawn_blocking;
 
 use super::servers::{Database, Kind, Running};
@@ -161,7 +162,7 @@ pub async fn million(options: &Options, table: &mut Table) -> anyhow::Result<()>
             let pids = running.processes.clone();
             let resident = move || {
                 pids.iter()
-                    .filter_map(|pid| process::resident(*pid))
+                    .filter_map(|pid| procfs::resident(*pid))
                     .sum::<u64>()
             };
             let other = database.connect("relayed").await?;

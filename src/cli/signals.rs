@@ -2,6 +2,8 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::procfs;
+
 /// The signals that ask to stop, from when this is made on: none of them ends the process any more.
 pub(super) struct Stop {
     terminate: Signal,
@@ -41,9 +43,8 @@ impl Stop {
     }
 }
 
-/// Whoever started us said so. SIGHUP is signal 1, the lowest bit of what `/proc/PID/status` shows (proc(5)).
+/// Whoever started us said so. SIGHUP is signal 1, the lowest bit of the mask (proc(5)).
 fn hangup_is_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
+    let ignored = procfs::status("self", "SigIgn:");
+    ignored.is_some_and(|mask| u64::from_str_radix(&mask, 16).is_ok_and(|mask| mask & 1 == 1))
 }

@@ -32,6 +32,7 @@ use super::Told;
 use super::print::{self, say};
 use super::signals::Stop;
 use crate::config::Config;
+use crate::procfs;
 
 use histogram::Histogram;
 use process::{Cpu, Machine};
@@ -186,7 +187,7 @@ pub(super) async fn run(config: Config, options: Options) -> anyhow::Result<Exit
     }
     if let Some(pid) = options.pid
         && cfg!(target_os = "linux")
-        && process::resident(pid).is_none()
+        && procfs::resident(pid).is_none()
     {
         return Err(Told::new(
             format!("process {pid} cannot be measured"),
@@ -619,7 +620,7 @@ fn latency(histogram: &Histogram) -> Latency {
 
 fn resident(subject: &Subject<'_>) -> u64 {
     let each = subject.processes.iter();
-    each.filter_map(|pid| process::resident(*pid)).sum()
+    each.filter_map(|pid| procfs::resident(*pid)).sum()
 }
 
 fn milliseconds(microseconds: u64) -> f64 {

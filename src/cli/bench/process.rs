@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use crate::procfs;
+
 /// The processor time of each thread of a process, by its id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cpu(BTreeMap<u32, u64>);
@@ -42,25 +44,10 @@ impl Cpu {
     }
 }
 
-/// The memory that a process holds, in bytes.
-#[must_use]
-pub fn resident(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
-}
-
 /// The processes that process `pid` has started and that are still there.
 #[must_use]
 pub fn children(pid: u32) -> Vec<u32> {
-    let parent = |pid: u32| -> Option<u32> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-        line.trim().parse().ok()
-    };
+    let parent = |pid: u32| -> Option<u32> { procfs::status(pid, "PPid:")?.parse().ok() };
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     all.filter(|child| parent(*child) == Some(pid)).collect()
@@ -149,13 +136,13 @@ mod tests {
         let (cpu, machine) = (Cpu::of(me).unwrap(), Machine::now().unwrap());
         let begun = std::time::Instant::now();
         let mut memory = Vec::new();
-        let before = resident(me).unwrap();
+        let before = procfs::resident(me).unwrap();
         while begun.elapsed() < Duration::from_millis(60) {
             memory.push(vec![1_u8; 4096]);
         }
         let spent = Cpu::of(me).unwrap().since(&cpu);
         assert!(spent > Duration::from_millis(5), "{spent:?}");
-        assert!(resident(me).unwrap() > before);
+        assert!(procfs::resident(me).unwrap() > before);
         let busy = Machine::now().unwrap().busy_since(&machine);
         assert!((0.0..=1.0).contains(&busy), "{busy}");
         assert!(file_limit().is_some_and(|(soft, hard)| soft > 2 && hard >= soft));

@@ -9,6 +9,8 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
+use crate::procfs;
+
 /// A user of the operating system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
@@ -22,13 +24,9 @@ pub struct Account {
 
 /// Our own effective user number.
 pub fn effective_uid() -> u32 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     // "Uid: real effective saved filesystem"
-    let of_kernel = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:"))
-        .and_then(|line| line.split_whitespace().nth(1))
-        .and_then(|uid| uid.parse().ok());
+    let of_kernel = procfs::status("self", "Uid:")
+        .and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
     of_kernel.or_else(of_id).unwrap_or(u32::MAX)
 }
 
