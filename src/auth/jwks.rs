@@ -185,19 +185,12 @@ impl Source {
         if let Some(reading) = awaited {
             reading.await;
         }
-        let state = self.lock();
-        let (keys, read) = state.good.as_ref()?;
-        (read.elapsed() < OLDEST).then(|| Arc::clone(keys))
+        self.lock().serving().map(Arc::clone)
     }
 
     /// Whether the set that serves has a key of this print. Nobody can tell where it is away.
     pub(super) fn may_have(&self, print: &Print) -> bool {
-        let state = self.lock();
-        let serves = state
-            .good
-            .as_ref()
-            .filter(|(_, read)| read.elapsed() < OLDEST);
-        serves.is_none_or(|(keys, _)| keys.has(print))
+        self.lock().serving().is_none_or(|keys| keys.has(print))
     }
 
     /// Reads in a task of its own, which ends within [`WITHIN`]: a client that hangs up must not
@@ -227,6 +220,12 @@ impl Source {
 }
 
 impl State {
+    /// The last good set, while it is young enough.
+    fn serving(&self) -> Option<&Arc<KeySet>> {
+        let (keys, read) = self.good.as_ref()?;
+        (read.elapsed() < OLDEST).then_some(keys)
+    }
+
     /// Takes in what was read. Its age counts from when the reading began.
     fn take(&mut self, bytes: &[u8], published: bool, now: Instant) -> Result<(), SourceError> {
         if bytes.len() > LIMIT {

@@ -167,11 +167,12 @@ impl Key {
         if secret.len() < SECRET_LEAST {
             return Err(KeyError::ShortSecret(secret.len()));
         }
+        let material = Material::Secret(Zeroizing::new(secret.to_vec()));
         Ok(Self {
+            print: material.print(),
             id: None,
             algorithms: fitting(secret.len()),
-            material: Material::Secret(Zeroizing::new(secret.to_vec())),
-            print: Print(fingerprint(secret)),
+            material,
         })
     }
 
