@@ -583,8 +583,8 @@ async fn partitions(client: &Client, findings: &mut Findings) -> Asked<()> {
     let helpless = "select distinct w.rel::regclass::text, c.relowner::regrole::text \
         from rowcast.watched w cross join rowcast.tree(w.rel) as r (relid) \
         join pg_class c on c.oid = r.relid and c.relkind = 'p' \
-        where not has_function_privilege(c.relowner, 'rowcast.capture()', 'execute') \
-           or not has_function_privilege(c.relowner, 'rowcast.capture_plain()', 'execute')";
+        where not has_function_privilege(c.relowner, to_regprocedure('rowcast.capture()'), 'execute') \
+           or not has_function_privilege(c.relowner, to_regprocedure('rowcast.capture_plain()'), 'execute')";
     for row in rows(client, helpless).await? {
         let (table, owner) = (cell(&row, 0), cell(&row, 1));
         findings.add(
