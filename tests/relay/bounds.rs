@@ -47,7 +47,7 @@ async fn one_user_gets_so_many_streams_and_nobody_else_suffers() {
     ];
     let arguments = [&arguments[..], &["--max-streams-per-user", "3"]].concat();
     let relay = Relay::start(&database, &arguments).await;
-    database.sql("create table tasks (id int primary key); select rowcast.watch('tasks'); grant select on tasks to member, visitor").await;
+    database.sql("create table tasks (id int primary key); grant select on tasks to member, visitor; select rowcast.watch('tasks')").await;
     let open = async |token: Option<&str>, id: Option<&str>| {
         let url = format!("{}/rest/v1/tasks", relay.url);
         let bearer = token.map(|token| format!("Bearer {token}"));

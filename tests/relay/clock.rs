@@ -63,7 +63,7 @@ async fn survives(monotonic_too: bool) {
     }
     let relay = Relay::run(command).await;
     database
-        .sql("create table tasks (id int primary key); select rowcast.watch('tasks'); grant select on tasks to member, visitor")
+        .sql("create table tasks (id int primary key); grant select on tasks to member, visitor; select rowcast.watch('tasks')")
         .await;
     let mut screen = Screen::default();
     let mut stream = relay.stream("/rest/v1/tasks").await;

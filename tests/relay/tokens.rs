@@ -115,8 +115,8 @@ async fn what_a_removed_key_has_opened_ends_and_nothing_else() {
     let relay = Relay::start(&database, &arguments).await;
     database
         .sql(
-            "create table tasks (id int primary key); select rowcast.watch('tasks');
-             grant select on tasks to member",
+            "create table tasks (id int primary key); grant select on tasks to member;
+             select rowcast.watch('tasks')",
         )
         .await;
     let open = async |secret: &str, who: &str| {

@@ -303,9 +303,10 @@ pub fn request(host: &str, view: u64, token: Option<&str>) -> Arc<[u8]> {
     Arc::from(request.into_bytes())
 }
 
-/// Makes the table and watches it.
-async fn prepare(client: &Client, shape: Shape, and: &str) -> Result<(), Told> {
-    let sql = table(shape) + &format!("select rowcast.watch('{TABLE}'); {and}");
+/// Makes the table, lets `grant` say who may read it, and watches it: in this order, because a grant to a watched
+/// table lets its screens read anew.
+async fn prepare(client: &Client, shape: Shape, grant: &str) -> Result<(), Told> {
+    let sql = table(shape) + &format!("{grant}; select rowcast.watch('{TABLE}')");
     client.batch_execute(&sql).await.map_err(|error| {
         let advice = match error.code() {
             Some(&SqlState::DUPLICATE_TABLE) => {
