@@ -701,7 +701,8 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
         (select relpersistence from pg_class where oid = to_regclass('rowcast.log_id_seq')), \
         (select relpersistence from pg_class where oid = 'rowcast.epoch'::regclass), \
         to_regprocedure('rowcast.emptied()') is not null and not exists (select from pg_trigger \
-          where tgrelid = 'rowcast.log'::regclass and tgname = 'emptied' and tgenabled = 'A') \
+          where tgrelid = 'rowcast.log'::regclass and tgname = 'emptied' and tgenabled = 'A' \
+          and tgtype & 8 <> 0) \
         from rowcast.log_status()";
     for row in rows(client, status).await? {
         let number = |at: usize| cell(&row, at).parse::<f64>().unwrap_or(0.0);
@@ -767,10 +768,10 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
             findings.add(
                 Level::Problem,
                 "truncate",
-                "nothing notices when rowcast.log is truncated",
+                "nothing notices when rowcast.log is emptied by hand",
                 "screens that come back would miss what they had not read, in silence; somebody who had written to a \
                  watched table was still at it when Rowcast was installed",
-                "create or replace trigger emptied after truncate on rowcast.log for each statement \
+                "create or replace trigger emptied after delete or truncate on rowcast.log for each statement \
                  execute function rowcast.emptied(); alter table rowcast.log enable always trigger emptied;",
             );
         }
