@@ -90,6 +90,8 @@ pub(super) async fn uninstall(config: &Config) -> anyhow::Result<()> {
         )
         .into());
     }
+    let there = "select to_regnamespace('rowcast') is not null";
+    let there: bool = client.query_one(there, &[]).await?.get(0);
     migrate::uninstall(&client).await.map_err(|error| {
         Told::new(
             "Rowcast could not be removed",
@@ -97,7 +99,11 @@ pub(super) async fn uninstall(config: &Config) -> anyhow::Result<()> {
             "stop the relays, and run it as the login that installed it",
         )
     })?;
-    say!("removed from {target}");
+    if there {
+        say!("removed from {target}");
+    } else {
+        say!("nothing to remove: {target} has no schema rowcast");
+    }
     Ok(())
 }
 

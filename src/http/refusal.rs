@@ -117,7 +117,7 @@ impl Refusal {
             Self::UnknownHost => {
                 "the relay asks nobody who they are, and is not known by the name in Host".into()
             }
-            Self::BodyEncoded => "the body's Content-Encoding is not taken".into(),
+            Self::BodyEncoded => "the body is encoded in a way that is not taken".into(),
             Self::BodyTooLarge(limit) => format!("the body exceeds {limit} bytes"),
             Self::BodyTooSlow => "the body did not arrive in time".into(),
             Self::BodiesCrowded => "too much is being sent to the relay at once".into(),
@@ -149,7 +149,7 @@ impl Refusal {
                 "ask in parts, or call a function: POST has its arguments in the body".into(),
             ),
             Self::BodyEncoded => {
-                Some("send the body as it is, uncompressed and without Content-Encoding".into())
+                Some("send the body as it is, uncompressed and without Content-Encoding, in chunks at most".into())
             }
             Self::BodiesCrowded | Self::AnswersCrowded => Some("try again in a moment".into()),
             Self::Panicked => Some("the relay's log has it under X-Request-Id".into()),

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_ENCODING, HOST, HeaderMap, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_ENCODING, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode, Version};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -406,8 +408,16 @@ fn refuse(route: &Route, parts: &Parts, origin: &Origin) -> Option<Refusal> {
 
 /// Whether the body is said to be something else than its bytes.
 fn is_encoded(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
-    codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    // hyper takes off the last coding of the transfer, which is `chunked`, and passes over what is below it.
+    [
+        (CONTENT_ENCODING, "identity"),
+        (TRANSFER_ENCODING, "chunked"),
+    ]
+    .into_iter()
+    .any(|(name, plain)| {
+        let mut codings = headers.get_all(name).iter();
+        codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(plain.as_bytes()))
+    })
 }
 
 /// The answer to `OPTIONS`, which a browser asks before a request that is not simple.

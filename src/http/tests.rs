@@ -564,6 +564,9 @@ async fn a_compressed_body_is_refused_and_never_read_as_it_is() {
         assert!(answer.contains("accept-encoding: identity"), "{line}");
         assert!(answer.contains(r#""code":"PGRST107""#), "{answer}");
     }
+    let headers = "transfer-encoding: gzip, chunked\r\n\r\n0\r\n";
+    let answer = relay.ask("POST /rest/v1/tasks", headers).await;
+    assert_eq!(status(&answer), "415", "{answer}");
     assert!(relay.asked().is_empty());
     let plain = "content-encoding: Identity\r\ncontent-length: 0\r\n";
     assert_eq!(

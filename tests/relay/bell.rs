@@ -6,6 +6,7 @@
 use tokio_postgres::Client;
 
 use crate::harness::{Database, Relay, Screen, Server, Stream, database, eventually};
+use crate::wire::count;
 
 /// Reads without a reason are put off for ever.
 const NO_SAFETY: [&str; 2] = ["--safety-poll", "1000000000"];
@@ -55,7 +56,7 @@ impl World {
 
     async fn leader(&self) -> Option<usize> {
         for (at, (relay, ..)) in self.relays.iter().enumerate() {
-            if metric(relay, "rowcast_bell_leader").await == 1 {
+            if count(relay, "rowcast_bell_leader").await == 1 {
                 return Some(at);
             }
         }
@@ -64,7 +65,7 @@ impl World {
 
     async fn asleep(&self) -> bool {
         for (relay, ..) in &self.relays {
-            if metric(relay, "rowcast_bell_awake").await == 1 {
+            if count(relay, "rowcast_bell_awake").await == 1 {
                 return false;
             }
         }
@@ -121,12 +122,12 @@ impl World {
         let leader = self.leader().await.expect("somebody leads");
         let relay = &self.relays[leader].0;
         self.until_lock("free").await;
-        let before = metric(relay, "rowcast_polls_total").await;
+        let before = count(relay, "rowcast_polls_total").await;
         eventually("more reads", async || {
-            (metric(relay, "rowcast_polls_total").await > before + 5).then_some(())
+            (count(relay, "rowcast_polls_total").await > before + 5).then_some(())
         })
         .await;
-        assert_eq!(metric(relay, "rowcast_bell_awake").await, 1);
+        assert_eq!(count(relay, "rowcast_bell_awake").await, 1);
     }
 
     /// In the end everybody sleeps, and is woken by a bell.
@@ -160,16 +161,6 @@ impl Open {
         self.client.batch_execute("commit").await.unwrap();
         self.txid
     }
-}
-
-async fn metric(relay: &Relay, name: &str) -> u64 {
-    let text = relay.get("/metrics").await.body;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("{name}: {text}"))
-        .parse()
-        .unwrap()
 }
 
 #[tokio::test]

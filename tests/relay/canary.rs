@@ -221,7 +221,7 @@ async fn no_tenant_is_ever_shown_what_it_could_not_select() {
 
 /// The relay with its own login for requests.
 async fn relay(database: &Database) -> Relay {
-    let api = database.url.replace("user=postgres", "user=canary_login");
+    let api = database.login("canary_login");
     let arguments = [
         "--api-url",
         &api,

@@ -79,7 +79,7 @@ async fn passes_as_members(script: Command) {
     database.relay().await.end().await;
     database.sql(TABLES).await;
     database.sql(ROLES).await;
-    let api = database.url.replace("user=postgres", "user=client_api");
+    let api = database.login("client_api");
     let mut arguments = vec!["--api-url", &api, "--jwt-secret", SECRET];
     arguments.extend(["--anon-role", "client_anon"]);
     arguments.extend(SERVED);

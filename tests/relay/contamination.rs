@@ -140,7 +140,7 @@ async fn who_hangs_up_leaves_nothing_to_the_next() {
     let mut random = fastrand::Rng::with_seed(seed());
     let database = database().await;
     database.sql(ROLES).await;
-    let api = database.url.replace("user=postgres", "user=crowd_login");
+    let api = database.login("crowd_login");
     let arguments = ["--api-url", &api, "--jwt-secret", SECRET, "--pool", "2"];
     let relay = Relay::start(&database, &arguments).await;
     database.sql(SCHEMA).await;

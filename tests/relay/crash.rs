@@ -146,7 +146,7 @@ async fn what_keeps_a_relay_from_coming_back_is_told() {
     let database = server.database().await;
     database.sql("create role turned superuser login").await;
     let turned = Database {
-        url: database.url.replace("user=postgres", "user=turned"),
+        url: database.login("turned"),
     };
     let log = tempfile::NamedTempFile::new().unwrap();
     let _relay = Relay::logged(&turned, &[], log.path()).await;

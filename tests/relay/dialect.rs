@@ -270,7 +270,7 @@ pub async fn members() -> (Database, String) {
     let database = tables().await;
     database.sql(ROLES).await;
     database.sql(CARDS).await;
-    let api = database.url.replace("user=postgres", "user=dialect_api");
+    let api = database.login("dialect_api");
     (database, api)
 }
 

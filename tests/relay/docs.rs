@@ -237,11 +237,7 @@ impl Reader {
 
     /// Starts the relay of the block as it says, but where this test's database is, and on any port.
     async fn start(&mut self, block: &Block) {
-        let login = |name: &str| {
-            self.database
-                .url
-                .replace("user=postgres", &format!("user={name}"))
-        };
+        let login = |name: &str| self.database.login(name);
         let text = block.text.replace("\\\n", " ");
         let line = text
             .lines()

@@ -122,7 +122,7 @@ async fn a_dump_without_owners_and_privileges_is_put_right_by_who_restored_it() 
     ))
     .await;
     let login = |name: &str| Database {
-        url: copy.url.replace("user=postgres", &format!("user={name}")),
+        url: copy.login(name),
     };
     let (boss, requests) = (login("boss"), login("requests"));
     // It may make no event triggers, which are a superuser's.

@@ -201,6 +201,11 @@ impl Database {
         connect(&self.url).await
     }
 
+    /// Its address as another login than the superuser.
+    pub fn login(&self, name: &str) -> String {
+        self.url.replace("user=postgres", &format!("user={name}"))
+    }
+
     /// Another empty database beside it, in this encoding.
     pub async fn in_encoding(&self, encoding: &str) -> Self {
         let name = self.one("select current_database()").await;

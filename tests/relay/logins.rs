@@ -29,20 +29,13 @@ async fn world(server: &Server) -> (Database, Relay) {
     world_after("", server).await
 }
 
-/// The address of a database as this login.
-fn login(database: &Database, name: &str) -> String {
-    database
-        .url
-        .replace("user=postgres", &format!("user={name}"))
-}
-
 /// Installs Rowcast and its logins as an administrator; gives the database as the login that listens.
 async fn installed(database: &Database) -> Database {
     let sql = command().arg("sql").output().await.unwrap();
     database.sql(&String::from_utf8(sql.stdout).unwrap()).await;
     database.sql(include_str!("../../sql/roles.sql")).await;
     Database {
-        url: login(database, "rowcast_listen"),
+        url: database.login("rowcast_listen"),
     }
 }
 
@@ -52,7 +45,7 @@ async fn world_after(before: &str, server: &Server) -> (Database, Relay) {
     database.sql(before).await;
     let listening = installed(&database).await;
     database.sql(WORLD).await;
-    let api = login(&database, "rowcast_api");
+    let api = database.login("rowcast_api");
     let arguments = [
         "--api-url",
         &api,
@@ -194,14 +187,14 @@ async fn who_owns_a_partitioned_table_makes_partitions_and_screens_stay_as_they_
             "--anon-role",
             "visitor",
             "--api-url",
-            &login(&database, "rowcast_api"),
+            &database.login("rowcast_api"),
         ],
         log.path(),
     )
     .await;
     let (mut stream, mut screen) = relay.shown("/rest/v1/days").await;
     let app = Database {
-        url: login(&database, "app"),
+        url: database.login("app"),
     };
     app.sql("create table second partition of days for values from (2) to (3); insert into days values (1, 2)")
         .await;
@@ -256,9 +249,7 @@ async fn neither_login_may_do_more_than_it_must() {
         ("rowcast_listen", "select from notes"),
         ("rowcast_listen", "set role member"),
     ] {
-        let url = database
-            .url
-            .replace("user=postgres", &format!("user={login}"));
+        let url = database.login(login);
         let refused = crate::harness::connect(&url)
             .await
             .batch_execute(statement)
@@ -282,7 +273,7 @@ async fn default_privileges_of_who_installs_neither_open_nor_close_what_is_insta
         alter default privileges revoke execute on functions from public;
         create table theirs (id int)";
     let (database, relay) = world_after(usual, &server).await;
-    let url = database.url.replace("user=postgres", "user=reader");
+    let url = database.login("reader");
     let reader = crate::harness::connect(&url).await;
     reader.batch_execute("select from theirs").await.unwrap();
     for statement in [
@@ -350,9 +341,7 @@ async fn whoever_may_make_roles_may_install_whatever_membership_he_gets_by_that(
     let name = database.one("select current_database()").await;
     for half in ["set", "inherit"] {
         let boss = Database {
-            url: database
-                .url
-                .replace("user=postgres", &format!("user=boss_{half}")),
+            url: database.login(&format!("boss_{half}")),
         };
         database
             .sql(&format!(

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::harness::{Database, Relay, Screen, Stream, database, eventually};
-use crate::wire::{count, metric};
+use crate::wire::count;
 
 /// What becomes of bytes that the server sends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -246,7 +246,7 @@ async fn a_foreign_listener_that_is_stuck_is_seen_and_delays_nobody() {
     let txid = database.commit("insert into tasks values (1)").await;
     screen.reach(&mut stream, &txid).await;
     eventually("the queue is seen to fill", async || {
-        (metric(&relay, "rowcast_notify_queue_usage_ratio").await > 0.0).then_some(())
+        (relay.metric("rowcast_notify_queue_usage_ratio").await > 0.0).then_some(())
     })
     .await;
     stuck.batch_execute("rollback").await.unwrap();

@@ -33,7 +33,7 @@ pub async fn relay(database: &Database) -> Relay {
 
 /// The same, that takes tokens and is told no more than this.
 pub async fn relay_with(database: &Database, more: &[&str]) -> Relay {
-    let api = database.url.replace("user=postgres", "user=api_login");
+    let api = database.login("api_login");
     let arguments = [&["--api-url", &api, "--jwt-secret", SECRET], more].concat();
     Relay::start(database, &arguments).await
 }

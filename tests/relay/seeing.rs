@@ -113,11 +113,7 @@ async fn the_doctor_counts_connections_that_a_plain_login_does_not_see_and_knows
             "create role \"app-listen\" login in role rowcast_owner; create role \"app-api\" login",
         )
         .await;
-    let login = |name: &str| {
-        database
-            .url
-            .replace("user=postgres", &format!("user={name}"))
-    };
+    let login = |name: &str| database.login(name);
     let (listen, api) = (login("app-listen"), login("app-api"));
     let said = async || {
         let urls = ["--database-url", &listen, "--api-url", &api];
@@ -185,7 +181,7 @@ async fn what_settings_name_and_nobody_has_made_is_told_at_the_start_and_by_the_
         )
         .await;
     database.role("of_seeing_api", "login noinherit").await;
-    let api = database.url.replace("user=postgres", "user=of_seeing_api");
+    let api = database.login("of_seeing_api");
     let settings = [
         "--api-url",
         &api,
@@ -244,7 +240,7 @@ async fn a_pre_request_function_that_only_the_roles_of_requests_may_look_up_is_t
     let relay = database.relay().await;
     relay.kill().await;
     database.role("of_seeing_shut", "login noinherit").await;
-    let api = database.url.replace("user=postgres", "user=of_seeing_shut");
+    let api = database.login("of_seeing_shut");
     let said = async |function: &str| {
         let doctor = ["doctor", "--database-url", &database.url, "--api-url", &api];
         let settings = ["--schema", "public,shop", "--pre-request", function];

@@ -110,7 +110,7 @@ async fn what_a_removed_key_has_opened_ends_and_nothing_else() {
     std::fs::write(&file, set(&[SECRET, OTHER])).unwrap();
     let database = database().await;
     database.sql(ROLES).await;
-    let api = database.url.replace("user=postgres", "user=api_login");
+    let api = database.login("api_login");
     let arguments = ["--api-url", &api, "--jwks-file", file.to_str().unwrap()];
     let relay = Relay::start(&database, &arguments).await;
     database

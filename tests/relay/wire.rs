@@ -109,17 +109,8 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 
 /// The whole number of a line of `/metrics`, 0 if there is none; labels are part of the name.
 pub async fn count(relay: &Relay, name: &str) -> u64 {
-    let value = metric(relay, name).await;
+    let value = relay.metric(name).await;
     format!("{value:.0}").parse().unwrap()
-}
-
-/// The same for what is no whole number.
-pub async fn metric(relay: &Relay, name: &str) -> f64 {
-    let text = relay.get("/metrics").await.body;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(0.0, |value| value.parse().unwrap())
 }
 
 /// Bytes of memory that the relay's process has.
