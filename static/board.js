@@ -87,13 +87,22 @@ for (const table of ['people', 'lists', 'cards']) {
   })
 }
 
+/** Who has changed which cards since the last frame: out of sight there is none for hours, and the news are many. */
+const glowing = new Map()
+
 views.cards.on('change', ({ operation, value, key }) => {
-  if (operation === 'delete' || !value) return
   const id = idOf(key)
-  if (pending.has('cards', id)) return
+  if (operation === 'delete') return glowing.delete(id)
+  if (!value || pending.has('cards', id)) return
   draw()
-  requestAnimationFrame(() => lists.glow(id, value.changed_by))
+  if (!glowing.size) requestAnimationFrame(glow)
+  glowing.set(id, value.changed_by)
 })
+
+function glow() {
+  lists.glow(glowing)
+  glowing.clear()
+}
 
 watchOver([views.people, views.lists, views.cards])
 follow(views.activity)

@@ -153,16 +153,17 @@ export class Lists {
     item.toggleAttribute('data-unsaved', String(id).startsWith('new-'))
   }
 
-  /** Lets a card glow in the colour of who changed it. */
-  glow(id, by) {
-    const item = this.#items.get(id)
-    if (!item) return
-    clearTimeout(this.#glows.get(id))
-    delete item.dataset.glow
-    item.style.setProperty('--glow', colourOf(by))
-    void item.offsetWidth // lets the animation start over
-    item.dataset.glow = ''
-    this.#glows.set(id, setTimeout(() => delete item.dataset.glow, GLOW))
+  /** Lets cards glow in the colours of those who changed them. @param {Map<any, string>} changes by the card's id */
+  glow(changes) {
+    const glows = [...changes].map(([id, by]) => ({ id, by, item: this.#items.get(id) })).filter(({ item }) => item)
+    for (const { item } of glows) delete item.dataset.glow
+    void this.root.offsetWidth // lets the animations start over, for the price of one layout
+    for (const { id, by, item } of glows) {
+      clearTimeout(this.#glows.get(id))
+      item.style.setProperty('--glow', colourOf(by))
+      item.dataset.glow = ''
+      this.#glows.set(id, setTimeout(() => delete item.dataset.glow, GLOW))
+    }
   }
 
   /** Makes a change to the arrangement of cards and lets the eye follow it. */

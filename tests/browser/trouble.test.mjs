@@ -307,6 +307,32 @@ for (const colorScheme of ['light', 'dark']) {
   })
 }
 
+test('a board that was out of sight for long is not busy with all that happened when somebody looks again', options, async () => {
+  const context = await seat('')
+  // A page out of sight gets no frames, and all that were asked for when it is seen again.
+  await context.addInitScript(() => {
+    globalThis.waiting = []
+    const frame = globalThis.requestAnimationFrame
+    globalThis.requestAnimationFrame = draw => (document.hidden ? globalThis.waiting.push(draw) : frame(draw))
+    globalThis.leave = away => Object.defineProperty(document, 'hidden', { configurable: true, value: away })
+  })
+  const page = await open(context)
+  const [id, gone] = [await newCard('Before'), await newCard('To go')]
+  await page.locator(`[data-card="${gone}"]`).waitFor()
+  await page.evaluate(() => globalThis.leave(true))
+  await sql(`do $$ begin for n in 1..300 loop update cards set title = 'Change ' || n where id = ${id}; commit; end loop; end $$`)
+  await sql(`update cards set title = 'Gone' where id = ${gone}`)
+  await sql(`delete from cards where id = ${gone}`)
+  await page.locator(`[data-card="${gone}"]`).waitFor({ state: 'detached' })
+  assert.equal(await page.evaluate(() => globalThis.waiting.length), 1)
+  await page.evaluate(() => {
+    globalThis.leave(false)
+    for (const draw of globalThis.waiting) draw()
+  })
+  await page.locator(`[data-card="${id}"][data-glow]`).filter({ hasText: 'Change 300' }).waitFor()
+  assert.equal(await page.locator('[data-glow]').count(), 1)
+})
+
 test('a wall that was out of sight asks again to stay on', options, async () => {
   const context = await seat('')
   await context.addInitScript(() => {
