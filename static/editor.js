@@ -28,6 +28,8 @@ const grow = field => {
 }
 /** A key that an input method takes for itself, to confirm or to drop what it converts. Safari tells of the one that confirms by its code alone. */
 export const composes = event => event.isComposing || event.keyCode === 229
+/** A text as its field gives it back: fields know one kind of line break, and what is around a text is not kept. */
+const typed = text => text.replaceAll(/\r\n?/g, '\n').trim()
 const enter = event => event.key === 'Enter' && !composes(event) && !event.shiftKey
 
 /** The cards that are open. One is written in; others wait for an answer, or for a decision. */
@@ -155,8 +157,8 @@ class Editor {
   #edits() {
     const edits = {}
     for (const { name, value } of this.fields) {
-      const text = value.trim()
-      if (text !== this.base[name] && (text || name === 'note')) edits[name] = text
+      const text = typed(value)
+      if (text !== typed(this.base[name]) && (text || name === 'note')) edits[name] = text
     }
     return edits
   }
@@ -384,6 +386,9 @@ export function compose(section, add, closed) {
 export function entitle(button, value, save, remove, closed) {
   const form = clone(titleTemplate)
   const field = form.elements.title
+  field.value = value
+  /** What the field made of it: it has no line breaks. */
+  const before = field.value.trim()
   let done = false
   const close = keep => {
     if (done) return
@@ -391,17 +396,16 @@ export function entitle(button, value, save, remove, closed) {
     const title = field.value.trim()
     form.remove()
     button.hidden = false
-    if (keep && title && title !== value) save(title)
+    if (keep && title && title !== before) save(title)
     button.focus({ preventScroll: true })
     closed?.()
   }
-  field.value = value
   if (!value) field.placeholder = 'Title'
   button.hidden = true
   button.after(form)
   field.focus()
   field.select()
-  form.addEventListener('input', () => form.toggleAttribute('data-typed', field.value.trim() !== value))
+  form.addEventListener('input', () => form.toggleAttribute('data-typed', field.value.trim() !== before))
   const bin = form.querySelector('.remove')
   bin.hidden = !remove
   bin.addEventListener('click', () => {

@@ -167,6 +167,30 @@ test('what is typed into a list that is removed stays until it is closed', optio
   await section(composed).waitFor({ state: 'detached' })
 })
 
+test('what is opened and left as it was is not written', options, async () => {
+  const page = await open(await seat('Mia'))
+  await signedIn(page)
+  let writes = 0
+  await page.route('**/rest/v1/*', route => (route.request().method() === 'GET' || writes++, route.continue()))
+  const list = await newList('From a file \n')
+  const id = Number(await sql(`insert into cards (list_id, title, note) values (${list}, ' Blanks around ', E'one\\r\\ntwo\\n') returning id`))
+  await page.locator(`[data-card="${id}"]`).waitFor()
+  await edit(page, id)
+  await titleField(page, id).press('Enter')
+  await editor(page, id).waitFor({ state: 'detached' })
+  const title = page.locator(`[data-list="${list}"] .list-title`)
+  await title.dblclick()
+  await page.keyboard.press('Enter')
+  await page.locator(`[data-list="${list}"] .title-form`).waitFor({ state: 'detached' })
+  // A write of its own comes after all others.
+  await edit(page, id)
+  await titleField(page, id).fill('Written')
+  await titleField(page, id).press('Enter')
+  await eventually('the write', async () => await stored(id) === 'Written')
+  assert.equal(writes, 1)
+  assert.equal(await sql(`select note = E'one\\r\\ntwo\\n' from cards where id = ${id}`), 't')
+})
+
 test('a reminder that is still being written is not shown to the next person', options, async () => {
   const page = await open(await seat('Priya'))
   await signedIn(page)
