@@ -1,4 +1,5 @@
 /** The diary of the board: a panel at the side, and its last line as a ticker on a wall screen. */
+import { keep, kept } from './kept.js'
 import { portray } from './people.js'
 import { refresh, tell } from './time.js'
 
@@ -28,7 +29,7 @@ export function follow(view) {
     look()
   }
   const choose = shown => {
-    localStorage.setItem(KEPT, shown ? 'open' : 'closed')
+    keep(KEPT, shown ? 'open' : 'closed')
     open(shown)
     if (!shown) toggle.focus()
   }
@@ -37,7 +38,7 @@ export function follow(view) {
   panel.addEventListener('keydown', event => event.key === 'Escape' && choose(false))
   document.addEventListener('wall', look)
   const wide = matchMedia('(min-width: 75rem)').matches
-  open(wide && localStorage.getItem(KEPT) !== 'closed')
+  open(wide && kept(KEPT) !== 'closed')
 }
 
 /** Names may have become known, and time has passed. */

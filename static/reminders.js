@@ -5,6 +5,7 @@
  * comes. Keys of such a view are opaque, so a row is known by its `id`.
  */
 import { composes } from './editor.js'
+import { keep, kept } from './kept.js'
 import { idOf } from './lists.js'
 import { unique, view } from './rowcast.js'
 import { bearer, isMember, name, onChange } from './session.js'
@@ -42,7 +43,7 @@ export function remember(views, pending, show) {
       views.reminders.subscribe(draw)
     }
     // On a narrow screen the panel covers the board: there it waits to be asked for.
-    open(who && matchMedia('(min-width: 75rem)').matches && localStorage.getItem(KEPT) === 'open')
+    open(who && matchMedia('(min-width: 75rem)').matches && kept(KEPT) === 'open')
     draw()
   }
 
@@ -98,7 +99,7 @@ export function remember(views, pending, show) {
   }
 
   const choose = shown => {
-    localStorage.setItem(KEPT, shown ? 'open' : 'closed')
+    keep(KEPT, shown ? 'open' : 'closed')
     open(shown)
   }
   toggle.addEventListener('click', () => choose(panel.hidden))

@@ -4,6 +4,7 @@
  * The name is remembered and shared by all windows of the browser; the token is never written
  * down. On a relay that signs nobody in, everybody is a visitor, and the name is only a signature.
  */
+import { keep, kept } from './kept.js'
 import { RowcastError } from './rowcast.js'
 
 const KEPT = 'rowcast.board.me'
@@ -25,7 +26,7 @@ let asking = null
 let offered = true
 
 /** Who sits here, as the database writes the name; null for somebody without one. */
-export const name = () => known ?? (localStorage.getItem(KEPT) || null)
+export const name = () => known ?? (kept(KEPT) || null)
 
 /** Whether whoever sits here is signed in. */
 export const isMember = () => known !== null
@@ -71,7 +72,7 @@ function tell() {
 
 function become(next) {
   token = known = null
-  localStorage.setItem(KEPT, next)
+  keep(KEPT, next)
 }
 
 /** Another window of this browser changed hands, and this one with it. */
@@ -99,14 +100,14 @@ export function ask(choices) {
 
 /** Asks whoever opens the board for the first time; a wall is asked nothing. */
 export function askOnce(choices) {
-  if (localStorage.getItem(KEPT) === null && !dialog.open && !('wall' in document.documentElement.dataset)) ask(choices)
+  if (kept(KEPT) === null && !dialog.open && !('wall' in document.documentElement.dataset)) ask(choices)
 }
 
 /** Takes a name from the dialog, by hand or by a choice. */
 export async function enter(as) {
   const wanted = as.trim()
   if (!wanted) return field.focus()
-  const before = localStorage.getItem(KEPT) ?? ''
+  const before = kept(KEPT) ?? ''
   become(wanted)
   try {
     await bearer()
@@ -126,4 +127,4 @@ form.addEventListener('submit', event => {
 })
 dialog.querySelector('.cancel').addEventListener('click', () => dialog.close())
 // Having looked away from the question is an answer, too.
-dialog.addEventListener('close', () => localStorage.getItem(KEPT) === null && localStorage.setItem(KEPT, ''))
+dialog.addEventListener('close', () => kept(KEPT) === null && keep(KEPT, ''))

@@ -57,6 +57,7 @@ static FILES: &[File] = &[
     file!("/drag.js",      "drag.js",      SCRIPT, board: true),
     file!("/editor.js",    "editor.js",    SCRIPT, board: true),
     file!("/favicon.svg",  "favicon.svg",  IMAGE,  board: true),
+    file!("/kept.js",      "kept.js",      SCRIPT, board: true),
     file!("/lists.js",     "lists.js",     SCRIPT, board: true),
     file!("/pending.js",   "pending.js",   SCRIPT, board: true),
     file!("/people.js",    "people.js",    SCRIPT, board: true),

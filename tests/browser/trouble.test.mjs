@@ -261,6 +261,21 @@ test('the keys of an input method are its own', options, async () => {
   assert.ok(await reminder.isVisible())
 })
 
+test('a browser that keeps nothing shows the board, and whoever signs in sits there while the page lives', options, async () => {
+  const context = await seat()
+  await context.addInitScript(() => Object.defineProperty(globalThis, 'localStorage', {
+    get() {
+      throw new DOMException('Access is denied for this document.', 'SecurityError')
+    },
+  }))
+  const page = await open(context)
+  await page.locator('#sign-in-name').fill('Mia')
+  await page.keyboard.press('Enter')
+  await signedIn(page)
+  await page.locator('#activity-toggle').click()
+  assert.equal(await page.locator('.me-name').textContent(), 'Mia')
+})
+
 test('a board that is refused says why', options, async () => {
   const context = await seat('', { alone: true })
   const page = await context.newPage()
