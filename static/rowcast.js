@@ -195,7 +195,14 @@ class Source {
     const limit = this.#events?.readyState === 1 ? (awake ? SILENCE / 2 : SILENCE) : awake ? 1_000 : PATIENCE
     if (Date.now() < this.#until) return
     // Whoever comes back to a page does not wait for what is left of a pause.
-    if (this.#timer ? awake : silent > limit) this.#again(awake)
+    if (this.#timer ? !awake : silent <= limit) return
+    if (!awake) {
+      // A proxy keeps what it is given, or the browser has no connection left: no end will tell of that.
+      this.behind = true
+      this.error = { message: 'the relay is silent' }
+      this.#tell()
+    }
+    this.#again(awake)
   }
 
   #facts(more) {

@@ -144,6 +144,23 @@ function hearing() {
   return heard
 }
 
+for (const opened of [false, true]) {
+  test(`a stream that is neither refused nor ended, and of which nothing comes${opened ? ' though it was opened' : ''}, is told of`, async () => {
+    const { cards, shown } = await look()
+    const told = []
+    stops.push(cards.on('status', (status, error) => told.push([status, error?.message])))
+    if (opened) latest().open()
+    await pass(10_000)
+    assert.equal(cards.status, 'connecting')
+    await pass(20_000)
+    assert.deepEqual(told, [['stale', 'the relay is silent']])
+    assert.ok(streams.length > 1)
+    latest().show({ 1: 'a' })
+    await settle()
+    assert.deepEqual([cards.status, cards.error, shown], ['live', null, [['a']]])
+  })
+}
+
 test('what was stopped before it began is not opened, and nobody waits for it', async () => {
   const { cards, shown } = await look({ signal: AbortSignal.abort() })
   assert.equal(streams.length, 0)
