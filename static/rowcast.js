@@ -680,7 +680,8 @@ class Stream {
       this.#tick()
     }
     addEventListener('online', check, { signal })
-    document.addEventListener('visibilitychange', check, { signal })
+    // A worker has no document, and is never looked at.
+    globalThis.document?.addEventListener('visibilitychange', check, { signal })
     addEventListener('pagehide', () => this.#drop(), { signal })
     addEventListener('pageshow', event => event.persisted && (this.#open(), this.#tick()), { signal })
   }

@@ -161,6 +161,14 @@ for (const opened of [false, true]) {
   })
 }
 
+test('a view in a worker, which has no document, is opened there', async () => {
+  globalThis.addEventListener = () => 0
+  const { shown } = await look()
+  latest().show({ 1: 'a' })
+  await settle()
+  assert.deepEqual(shown, [['a']])
+})
+
 test('what was stopped before it began is not opened, and nobody waits for it', async () => {
   const { cards, shown } = await look({ signal: AbortSignal.abort() })
   assert.equal(streams.length, 0)
