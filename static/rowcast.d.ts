@@ -33,7 +33,7 @@ export class RowcastError extends Error {
   readonly current?: any
   /** The version of `current`. */
   readonly etag?: string
-  /** A write that got no answer, twice: it may be stored all the same. */
+  /** A write that got no answer, or a gateway's 502 or 504, twice: it may be stored all the same. */
   readonly sent?: boolean
 }
 

@@ -28,6 +28,8 @@ const PATIENCE = 20_000
 const GRACE = 3_000
 /** How long a proxy that has refused a stream may take to say why. */
 const ANSWER = 5_000
+/** What a gateway says that has passed something on and has no answer to it. */
+const UNANSWERED = [502, 504]
 /** Refusals that are about this moment: too slow, too early, too often. */
 const PASSING = [408, 425, 429]
 /** Hub and page greet each other with this; a tab of another release then works alone. */
@@ -799,8 +801,10 @@ export async function write(method, url, body, { signal, token, etag, once = uni
     const answer = await fetch(url, { method, headers: { ...headers, ...bearer(is) }, signal, body: body === undefined ? undefined : JSON.stringify(body) })
     // What was stored before is answered without its rows where they are too many to be kept.
     const empty = answer.status === 204 || answer.headers.get('idempotency-replayed')?.includes('omitted')
-    // An answer that breaks off is none.
-    return { answer, told: !answer.ok ? await reason(answer) : empty ? [] : await answer.json() }
+    // An answer that breaks off is none, and neither is a gateway's own; what the relay says has a code.
+    const told = !answer.ok ? await reason(answer) : empty ? [] : await answer.json()
+    if (named && UNANSWERED.includes(answer.status) && !told.code) throw new RowcastError(told)
+    return { answer, told }
   }
   const send = async is => {
     for (let again = named; ; again = false) {

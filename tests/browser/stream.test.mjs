@@ -404,6 +404,22 @@ test('an answer that breaks off is none', async () => {
   assert.equal(requests[1].once, requests[0].once)
 })
 
+test('what a gateway says that has no answer is none', async () => {
+  const gateway = status => new Response('<html>', { status })
+  const requests = answering(gateway(502), Response.json([{ id: 1 }]), gateway(504), gateway(504))
+  const { value } = await ended(write('POST', '/rest/v1/cards', {}))
+  assert.deepEqual(value.rows, [{ id: 1 }])
+  assert.equal(requests[1].once, requests[0].once)
+  const { error } = await ended(write('PATCH', '/rest/v1/cards?id=eq.1', {}))
+  assert.deepEqual([requests.length, error.status, error.sent], [4, 0, true])
+})
+
+test('a relay that finds no connection to its database has written nothing', async () => {
+  const requests = answering(Response.json({ code: 'PGRST003', message: 'busy' }, { status: 504 }))
+  const { error } = await ended(write('POST', '/rest/v1/cards', {}))
+  assert.deepEqual([requests.length, error.code, error.sent], [1, 'PGRST003', undefined])
+})
+
 test('after two tries without an answer nobody knows, and the same write can be sent again', async () => {
   const requests = answering()
   const { error } = await ended(write('PATCH', '/rest/v1/cards?id=eq.1', {}, { once: 'mine' }))
