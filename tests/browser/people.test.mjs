@@ -48,6 +48,16 @@ test('the diary has the name in the token, whatever the page says', options, asy
   assert.equal(await sql(`select who from activity where card_id = ${id} order by id desc limit 1`), 'Jonas')
 })
 
+test('among many people the last can be chosen, too', options, async () => {
+  await sql("insert into people (name) select 'Guest ' || n from generate_series(1, 60) n")
+  const page = await open(await seat('Mia'))
+  const id = await newCard('For nobody')
+  await page.locator(`[data-card="${id}"] .assignee`).click()
+  await page.locator('#menu button').filter({ hasText: /Guest 9$/ }).click()
+  await page.locator(`[data-card="${id}"] .assignee[title="Guest 9"]`).waitFor()
+  await sql("delete from people where name like 'Guest %'")
+})
+
 test('a reminder shows in all windows of its person and nowhere else', options, async () => {
   // Without a shared worker, so that all her streams are in sight.
   const [mia, aiko] = [await seat('Mia'), await seat('Aiko', { alone: true })]
