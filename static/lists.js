@@ -175,12 +175,13 @@ export class Lists {
       if (rect.width) before.set(item, { rect, parent: item.parentElement })
     }
     change()
-    for (const [item, { rect, parent }] of before) {
-      if (!item.isConnected) {
+    // Each is looked for before one is set in motion: in turns, all would be laid out anew for each.
+    const places = [...before].map(([item, was]) => ({ item, ...was, now: item.isConnected && item.getBoundingClientRect() }))
+    for (const { item, rect, parent, now } of places) {
+      if (!now) {
         if (!('placeholder' in item.dataset)) fade(item, rect)
         continue
       }
-      const now = item.getBoundingClientRect()
       const [x, y] = [rect.left - now.left, rect.top - now.top]
       if (!now.width || (Math.abs(x) < 1 && Math.abs(y) < 1)) continue
       if (item.parentElement === parent) item.animate([{ transform: `translate(${x}px, ${y}px)` }, { transform: 'none' }], MOVE)

@@ -372,6 +372,24 @@ test('a board that was out of sight for long is not busy with all that happened 
   assert.equal(await page.locator('[data-glow]').count(), 1)
 })
 
+test('the way of many cards is found by laying the board out a few times, and not once for each', options, async () => {
+  const page = await open(await seat(''))
+  await page.emulateMedia({ reducedMotion: 'no-preference' })
+  const list = await newList('Long')
+  await sql(`insert into cards (list_id, title, position) select ${list}, 'Card ' || n, n from generate_series(1, 60) n`)
+  const last = text => page.locator(`[data-list="${list}"] .card:last-child .title`).filter({ hasText: text }).waitFor()
+  await last('Card 60')
+  await page.waitForFunction(() => [...document.querySelectorAll('.card')].every(card => !card.getAnimations().length))
+  const devtools = await page.context().newCDPSession(page)
+  await devtools.send('Performance.enable')
+  const layouts = async () => (await devtools.send('Performance.getMetrics')).metrics.find(({ name }) => name === 'LayoutCount').value
+  const before = await layouts()
+  await sql(`update cards set position = 100 where list_id = ${list} and position = 1`)
+  await last(/Card 1$/)
+  const found = await layouts() - before
+  assert.ok(found < 30, `${found} times`)
+})
+
 test('a wall that was out of sight asks again to stay on', options, async () => {
   const context = await seat('')
   await context.addInitScript(() => {
