@@ -18,7 +18,7 @@ export interface Change<Row = any> {
 }
 
 /** Gives a token that is still good, another one than `refused`; null for nobody. */
-export type Token = (refused?: string) => Promise<string | null>
+export type Token = (refused?: string) => Promise<string | null> | string | null
 
 /** Whatever goes wrong between page and relay. */
 export class RowcastError extends Error {

@@ -505,7 +505,7 @@ class Stream {
 
   /**
    * @param {string} url
-   * @param {{key?: string, signal?: AbortSignal, token?: (refused?: string) => Promise<string | null>}} [options]
+   * @param {{key?: string, signal?: AbortSignal, token?: (refused?: string) => Promise<string | null> | string | null}} [options]
    *   `key` names the column of the key, so that a row over the stream's size limit can be fetched;
    *   `signal` closes the stream; `token` gives a token that is still good, or null for nobody
    * @param {boolean} [channel] messages have no snapshot to wait for
@@ -513,7 +513,7 @@ class Stream {
   constructor(url, { key, signal, token } = {}, channel = false) {
     this.url = new URL(url, globalThis.location?.href).href
     this.key = key
-    this.token = token
+    this.token = token && (async refused => token(refused))
     this.channel = channel
     if (signal?.aborted) this.status = 'closed'
     signal?.addEventListener('abort', () => this.close())
@@ -788,7 +788,7 @@ export const unique = () => crypto.randomUUID?.() ?? Array.from(crypto.getRandom
  * @param {'POST' | 'PATCH' | 'PUT' | 'DELETE'} method
  * @param {string} url
  * @param {any} [body]
- * @param {{signal?: AbortSignal, token?: (refused?: string) => Promise<string | null>, etag?: string, once?: string}} [options]
+ * @param {{signal?: AbortSignal, token?: (refused?: string) => Promise<string | null> | string | null, etag?: string, once?: string}} [options]
  *   with `etag`, nothing is written to a row that is another version by now; with the `once` of an
  *   earlier write that got no answer, the same write is stored once
  * @returns {Promise<{rows: any[], txid: string | null}>}

@@ -169,6 +169,14 @@ test('a view in a worker, which has no document, is opened there', async () => {
   assert.deepEqual(shown, [['a']])
 })
 
+test('a token may be given at once, without a promise', async () => {
+  const { cards, shown } = await look({ token: () => tokenOf('Ann') })
+  latest().show({ 1: 'a' })
+  await cards.renew()
+  await settle()
+  assert.deepEqual(shown, [['a']])
+})
+
 test('what was stopped before it began is not opened, and nobody waits for it', async () => {
   const { cards, shown } = await look({ signal: AbortSignal.abort() })
   assert.equal(streams.length, 0)
