@@ -412,4 +412,6 @@ wallToggle.addEventListener('click', () => {
   else if (document.fullscreenElement) document.exitFullscreen()
 })
 document.addEventListener('fullscreenchange', () => document.fullscreenElement || wall(false))
+// Adding it to the URL of a board that is open loads nothing.
+addEventListener('hashchange', () => wall(location.hash === '#wall'))
 if (location.hash === '#wall') wall(true)

@@ -402,3 +402,12 @@ test('a wall that was out of sight asks again to stay on', options, async () => 
   await page.evaluate(() => document.dispatchEvent(new Event('visibilitychange')))
   await page.waitForFunction(() => globalThis.locks === 2)
 })
+
+test('a board that is open becomes a wall, and a board again, by its URL alone', options, async () => {
+  const page = await open(await seat(''))
+  for (const on of [true, false]) {
+    await page.goto(on ? `${url}/#wall` : `${url}/#`)
+    await page.waitForFunction(on => 'wall' in document.documentElement.dataset === on, on)
+    await page.locator('[data-status=live]').first().waitFor({ state: 'attached' })
+  }
+})
