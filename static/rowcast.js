@@ -569,10 +569,12 @@ class Stream {
    * @returns {() => void} stops it
    */
   on(name, listener) {
-    this.#listeners[name].add(listener)
+    const listeners = Object.hasOwn(this.#listeners, name) && this.#listeners[name]
+    if (!listeners || typeof listener !== 'function') throw new TypeError(`a view is listened to by on('change' | 'message' | 'status', a function) or subscribe(a function), and not by on('${name}', ${typeof listener})`)
+    listeners.add(listener)
     this.#open()
     return () => {
-      this.#listeners[name].delete(listener)
+      listeners.delete(listener)
       this.#idle()
     }
   }

@@ -177,6 +177,12 @@ test('a token may be given at once, without a promise', async () => {
   assert.deepEqual(shown, [['a']])
 })
 
+test('whoever listens to what there is not, or with no function, is told at once', async () => {
+  const { cards } = await look()
+  assert.throws(() => cards.on('changes', () => {}), { name: 'TypeError', message: /on\('changes', function\)/ })
+  assert.throws(() => cards.on('change'), { name: 'TypeError', message: /on\('change', undefined\)/ })
+})
+
 test('what was stopped before it began is not opened, and nobody waits for it', async () => {
   const { cards, shown } = await look({ signal: AbortSignal.abort() })
   assert.equal(streams.length, 0)
