@@ -57,7 +57,8 @@ fn refusal(superuser: bool, bypass: bool, login: bool) -> Option<&'static str> {
 }
 
 /// Settings that anybody may change, the database's own before those of every database. The pins of
-/// our sessions are left out: reads, snapshots and row images agree byte for byte because of them.
+/// our sessions are left out: reads, snapshots and row images agree byte for byte because of them. So is the
+/// encoding, which is what both sides of a connection take its bytes for.
 const ROLES: &str = r"
 with setting as (
   select distinct on (s.setrole, lower(split_part(c.setting, '=', 1)))
@@ -72,7 +73,7 @@ with setting as (
   left join pg_settings p on lower(p.name) = s.name
   where coalesce(p.context = 'user', strpos(s.name, '.') > 0)
     and s.name not in ('timezone', 'datestyle', 'intervalstyle', 'extra_float_digits', 'bytea_output',
-                       'lc_monetary', 'search_path', 'role', 'session_authorization')
+                       'lc_monetary', 'client_encoding', 'search_path', 'role', 'session_authorization')
 )
 select r.rolname::text as name, r.rolsuper as super, r.rolbypassrls as bypass, r.rolcanlogin as login,
   array(select k.name from known k where k.setrole = r.oid and k.name <> 'statement_timeout' order by k.name) as names,

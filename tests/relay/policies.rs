@@ -862,6 +862,40 @@ async fn nothing_that_a_user_makes_keeps_the_catalogue_from_being_read() {
         .await;
 }
 
+/// What is set for a role is set for requests as it. Both sides must take their bytes for the same: reads of letters
+/// that are not ASCII failed, and writes were stored as others.
+#[tokio::test]
+async fn an_encoding_that_is_set_for_a_role_changes_no_letter() {
+    let database = database().await;
+    database.sql(ROLES).await;
+    database
+        .sql(
+            "do $$ begin execute format('alter role member in database %I set client_encoding = ''WIN1252''', current_database()); end $$",
+        )
+        .await;
+    let relay = relay(&database).await;
+    database
+        .sql(
+            "create table words (id int primary key, word text); select rowcast.watch('words'); \
+             grant select, insert on words to member",
+        )
+        .await;
+    let bearer = format!("Bearer {}", token("member", &[]).await);
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("content-type", "application/json"),
+    ];
+    let body = "{\"id\":1,\"word\":\"Käse €\"}";
+    let written = relay
+        .request(hyper::Method::POST, "/rest/v1/words", &headers, body)
+        .await;
+    assert_eq!(written.status, 201, "{}", written.body);
+    assert_eq!(database.one("select word from words").await, "Käse €");
+    let path = "/rest/v1/words?word=like.K%C3%A4se*";
+    let read = relay.request(hyper::Method::GET, path, &headers, "").await;
+    assert_eq!(read.body, format!("[{body}]"));
+}
+
 #[tokio::test]
 async fn a_relay_that_slept_while_the_log_was_trimmed_shows_the_state() {
     let (database, relay) = world().await;
