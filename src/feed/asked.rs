@@ -106,7 +106,7 @@ pub struct Question {
 /// Why a question has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unanswered {
-    /// Asking the same again is of no use: permissions or definitions have changed.
+    /// Asking the same again is of no use: permissions or definitions have changed, or the rows cannot be told.
     Anew,
     /// It is to be asked again.
     Failed,

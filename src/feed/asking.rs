@@ -36,8 +36,8 @@ enum NoAnswer {
 }
 
 impl NoAnswer {
-    /// Asking the same again is of no use: permissions or definitions have changed, or a value is none that the
-    /// view's own casts take. A read is answered by the error then, and so is a stream that begins anew.
+    /// Asking the same again is of no use: permissions or definitions have changed, a value is none that the view's
+    /// own casts take, or a policy fails. A read is answered by the error then, and so is a stream that begins anew.
     fn is_final(&self) -> bool {
         let (Self::Transaction(TransactionError::Failed(error))
         | Self::Ask(AskError::Query(error))) = self
@@ -47,14 +47,17 @@ impl NoAnswer {
                 Self::Ask(AskError::Anew) | Self::Transaction(TransactionError::Moved)
             );
         };
-        error.code().is_some_and(|code| {
-            // Class 22, data exceptions, those of parameters among them.
-            code.code().starts_with("22")
-                || *code == SqlState::INSUFFICIENT_PRIVILEGE
-                || *code == SqlState::UNDEFINED_COLUMN
-                || *code == SqlState::UNDEFINED_TABLE
-        })
+        error.code().is_some_and(|code| !passes(code))
     }
+}
+
+/// Whether an error may be gone when the same is asked again: one of the connection, of others who were in the way, of
+/// room, of a time limit, or of the server itself. From version 16 on a snapshot is an undefined object once the
+/// connection has ended that exported it. What a policy or a filter makes of the rows has any other code.
+fn passes(code: &SqlState) -> bool {
+    let class = code.code().get(..2).unwrap_or_default();
+    ["08", "25", "40", "53", "55", "57", "58", "XX"].contains(&class)
+        || *code == SqlState::UNDEFINED_OBJECT
 }
 
 impl Feed {

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::harness::{Screen, database};
+use crate::policies::{self, ROLES};
 
 const TASKS: &str = "create table tasks (id int primary key, board_id int not null, title text); select rowcast.watch('tasks')";
 
@@ -93,6 +94,53 @@ async fn a_view_that_cannot_be_asked_for_a_value_ends_with_the_error_of_a_read()
     database.sql("update notes set note = '9'").await;
     let (_stream, screen) = relay.shown(path).await;
     assert_eq!(screen.rows["1"], json!({"id": 1, "number": 9}));
+}
+
+/// A policy that raises an error, and one that finds two rows where it wants one: the screen was told that it is behind,
+/// for ever, and not why.
+#[tokio::test]
+async fn a_view_whose_policy_fails_for_a_row_ends_with_the_error_of_a_read() {
+    let database = database().await;
+    database.sql(ROLES).await;
+    let relay = policies::relay(&database).await;
+    for (table, fails, code) in [
+        ("raised", "raise 'this note is not good'", "P0001"),
+        (
+            "doubled",
+            "return (select true from generate_series(1, 2))",
+            "21000",
+        ),
+    ] {
+        database
+            .sql(&format!(
+                "create function {table}(note text) returns boolean language plpgsql stable as $$ \
+                 begin if note = 'good' then return true; end if; {fails}; end $$; \
+                 create table {table} (id int primary key, note text); grant select on {table} to visitor; \
+                 alter table {table} enable row level security; create policy good on {table} using ({table}(note)); \
+                 select rowcast.depends('{table}'); select rowcast.watch('{table}'); \
+                 insert into {table} values (1, 'good')"
+            ))
+            .await;
+        let path = format!("/rest/v1/{table}");
+        let (mut stream, mut screen) = relay.shown(&path).await;
+        let txid = database
+            .commit(&format!("insert into {table} values (2, 'good')"))
+            .await;
+        screen.reach(&mut stream, &txid).await;
+        database
+            .sql(&format!("update {table} set note = 'bad' where id = 2"))
+            .await;
+        let told = stream.until(|event| event.data.contains("error")).await;
+        let read = relay.get(&path).await;
+        assert_eq!(read.json()["code"], code);
+        assert_eq!(told.json()["error"]["code"], code, "{told:?}");
+        assert_eq!(stream.next().await, None);
+        database
+            .sql(&format!("update {table} set note = 'good' where id = 2"))
+            .await;
+        let (_stream, screen) = relay.shown(&path).await;
+        assert_eq!(screen.rows.len(), 2);
+    }
 }
 
 /// Keys are looked for by their text, and of these types JSON shows another one, or the log has.
