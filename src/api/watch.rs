@@ -23,7 +23,7 @@ use crate::postgres::transaction::{self, Context, Terms};
 use crate::postgres::untyped::untyped;
 use crate::rows::Error;
 use crate::rows::plan::{Read, Selection};
-use crate::rows::request::{Range, Request};
+use crate::rows::request::{Preferences, Range, Request};
 use crate::rows::statement::{self, Key};
 use crate::schema::catalog::{Catalog, Column, Table};
 use crate::view::asking::Asking;
@@ -56,6 +56,7 @@ pub(super) async fn make(
         }
     })?;
     possible(&read)?;
+    in_utc(&request.preferences)?;
     let candidates: Vec<Option<Candidate<'_>>> = read
         .plain_conditions()
         .map(|condition| Candidate::of(condition?, &read.table))
@@ -181,6 +182,20 @@ impl Seen {
                 .collect(),
         };
         selectable && read.select.is_plain() && shown.into_iter().all(stable)
+    }
+}
+
+/// Changes are told as the log has them, in UTC, and so is the state before, and what a filter says of times. Whoever
+/// insists on another zone is not left to read them as his.
+fn in_utc(preferences: &Preferences) -> Result<(), Cannot> {
+    match &preferences.timezone {
+        Some(zone) if preferences.strict == Some(true) && !zone.eq_ignore_ascii_case("utc") => {
+            let preference = format!("timezone={zone}");
+            let details = format!("the times of a stream are in UTC: {preference}");
+            let problem = Problem::of_rows(&Error::Preferences(vec![preference]));
+            Err(Cannot::Ever(problem.details(details)))
+        }
+        _ => Ok(()),
     }
 }
 

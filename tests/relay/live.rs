@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Screen, database};
+use crate::harness::{Screen, Stream, database};
 use crate::policies::{self, ROLES};
 
 const TASKS: &str = "create table tasks (id int primary key, board_id int not null, title text); select rowcast.watch('tasks')";
@@ -140,6 +140,27 @@ async fn a_view_whose_policy_fails_for_a_row_ends_with_the_error_of_a_read() {
             .await;
         let (_stream, screen) = relay.shown(&path).await;
         assert_eq!(screen.rows.len(), 2);
+    }
+}
+
+/// Images are in UTC. A read shows and takes times as in the zone that it asks for; a stream that insisted on one was
+/// given other times and other rows.
+#[tokio::test]
+async fn a_stream_that_insists_on_another_zone_than_utc_is_refused() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql("create table times (id int primary key, at timestamptz); select rowcast.watch('times')")
+        .await;
+    let url = format!("{}/rest/v1/times?at=gt.2026-01-01", relay.url);
+    for (prefer, status) in [
+        ("handling=strict, timezone=Asia/Tokyo", 400),
+        ("handling=strict, timezone=Mars/Base", 400),
+        ("handling=strict, timezone=UTC", 200),
+        ("timezone=Asia/Tokyo", 200),
+    ] {
+        let stream = Stream::with(&url, None, &[("prefer", prefer)]).await;
+        assert_eq!(stream.status, status, "{prefer}");
     }
 }
 
