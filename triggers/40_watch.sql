@@ -348,8 +348,10 @@ begin
     (select string_agg(r.relid::text, ',' order by r.relid) from rowcast.tree(rel) as r (relid)),
     (select string_agg(i.inhrelid::text, ',' order by i.inhrelid) from pg_inherits i
      where i.inhparent = rel and not i.inhdetachpending),
-    (select string_agg(m.roleid || ' ' || m.member, ',' order by m.roleid, m.member)
-     from pg_auth_members m),
+    -- Since version 16 each membership says itself whether it is inherited and may be taken.
+    (select string_agg(m.said, ',' order by m.roleid, m.member, m.said)
+     from (select a.roleid, a.member, concat_ws(' ', a.roleid, a.member, to_json(a) ->> 'inherit_option', to_json(a) ->> 'set_option') as said
+           from pg_auth_members a) m),
     (select string_agg(o.oid::text, ',' order by o.oid) from pg_roles o where o.rolsuper or o.rolbypassrls),
     (select string_agg(o.oid::text, ',' order by o.oid) from pg_roles o where not o.rolinherit),
     -- Of roles that somebody may take: whether they can log in, and what is set for them.

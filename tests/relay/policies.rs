@@ -311,6 +311,55 @@ async fn a_stream_ends_when_its_role_is_one_that_is_never_taken_and_follows_what
         .await;
 }
 
+/// Since PostgreSQL 16 that is said of each membership, by which a table may be read and policies hold. The roles are made
+/// for it: what is changed of ones that others use would be seen by their tests.
+#[tokio::test]
+async fn a_stream_ends_when_what_its_role_may_is_no_longer_inherited() {
+    let (database, relay) = world().await;
+    let version = database
+        .one("select current_setting('server_version_num')::int / 10000")
+        .await;
+    if version.parse::<u32>().unwrap() < 16 {
+        return;
+    }
+    let [role, team] = ["heir", "team"].map(|name| format!("{name}_{}", std::process::id()));
+    database
+        .sql(&format!(
+            "create role {role} nologin; create role {team} nologin; grant {role} to api_login; grant {team} to {role}; \
+             create table plans (id int primary key); grant select on plans to {team}; \
+             create table shared (id int primary key); grant select on shared to {role}; \
+             alter table shared enable row level security; create policy team on shared to {team} using (true); \
+             insert into plans values (1); insert into shared values (1); \
+             select rowcast.watch('plans'), rowcast.watch('shared')"
+        ))
+        .await;
+    let ann = token(&role, &["sub=ann"]).await;
+    let all = BTreeMap::from([("1".to_owned(), json!({"id": 1}))]);
+    let mut plans = Watcher::of(&relay, "/rest/v1/plans", &ann, None).await;
+    plans.shows("the plans", &all).await;
+    let mut shared = Watcher::of(&relay, "/rest/v1/shared", &ann, None).await;
+    shared.shows("what is shared", &all).await;
+    database
+        .sql(&format!("revoke inherit option for {team} from {role}"))
+        .await;
+    let told = plans
+        .stream
+        .until(|event| event.data.contains("error"))
+        .await;
+    assert_eq!(told.json()["error"]["code"], "42501", "{told:?}");
+    shared.shows("nothing", &BTreeMap::new()).await;
+    database
+        .sql(&format!("grant {team} to {role} with inherit true"))
+        .await;
+    shared.shows("what is shared again", &all).await;
+    drop(relay);
+    database
+        .sql(&format!(
+            "drop owned by {role}, {team}; drop role {role}; drop role {team}"
+        ))
+        .await;
+}
+
 #[tokio::test]
 async fn a_role_that_comes_to_be_one_that_is_never_taken_is_refused_where_nothing_is_watched() {
     let database = database().await;
