@@ -22,6 +22,7 @@ use crate::causes::Causes;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Connection, Target};
+use crate::postgres::pool::NOTICE_WHEN_GONE;
 use crate::postgres::quote;
 use crate::schema::reload::Word;
 use crate::shutdown::{AbortOnDrop, Shutdown};
@@ -34,6 +35,9 @@ pub const DEFINITIONS: &str = "pgrst";
 const CANARY: Duration = Duration::from_secs(5);
 /// How long the proof may take.
 const CANARY_DEADLINE: Duration = Duration::from_secs(5);
+/// What we notify is nothing that could be lost, and whoever notifies waits for whoever did before: with a standby that
+/// is slow to answer, or gone, each of our notifications would hold up the writers that ring.
+const SETTINGS: &str = "set synchronous_commit = off";
 /// Notifications waiting to be handed on. Bare NOTIFYs beyond it are dropped: they are live only,
 /// and a listener that stops reading would hold up the whole cluster.
 const WAITING: usize = 1024;
@@ -109,9 +113,10 @@ impl Doorbell {
         let (client, connection) = self.target.connect("rowcast doorbell").await?;
         let (notices, mut incoming) = mpsc::channel(WAITING);
         let _reader = AbortOnDrop(tokio::spawn(read(connection, notices)));
+        let _where_it_can = client.batch_execute(NOTICE_WHEN_GONE).await;
         client
             .batch_execute(&format!(
-                "listen {}; listen {}",
+                "{SETTINGS}; listen {}; listen {}",
                 quote::identifier(CHANNEL),
                 quote::identifier(DEFINITIONS)
             ))
@@ -124,7 +129,6 @@ impl Doorbell {
         self.hearing.send_modify(|hearing| hearing.listening = true);
         self.metrics.listener_connected.set(1);
         info!("listening");
-        backoff.reset();
         // Whatever was committed while nobody listened.
         self.bell.notify_one();
         self.definitions.missed();
@@ -137,6 +141,7 @@ impl Doorbell {
                 notice = incoming.recv() => {
                     let notice: Notification = notice.ok_or(DoorbellError::Closed)?;
                     silent_since = None;
+                    backoff.reset();
                     match notice.channel() {
                         // Our own, or another relay's canary: nothing was committed.
                         CHANNEL if notice.process_id() == own || is_canary(notice.payload()) => {}

@@ -19,6 +19,7 @@ use crate::causes::Causes;
 use crate::cursor::Xid;
 use crate::metrics::{Metrics, Reason};
 use crate::postgres::connect::{ConnectError, Target};
+use crate::postgres::pool::NOTICE_WHEN_GONE;
 use crate::schema::migrate;
 use crate::shutdown::AbortOnDrop;
 use machine::{Act, Command, Event, Machine, State};
@@ -32,8 +33,6 @@ const PING: Duration = Duration::from_secs(1);
 /// and a limit for statements would take the lead as well.
 const SETTINGS: &str = "set search_path = pg_catalog, pg_temp; set statement_timeout = 0; \
      set idle_session_timeout = '5s'; set lock_timeout = '3s'";
-/// Not every operating system can do this.
-const NOTICE_WHEN_GONE: &str = "set client_connection_check_interval = '1s'";
 
 /// The lead and the lock are both of one session, so that whoever gets the lead knows that the lock
 /// of the one before is free, or is so at once. The lock's key is the one in `triggers/10_bell.sql`.

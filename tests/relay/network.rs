@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
-use crate::harness::{Database, Relay, Screen, Stream, database, eventually};
+use crate::harness::{Database, Relay, Screen, Server, Stream, command, database, eventually};
 use crate::wire::count;
 
 /// What becomes of bytes that the server sends.
@@ -250,4 +250,43 @@ async fn a_foreign_listener_that_is_stuck_is_seen_and_delays_nobody() {
     })
     .await;
     stuck.batch_execute("rollback").await.unwrap();
+}
+
+/// A session of the relay under this name that waits for a lock, and does not give it up by itself.
+async fn waiting(database: &Database, name: &str) -> String {
+    let sql = format!(
+        "select pid from pg_stat_activity where application_name = '{name}' and datname = current_database() \
+         and wait_event_type = 'Lock' and state_change < clock_timestamp() - interval '2 s'"
+    );
+    eventually("a session that waits", async || {
+        Some(database.one(&sql).await).filter(|pid| !pid.is_empty())
+    })
+    .await
+}
+
+async fn ends(database: &Database, pid: &str) {
+    let sql = format!("select exists (select from pg_stat_activity where pid = {pid})");
+    eventually("the end of a session that nobody listens to", async || {
+        (database.one(&sql).await == "f").then_some(())
+    })
+    .await;
+}
+
+/// As while somebody rewrites it by VACUUM FULL.
+#[tokio::test]
+async fn who_waits_for_a_locked_log_in_vain_leaves_no_session_behind() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/tasks").await;
+    let locking = database.client().await;
+    locking
+        .batch_execute("begin; lock table rowcast.log")
+        .await
+        .unwrap();
+    let waits = waiting(&database, "rowcast feed").await;
+    ends(&database, &waits).await;
+    locking.batch_execute("rollback").await.unwrap();
+    let txid = database.commit("insert into tasks values (1)").await;
+    screen.reach(&mut stream, &txid).await;
 }
