@@ -857,6 +857,22 @@ async fn replication(client: &Client, findings: &mut Findings) -> Asked<()> {
             );
         }
     }
+    // A login without pg_read_all_stats sees its own sessions, such as the relay's.
+    let waiting = "select count(*), round(extract(epoch from max(clock_timestamp() - xact_start))) from pg_stat_activity \
+        where wait_event = 'SyncRep' having max(clock_timestamp() - xact_start) > interval '5 s'";
+    for row in rows(client, waiting).await? {
+        findings.add(
+            Level::Problem,
+            "standby",
+            format!(
+                "{} sessions wait in their commit for a synchronous standby, one for {} s",
+                cell(&row, 0),
+                cell(&row, 1)
+            ),
+            "no write comes to its end, and no screen shows what was written",
+            "the standby back; or: alter system set synchronous_standby_names = ''; select pg_reload_conf();",
+        );
+    }
     let published = "select string_agg(pubname, ', ') from pg_publication where puballtables";
     let published = text(client, published).await?;
     if !published.is_empty() {

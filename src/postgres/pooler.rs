@@ -66,9 +66,14 @@ pub async fn found(target: &Target) -> Result<Option<String>, PoolerError> {
     if !hears {
         return Ok(None);
     }
-    match two.batch_execute(&format!("notify {channel}")).await {
+    // Whoever notifies waits for whoever did before, and a commit for its standby: for ever, where that is gone.
+    let notify = format!(
+        "begin; set local synchronous_commit = off; set local lock_timeout = '{}s'; notify {channel}; commit",
+        PATIENCE.as_secs()
+    );
+    match two.batch_execute(&notify).await {
         Ok(()) => {}
-        // A queue that is full tells nothing, and the relay is what cures it.
+        // A queue that is full or locked tells nothing, and of the first the relay is the cure.
         Err(error) if error.code().is_some() => return Ok(None),
         Err(error) => return Err(error.into()),
     }

@@ -290,3 +290,49 @@ async fn who_waits_for_a_locked_log_in_vain_leaves_no_session_behind() {
     let txid = database.commit("insert into tasks values (1)").await;
     screen.reach(&mut stream, &txid).await;
 }
+
+/// Whoever notifies waits until all who did before have committed.
+#[tokio::test]
+async fn commits_that_wait_for_a_standby_take_no_connections_and_stop_nobody_who_asks() {
+    let server = Server::start(&[]).await;
+    let database = server.database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/tasks").await;
+    database
+        .sql("alter system set synchronous_standby_names = 'gone'")
+        .await;
+    database.sql("select pg_reload_conf()").await;
+    eventually("the setting", async || {
+        (database.one("show synchronous_standby_names").await == "gone").then_some(())
+    })
+    .await;
+    let writer = database.client().await;
+    let writing = tokio::spawn(async move {
+        writer
+            .batch_execute("notify elsewhere; insert into tasks values (1)")
+            .await
+    });
+    let waits = waiting(&database, "rowcast doorbell").await;
+    ends(&database, &waits).await;
+
+    let doctor = ["doctor", "--database-url", &database.url];
+    let doctor = command().args(doctor).output();
+    let doctor = tokio::time::timeout(Duration::from_secs(30), doctor).await;
+    let said = String::from_utf8(doctor.expect("an answer").unwrap().stdout).unwrap();
+    assert!(
+        said.contains("wait in their commit for a synchronous standby"),
+        "{said}"
+    );
+    let another = database.relay().await;
+    assert_eq!(another.get("/readyz").await.status, 200);
+
+    database
+        .sql("alter system reset synchronous_standby_names")
+        .await;
+    database.sql("select pg_reload_conf()").await;
+    writing.await.unwrap().unwrap();
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 1)
+        .await;
+}
