@@ -157,6 +157,8 @@ impl<'a> Candidate<'a> {
 #[derive(Debug)]
 pub struct Seen {
     row_security: bool,
+    /// Whether the table's schema is open to the role: without it no column is seen, whatever is granted.
+    schema: bool,
     columns: Vec<String>,
     values: Vec<String>,
     /// That PostgreSQL can run the statement, once somebody has tried.
@@ -272,6 +274,25 @@ fn question(read: &Read, identity: &Identity) -> Name {
 /// A column that is shown and may not be seen will not be seen a moment later either, unless
 /// somebody grants it.
 fn permitted(read: &Read, seen: &Seen, identity: &Identity) -> Result<(), Cannot> {
+    let refused = |message: String, hint: String| {
+        Err(Cannot::Now(
+            Problem::new(StatusCode::UNAUTHORIZED, "42501", message)
+                .hint(hint)
+                .seen_by(identity),
+        ))
+    };
+    if !seen.schema {
+        let schema = &read.table.schema;
+        let role = identity.role.as_deref().map(quote::identifier);
+        return refused(
+            format!("permission denied for schema {schema}"),
+            format!(
+                "grant usage on schema {} to {};",
+                quote::identifier(schema),
+                role.as_deref().unwrap_or("the login of requests")
+            ),
+        );
+    }
     let needed: Vec<&str> = match &read.select {
         Selection::All => read.table.columns.iter().map(|c| c.name.as_str()).collect(),
         Selection::Columns(outputs) => outputs.iter().map(|o| o.column.as_str()).collect(),
@@ -290,14 +311,11 @@ fn permitted(read: &Read, seen: &Seen, identity: &Identity) -> Result<(), Cannot
     } else {
         format!("permission denied for column {missing} of {table}")
     };
-    Err(Cannot::Now(
-        Problem::new(StatusCode::UNAUTHORIZED, "42501", message)
-            .hint(
-                "grant select on what is shown and on the primary key, \
-                 or name other columns in select",
-            )
-            .seen_by(identity),
-    ))
+    refused(
+        message,
+        "grant select on what is shown and on the primary key, or name other columns in select"
+            .to_owned(),
+    )
 }
 
 fn by_images(read: Read, context: Context, matcher: Matcher) -> View {
@@ -496,11 +514,11 @@ fn cast(column: &Column) -> String {
 }
 
 const SEES: &str = "select pg_catalog.row_security_active($1::pg_catalog.oid), \
+     pg_catalog.has_schema_privilege( \
+       (select c.relnamespace from pg_catalog.pg_class c where c.oid = $1::pg_catalog.oid), 'usage'), \
      array(select a.attname::pg_catalog.text from pg_catalog.pg_attribute a \
            where a.attrelid = $1::pg_catalog.oid and a.attnum > 0 and not a.attisdropped \
-             and pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'select') \
-             and pg_catalog.has_schema_privilege( \
-               (select c.relnamespace from pg_catalog.pg_class c where c.oid = a.attrelid), 'usage'))";
+             and pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'select'))";
 
 /// Asks as the watcher.
 async fn look(
@@ -537,8 +555,9 @@ async fn look(
             let seen = answer.first().ok_or(Error::Body("no answer"))?;
             Ok(Seen {
                 row_security: seen.try_get(0)?,
-                columns: seen.try_get(1)?,
-                values: seen.try_get(2)?,
+                schema: seen.try_get(1)?,
+                columns: seen.try_get(2)?,
+                values: seen.try_get(3)?,
                 sensible: OnceCell::new(),
             })
         })

@@ -267,6 +267,27 @@ async fn a_revoked_grant_ends_the_stream_and_a_new_policy_changes_it() {
     assert_eq!(screen.stream.next().await, None);
 }
 
+/// As after `pg_restore --clean`, which makes the schema anew without what everybody may do in it.
+#[tokio::test]
+async fn a_stream_is_told_that_it_is_the_schema_that_is_closed() {
+    let (database, relay) = world().await;
+    let ann = token("member", &["sub=ann"]).await;
+    database
+        .sql("revoke usage on schema public from public")
+        .await;
+    let mut screen = Watcher::of(&relay, PATH, &ann, None).await;
+    let refused = screen
+        .stream
+        .until(|event| event.data.contains("42501"))
+        .await;
+    let error = &refused.json()["error"];
+    assert_eq!(error["message"], "permission denied for schema public");
+    assert_eq!(
+        error["hint"],
+        "grant usage on schema \"public\" to \"member\";"
+    );
+}
+
 /// The role is made for it: what is changed of one that others use would be seen by their tests.
 #[tokio::test]
 async fn a_stream_ends_when_its_role_is_one_that_is_never_taken_and_follows_what_is_set_for_it() {
