@@ -76,7 +76,7 @@ enum DoorbellError {
     #[error("the listening connection failed")]
     Query(#[from] tokio_postgres::Error),
     #[error("the listening connection was closed")]
-    Closed,
+    Closed(#[source] Option<tokio_postgres::Error>),
     #[error("a notification to ourselves did not come back in time")]
     Silent,
 }
@@ -112,7 +112,7 @@ impl Doorbell {
     ) -> Result<std::convert::Infallible, DoorbellError> {
         let (client, connection) = self.target.connect("rowcast doorbell").await?;
         let (notices, mut incoming) = mpsc::channel(WAITING);
-        let _reader = AbortOnDrop(tokio::spawn(read(connection, notices)));
+        let mut reader = AbortOnDrop(tokio::spawn(read(connection, notices)));
         let _where_it_can = client.batch_execute(NOTICE_WHEN_GONE).await;
         client
             .batch_execute(&format!(
@@ -139,7 +139,10 @@ impl Doorbell {
             let deadline = silent_since.map(|since| since + CANARY_DEADLINE);
             tokio::select! {
                 notice = incoming.recv() => {
-                    let notice: Notification = notice.ok_or(DoorbellError::Closed)?;
+                    let Some(notice) = notice else {
+                        let reason = (&mut reader.0).await;
+                        return Err(DoorbellError::Closed(reason.ok().flatten()));
+                    };
                     silent_since = None;
                     backoff.reset();
                     match notice.channel() {
@@ -158,7 +161,7 @@ impl Doorbell {
                     }
                 }
                 changed = self.wanted.changed() => {
-                    changed.map_err(|_| DoorbellError::Closed)?;
+                    changed.map_err(|_| DoorbellError::Closed(None))?;
                     self.listen(&client).await?;
                 }
                 _tick = canary.tick() => {
@@ -227,8 +230,12 @@ fn is_canary(payload: &str) -> bool {
     !payload.is_empty() && payload.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Drives the connection and hands its notifications on. It never waits for who takes them.
-async fn read(mut connection: Connection, notices: mpsc::Sender<Notification>) {
+/// Drives the connection and hands its notifications on. It never waits for who takes them. Returns what the
+/// server said when it ended the connection.
+async fn read(
+    mut connection: Connection,
+    notices: mpsc::Sender<Notification>,
+) -> Option<tokio_postgres::Error> {
     // One line a second: anybody may flood a channel, and the log is not to be flooded with it.
     let (mut cut, mut told) = (0_u64, None::<tokio::time::Instant>);
     loop {
@@ -243,10 +250,11 @@ async fn read(mut connection: Connection, notices: mpsc::Sender<Notification>) {
                         told = Some(tokio::time::Instant::now());
                     }
                 }
-                Err(mpsc::error::TrySendError::Closed(_)) => return,
+                Err(mpsc::error::TrySendError::Closed(_)) => return None,
             },
             Some(Ok(_)) => {}
-            Some(Err(_)) | None => return,
+            Some(Err(error)) => return Some(error),
+            None => return None,
         }
     }
 }

@@ -201,8 +201,26 @@ impl Feed {
             *is_mixed = false;
         }
         let (client, connection) = self.parts.target.connect("rowcast feed").await?;
-        let driver = tokio::spawn(connection);
-        let _stop_driver = AbortOnDrop(driver);
+        let mut driver = AbortOnDrop(tokio::spawn(connection));
+        let Err(error) = self.read(client, backoff, is_first).await;
+        // A statement is told that the connection is closed, and the connection why.
+        Err(match error {
+            FeedError::Log(LogError::Query(closed)) if closed.is_closed() => {
+                let reason = in_time(&mut driver.0).await;
+                let reason = reason.ok().and_then(Result::ok).and_then(Result::err);
+                LogError::Query(reason.unwrap_or(closed)).into()
+            }
+            error => error,
+        })
+    }
+
+    /// What is done with the connection. Returns only with the reason of its end.
+    async fn read(
+        &self,
+        client: Client,
+        backoff: &mut Backoff,
+        is_first: &mut bool,
+    ) -> Result<std::convert::Infallible, FeedError> {
         // Rows that are read again must look like images, and no function of a table's owner may be
         // taken for one of PostgreSQL's.
         let settings = format!("{}; set search_path = pg_catalog, pg_temp; {OWN}", pinned());

@@ -1,6 +1,6 @@
 //! A database that dies and comes back costs screens a moment, and never the truth.
 
-use crate::harness::{Database, Event, Relay, Screen, Server, eventually, signal};
+use crate::harness::{Database, Event, Relay, Screen, Server, database, eventually, signal};
 
 const TASKS: &str = "create table tasks (id int primary key, title text);
     insert into tasks values (1, 'before'); select rowcast.watch('tasks')";
@@ -163,6 +163,31 @@ async fn what_keeps_a_relay_from_coming_back_is_told() {
             let mut lines = said.lines();
             let why = |line: &str| line.contains(told) && line.contains("not permitted to log in");
             lines.any(why).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_why_the_server_ended_a_connection() {
+    let database = database().await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let _relay = Relay::logged(&database, &[], log.path()).await;
+    for (name, told) in [
+        ("feed", "the log could not be read"),
+        ("doorbell", "the listening connection was closed"),
+    ] {
+        let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database()";
+        eventually("a connection", async || {
+            let cut = format!("{cut} and application_name = 'rowcast {name}'");
+            (database.one(&cut).await == "1").then_some(())
+        })
+        .await;
+        let told =
+            format!("{told}: db error: FATAL: terminating connection due to administrator command");
+        eventually("the reason", async || {
+            let log = std::fs::read_to_string(log.path()).unwrap();
+            log.contains(&told).then_some(())
         })
         .await;
     }
