@@ -371,13 +371,16 @@ fn watches(route: &Route, parts: &Parts) -> bool {
         }
 }
 
-/// What is refused before anything is read or asked.
+/// What is refused before anything is read or asked. What is wrong with its URL a preflight is not told: a browser
+/// asks by the same one before the request itself, and where that is refused the page hears of a network that
+/// failed, and not why.
 fn refuse(route: &Route, parts: &Parts, origin: &Origin) -> Option<Refusal> {
+    let is_preflight = cors::is_preflight(parts);
     let length = parts
         .uri
         .path_and_query()
         .map_or(0, |path| path.as_str().len());
-    if length > URI_LIMIT {
+    if length > URI_LIMIT && !is_preflight {
         return Some(Refusal::UriTooLong(URI_LIMIT));
     }
     // hyper's own limit is one of its buffer, and holds twice as much when it comes in one piece.
@@ -395,7 +398,7 @@ fn refuse(route: &Route, parts: &Parts, origin: &Origin) -> Option<Refusal> {
     if *origin == Origin::Foreign && !harmless {
         return Some(Refusal::ForeignOrigin);
     }
-    if matches!(route, Route::NotFound(_)) {
+    if matches!(route, Route::NotFound(_)) && !is_preflight {
         return Some(Refusal::NotFound);
     }
     if !route.answers(&parts.method) {

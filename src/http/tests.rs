@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::assets::Assets;
 use super::cors::Origins;
 use super::exchange::RequestId;
-use super::route::{Api, Router};
+use super::route::{Api, Router, URI_LIMIT};
 use super::server::{Drained, Incident, Limits, Peer, Server, listen};
 use super::{BodyError, Response, body};
 use crate::admission::{self, Admission, Scissors};
@@ -525,6 +525,29 @@ async fn a_listed_page_may_do_everything() {
     let watch = format!("{listed}Accept: text/event-stream\r\n");
     relay.ask("GET /rest/v1/tasks", &watch).await;
     assert_eq!(relay.asked(), ["rows DELETE tasks", "watch GET tasks"]);
+}
+
+#[tokio::test]
+async fn a_listed_page_hears_what_is_wrong_with_its_url() {
+    let relay = start(limits(), &["https://app.example"]);
+    let listed = "Origin: https://app.example\r\n";
+    let foreign = "Origin: https://elsewhere.example\r\n";
+    let asks = "Access-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: apikey\r\n";
+    let long = format!("/rest/v1/tasks?id=in.({})", "x".repeat(URI_LIMIT));
+    for (path, wanted) in [(long.as_str(), "414"), ("/rest/v1/rest/v1/tasks", "404")] {
+        // Its browser asks by the same URL first, and tells of nothing but a failed network when that is refused.
+        let line = format!("OPTIONS {path}");
+        let preflight = relay.ask(&line, &format!("{listed}{asks}")).await;
+        assert_eq!(status(&preflight), "204");
+        let answer = relay.ask(&format!("GET {path}"), listed).await;
+        assert_eq!(status(&answer), wanted);
+        assert!(answer.contains("access-control-allow-origin: https://app.example"));
+
+        let preflight = relay.ask(&line, &format!("{foreign}{asks}")).await;
+        assert_eq!(status(&preflight), "403");
+        assert_eq!(status(&relay.ask(&line, listed).await), wanted);
+    }
+    assert!(relay.asked().is_empty());
 }
 
 #[tokio::test]
