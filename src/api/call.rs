@@ -22,7 +22,7 @@ use crate::postgres::transaction::{Access, Context};
 use crate::rows::call::{Ask, Call};
 use crate::rows::execute::{self, Called, Calling, Check, Done, Ended, Operation};
 use crate::rows::once::Once;
-use crate::rows::request::Shape;
+use crate::rows::request::{Count, Shape};
 use crate::rows::{Drift, Error};
 use crate::schema::catalog::{self, Function, Returns};
 
@@ -227,6 +227,7 @@ fn result(call: &Call, called: Called, check: Check, told_end: Option<&str>) -> 
         let range = content_range(call.read.range.offset, rows.count, total);
         reply.headers.insert(CONTENT_RANGE, range);
     }
+    let count = call.read.count.filter(|_| call.is_counted());
     let zone = format!(
         "timezone={}",
         preferences.timezone.as_deref().unwrap_or_default()
@@ -235,7 +236,7 @@ fn result(call: &Call, called: Called, check: Check, told_end: Option<&str>) -> 
     applied(
         &mut reply.headers,
         [
-            ("count=exact", call.is_counted()),
+            (count.map_or("", Count::named), count.is_some()),
             (told_end.unwrap_or_default(), told_end.is_some()),
             ("handling=strict", preferences.strict == Some(true)),
             ("handling=lenient", preferences.strict == Some(false)),

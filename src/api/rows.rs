@@ -479,14 +479,7 @@ impl Job {
                 }
                 .to_owned()
             }),
-            preferences.count.map(|count| {
-                match count {
-                    Count::Exact => "count=exact",
-                    Count::Planned => "count=planned",
-                    Count::Estimated => "count=estimated",
-                }
-                .to_owned()
-            }),
+            preferences.count.map(|count| count.named().to_owned()),
             end.map(str::to_owned),
             preferences.strict.map(|strict| {
                 if strict {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Error;
 use super::body::Payload;
 use super::plan::{self, Read, Selection};
-use super::request::{Count, Item, Request, Verb, pairs};
+use super::request::{Item, Request, Verb, pairs};
 use super::statement::{Key, RESULT, Statement, array, count_rows_in, select_rows_in};
 use crate::postgres::quote::{identifier, qualified, whole_type};
 use crate::schema::catalog::{Argument, Catalog, Column, Function, Returns, Table};
@@ -218,10 +218,11 @@ impl Call {
         }
     }
 
-    /// Whether the statement tells how many there are.
+    /// Whether the statement tells how many there are. No plan knows how many rows a function will make, so
+    /// that they are counted for those who would be content with a guess, too.
     #[must_use]
     pub fn is_counted(&self) -> bool {
-        self.is_set() && self.read.count == Some(Count::Exact)
+        self.is_set() && self.read.count.is_some()
     }
 }
 

@@ -169,6 +169,18 @@ pub enum Count {
     Estimated,
 }
 
+impl Count {
+    /// As `Prefer` names it, and `Preference-Applied`.
+    #[must_use]
+    pub fn named(self) -> &'static str {
+        match self {
+            Self::Exact => "count=exact",
+            Self::Planned => "count=planned",
+            Self::Estimated => "count=estimated",
+        }
+    }
+}
+
 /// `tx=`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {

@@ -254,7 +254,9 @@ export function suite(db) {
     assert.deepEqual((await db.rpc('add', { a: 1, b: 2 }, { get: true })).data, 3)
     assert.deepEqual(ids(await db.rpc('of_board', { board: 7 }).select('id').gt('id', 1)), [2])
     assert.deepEqual(ids(await db.rpc('of_board', { board: 7 }, { get: true }).select('id').order('id', { ascending: false }).limit(1)), [2])
-    assert.equal((await db.rpc('of_board', { board: 7 }, { count: 'exact' })).count, 2)
+    for (const count of ['exact', 'planned', 'estimated']) {
+      assert.equal((await db.rpc('of_board', { board: 7 }, { count }).limit(1)).count, 2)
+    }
     const head = await db.rpc('of_board', { board: 7 }, { head: true, count: 'exact' })
     assert.deepEqual([head.error, head.count], [null, 2])
     assert.deepEqual((await db.rpc('of_board', { board: 9 }).single()).data.title, 'four')
