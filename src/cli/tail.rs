@@ -185,7 +185,7 @@ impl Follower {
                     eprintln!("-- {message}. {hint}");
                 } else if data["upToDate"] == false && !self.behind {
                     eprintln!(
-                        "-- the relay has lost the database, or is behind it; what is shown may be old"
+                        "-- the relay has lost the database, is behind it, or is still reading; what is shown may be old"
                     );
                 }
                 if let Some(current) = data["upToDate"].as_bool() {

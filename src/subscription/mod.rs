@@ -32,7 +32,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::Stream;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::backoff::Backoff;
 use crate::cursor::{Name, START};
@@ -225,8 +225,31 @@ pub struct Frames(State);
 
 enum State {
     Still(Box<Subscription>),
-    Moving(BoxFuture<'static, Box<Subscription>>),
+    /// What is said while that takes its time, where something has to be.
+    Moving(
+        BoxFuture<'static, Box<Subscription>>,
+        Option<Box<Meanwhile>>,
+    ),
     Ended,
+}
+
+/// What a stream says that is still being opened: `PostgreSQL` may take longer for a state than a screen, or a proxy,
+/// waits for a sign of life, and who comes back for it has the state read once more.
+struct Meanwhile {
+    parts: Parts,
+    /// The client's own, which it keeps.
+    id: String,
+    silence: Pin<Box<Sleep>>,
+}
+
+impl Meanwhile {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        ready!(self.silence.as_mut().poll(cx));
+        self.silence.as_mut().reset(Instant::now() + beats::EVERY);
+        let control = control::frame(&self.id, None, self.parts.state(false), "");
+        self.parts.metrics.handed.frame(control.len());
+        Poll::Ready(control)
+    }
 }
 
 /// What a stream that stands still does next.
@@ -414,6 +437,17 @@ impl Subscription {
                 return Poll::Ready(Step::Move(Move::Reopen(again)));
             }
         }
+    }
+
+    fn meanwhile(&self) -> Option<Box<Meanwhile>> {
+        let Phase::Opening(token, _) = &self.phase else {
+            return None;
+        };
+        Some(Box::new(Meanwhile {
+            parts: self.parts.clone(),
+            id: control::id(token.as_deref()).to_owned(),
+            silence: Box::pin(sleep(beats::EVERY)),
+        }))
     }
 
     /// Does what takes its time. Queues what there is to say of it.
@@ -617,14 +651,16 @@ impl Stream for Frames {
                     Step::Move(next) => {
                         let state = std::mem::replace(&mut self.0, State::Ended);
                         if let State::Still(subscription) = state {
-                            self.0 = State::Moving(Box::pin(subscription.moved(next)));
+                            let meanwhile = subscription.meanwhile();
+                            self.0 = State::Moving(Box::pin(subscription.moved(next)), meanwhile);
                         }
                     }
                 },
-                State::Moving(moving) => {
-                    let subscription = ready!(moving.as_mut().poll(cx));
-                    self.0 = State::Still(subscription);
-                }
+                State::Moving(moving, meanwhile) => match (moving.as_mut().poll(cx), meanwhile) {
+                    (Poll::Ready(subscription), _) => self.0 = State::Still(subscription),
+                    (Poll::Pending, Some(meanwhile)) => return meanwhile.poll(cx).map(Some),
+                    (Poll::Pending, None) => return Poll::Pending,
+                },
                 State::Ended => return Poll::Ready(None),
             }
         }

@@ -177,6 +177,7 @@ async fn nobody_is_told_to_be_up_to_date_by_what_was_found_out_long_ago() {
     says(&next(&mut quick).await, 12, true);
     // By now the feed and its view are at 20, which is of no use to a screen that is at 12.
     let mut slow = pin!(controls(Duration::from_secs(7)));
+    says(&next(&mut slow).await, 11, false);
     says(&next(&mut slow).await, 12, false);
     // It does not have to wait for the one that says that it is there.
     let begun = Instant::now();
@@ -255,6 +256,26 @@ async fn streams_that_began_at_different_moments_say_together_how_things_stand()
         }
         before = Some(now);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_long_for_a_state_hears_that_the_relay_is_at_it() {
+    let mut controls = pin!(controls(Duration::from_secs(29)));
+    let begun = Instant::now();
+    for signs in 1..=6 {
+        let control = next(&mut controls).await;
+        assert_eq!(begun.elapsed().as_secs(), signs * 9 / 2);
+        // With the place that it came from, and would come back from.
+        let id = format!(".{}\n", at(11));
+        let waits = r#"{"upToDate":false,"lag_ms":"#;
+        assert!(
+            control.contains(&id) && control.contains(waits),
+            "{control}"
+        );
+    }
+    let there = next(&mut controls).await;
+    assert_eq!(begun.elapsed().as_secs(), 29);
+    assert!(there.contains(&format!(".{}\n", at(12))), "{there}");
 }
 
 #[tokio::test(start_paused = true)]

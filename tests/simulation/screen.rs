@@ -362,9 +362,14 @@ impl Screen {
         if id == START {
             return Ok(());
         }
+        let own = self.id.as_deref() == Some(id);
+        if self.phase == Phase::Joining && own && control["upToDate"] == false {
+            // What there is to say is still being found out, and nobody may have looked at the id yet.
+            return Ok(());
+        }
         if self.must_reset {
             // Nobody has looked at it yet, and it stays the client's own.
-            if control["closing"] == true && self.id.as_deref() == Some(id) {
+            if control["closing"] == true && own {
                 return Ok(());
             }
             return Err("goes on from an id that means nothing here".to_owned());
