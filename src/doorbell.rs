@@ -23,6 +23,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Connection, Target};
 use crate::postgres::pool::NOTICE_WHEN_GONE;
+use crate::postgres::pooler::{PoolerError, Suspicion};
 use crate::postgres::quote;
 use crate::schema::reload::Word;
 use crate::shutdown::{AbortOnDrop, Shutdown};
@@ -73,6 +74,8 @@ pub struct Doorbell {
 enum DoorbellError {
     #[error("the database cannot be reached")]
     Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Pooler(#[from] PoolerError),
     #[error("the listening connection failed")]
     Query(#[from] tokio_postgres::Error),
     #[error("the listening connection was closed")]
@@ -85,10 +88,11 @@ impl Doorbell {
     /// Listens until the stop signal.
     pub async fn run(mut self, shutdown: Shutdown) {
         let mut backoff = Backoff::new();
+        let mut suspicion = Suspicion::default();
         loop {
             let error = tokio::select! {
                 () = async { shutdown.begun().await; } => return,
-                Err(error) = self.session(&mut backoff) => error,
+                Err(error) = self.session(&mut backoff, &mut suspicion) => error,
             };
             self.health.set_listener(false);
             self.hearing
@@ -96,7 +100,14 @@ impl Doorbell {
             self.metrics.listener_connected.set(0);
             self.metrics.listener_reconnects.inc();
             self.listening.send_replace(BTreeSet::new());
+            suspicion.hear(&error);
+            if matches!(error, DoorbellError::Silent) {
+                suspicion.raise();
+            }
+            let is_pooled = matches!(error, DoorbellError::Pooler(PoolerError::Mixes(_)));
             let error = Causes(&error).to_string();
+            self.health
+                .refuse("doorbell", is_pooled.then(|| error.clone()));
             if backoff.is_news(&error) {
                 warn!(error, "the doorbell is silent");
             } else {
@@ -109,7 +120,9 @@ impl Doorbell {
     async fn session(
         &mut self,
         backoff: &mut Backoff,
+        suspicion: &mut Suspicion,
     ) -> Result<std::convert::Infallible, DoorbellError> {
+        suspicion.settle(&self.target).await?;
         let (client, connection) = self.target.connect("rowcast doorbell").await?;
         let (notices, mut incoming) = mpsc::channel(WAITING);
         let mut reader = AbortOnDrop(tokio::spawn(read(connection, notices)));
@@ -125,6 +138,7 @@ impl Doorbell {
             .query_one("select pg_backend_pid()", &[])
             .await?
             .get::<_, i32>(0);
+        self.health.refuse("doorbell", None);
         self.health.set_listener(true);
         self.hearing.send_modify(|hearing| hearing.listening = true);
         self.metrics.listener_connected.set(1);

@@ -31,7 +31,7 @@ use crate::log::{self, Batch, Bounds, LogError, Place, Prepared, in_time};
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Target};
 use crate::postgres::pool::{NOTICE_WHEN_GONE, OWN, Pool, pinned};
-use crate::postgres::pooler::{self, PoolerError};
+use crate::postgres::pooler::{PoolerError, Suspicion};
 use crate::schema::catalog::Catalog;
 use crate::schema::handle::{CatalogError, Handle};
 use crate::schema::upkeep::is_unordered;
@@ -89,11 +89,6 @@ enum FeedError {
         "the schema rowcast is not there, or is not for this login (try: rowcast doctor, with the relay's settings)"
     )]
     Missing(#[source] tokio_postgres::Error),
-    #[error(
-        "a transaction pooler stands in front of the database, and mixes sessions (found: {0}; \
-         try: the server's own address, or a pool in session mode)"
-    )]
-    Pooled(String),
     #[error(transparent)]
     Pooler(#[from] PoolerError),
     #[error(transparent)]
@@ -111,23 +106,9 @@ impl FeedError {
             Self::Standby
                 | Self::Unordered(_)
                 | Self::Missing(_)
-                | Self::Pooled(_)
+                | Self::Pooler(PoolerError::Mixes(_))
                 | Self::Connect(ConnectError::Behind { .. })
         )
-    }
-
-    /// Whether statements were prepared in another session than they were asked for in: a pooler that kept
-    /// sessions whole when we began may not any more.
-    fn tells_of_mixed_sessions(&self) -> bool {
-        let codes = [
-            SqlState::INVALID_SQL_STATEMENT_NAME,
-            SqlState::DUPLICATE_PSTATEMENT,
-            SqlState::PROTOCOL_VIOLATION,
-        ];
-        let error: &(dyn std::error::Error + 'static) = self;
-        std::iter::successors(Some(error), |error| error.source())
-            .filter_map(|error| error.downcast_ref::<tokio_postgres::Error>()?.code())
-            .any(|code| codes.contains(code))
     }
 }
 
@@ -165,15 +146,15 @@ impl Feed {
         let _stop_crier = AbortOnDrop(crier);
         let mut backoff = Backoff::new();
         let mut is_first = true;
-        let mut is_mixed = false;
+        let mut suspicion = Suspicion::default();
         loop {
             let ended = tokio::select! {
                 () = async { shutdown.begun().await; } => return,
-                ended = self.session(&mut backoff, &mut is_first, &mut is_mixed) => ended,
+                ended = self.session(&mut backoff, &mut is_first, &mut suspicion) => ended,
             };
             self.parts.health.lost();
             let Err(error) = ended;
-            is_mixed |= error.tells_of_mixed_sessions();
+            suspicion.hear(&error);
             let refusal = error.is_refusal().then(|| Causes(&error).to_string());
             self.parts.health.refuse("feed", refusal);
             let error = Causes(&error).to_string();
@@ -186,20 +167,14 @@ impl Feed {
         }
     }
 
-    /// One connection's life. Returns only with the reason of its end. Where sessions may be mixed it is asked
-    /// first whether they are.
+    /// One connection's life. Returns only with the reason of its end.
     async fn session(
         &self,
         backoff: &mut Backoff,
         is_first: &mut bool,
-        is_mixed: &mut bool,
+        suspicion: &mut Suspicion,
     ) -> Result<std::convert::Infallible, FeedError> {
-        if *is_mixed {
-            if let Some(found) = pooler::found(&self.parts.target).await? {
-                return Err(FeedError::Pooled(found));
-            }
-            *is_mixed = false;
-        }
+        suspicion.settle(&self.parts.target).await?;
         let (client, connection) = self.parts.target.connect("rowcast feed").await?;
         let mut driver = AbortOnDrop(tokio::spawn(connection));
         let Err(error) = self.read(client, backoff, is_first).await;

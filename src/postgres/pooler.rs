@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
 
 use super::connect::{ConnectError, Connection, Target};
@@ -18,15 +19,59 @@ use crate::shutdown::AbortOnDrop;
 /// attention, and a loaded one is slow.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why it could not be found out.
+/// That there is one, or why it could not be found out.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolerError {
+    /// There is one: what gave it away.
+    #[error(
+        "a transaction pooler stands in front of the database, and mixes sessions (found: {0}; \
+         try: the server's own address, or a pool in session mode)"
+    )]
+    Mixes(String),
     /// There is no connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The connection was lost.
     #[error("the database could not be asked whether a pooler is in front of it")]
     Query(#[from] tokio_postgres::Error),
+}
+
+/// Whether sessions may be mixed, for whoever connects again and again: a pooler that kept them whole when we began may
+/// not any more.
+#[derive(Debug, Default)]
+pub struct Suspicion(bool);
+
+impl Suspicion {
+    /// Looks at an error: it raises the suspicion if a statement was prepared in another session than it was asked for in.
+    pub fn hear(&mut self, error: &(dyn std::error::Error + 'static)) {
+        let codes = [
+            SqlState::INVALID_SQL_STATEMENT_NAME,
+            SqlState::DUPLICATE_PSTATEMENT,
+            SqlState::PROTOCOL_VIOLATION,
+        ];
+        self.0 |= std::iter::successors(Some(error), |error| error.source())
+            .filter_map(|error| error.downcast_ref::<tokio_postgres::Error>()?.code())
+            .any(|code| codes.contains(code));
+    }
+
+    /// Raises it: something did not come that a whole session would have heard.
+    pub fn raise(&mut self) {
+        self.0 = true;
+    }
+
+    /// Finds out, where there is a suspicion. It stays until sessions are whole.
+    ///
+    /// # Errors
+    /// [`PoolerError`].
+    pub async fn settle(&mut self, target: &Target) -> Result<(), PoolerError> {
+        if self.0 {
+            if let Some(found) = found(target).await? {
+                return Err(PoolerError::Mixes(found));
+            }
+            self.0 = false;
+        }
+        Ok(())
+    }
 }
 
 /// What gave a pooler away, in words; `None` when sessions are whole. A standby knows no
