@@ -26,6 +26,8 @@ export class Lists {
   #sections = new Map()
   #items = new Map()
   #glows = new Map()
+  /** What each card shows: its row, and whom that is given to. @type {WeakMap<Element, [any, any]>} */
+  #shown = new WeakMap()
   #shape = ''
 
   /** @param {Element} root @param {Element} end what stays behind the last list */
@@ -138,9 +140,14 @@ export class Lists {
     section.querySelector('.removed').hidden = true
   }
 
-  #fillCard({ id, title, note, assignee, changed_at, changed_by }) {
+  #fillCard(row) {
+    const { id, title, note, assignee, changed_at, changed_by } = row
     const item = this.#items.get(id)
     const given = person(assignee)
+    const [shown, to] = this.#shown.get(item) ?? []
+    // A row is never changed, but replaced: among thousands, few are another than a frame ago.
+    if (shown === row && to === given) return
+    this.#shown.set(item, [row, given])
     write(item.querySelector('.title'), title)
     write(item.querySelector('.note'), note)
     item.querySelector('.note').hidden = !note
@@ -156,8 +163,9 @@ export class Lists {
   /** Lets cards glow in the colours of those who changed them. @param {Map<any, string>} changes by the card's id */
   glow(changes) {
     const glows = [...changes].map(([id, by]) => ({ id, by, item: this.#items.get(id) })).filter(({ item }) => item)
-    for (const { item } of glows) delete item.dataset.glow
-    void this.root.offsetWidth // lets the animations start over, for the price of one layout
+    const again = glows.filter(({ item }) => 'glow' in item.dataset)
+    for (const { item } of again) delete item.dataset.glow
+    if (again.length) void this.root.offsetWidth // lets the animations start over, for the price of one layout
     for (const { id, by, item } of glows) {
       clearTimeout(this.#glows.get(id))
       item.style.setProperty('--glow', colourOf(by))
@@ -177,7 +185,10 @@ export class Lists {
     change()
     // Each is looked for before one is set in motion: in turns, all would be laid out anew for each.
     const places = [...before].map(([item, was]) => ({ item, ...was, now: item.isConnected && item.getBoundingClientRect() }))
+    const fresh = [...this.root.querySelectorAll('.card')].filter(item => !before.has(item) && !('dragged' in item.dataset) && isInSight(item.getBoundingClientRect()))
     for (const { item, rect, parent, now } of places) {
+      // A list may be far longer than the screen, and what nobody sees costs as much to move.
+      if (!isInSight(rect) && !(now && isInSight(now))) continue
       if (!now) {
         if (!('placeholder' in item.dataset)) fade(item, rect)
         continue
@@ -187,14 +198,14 @@ export class Lists {
       if (item.parentElement === parent) item.animate([{ transform: `translate(${x}px, ${y}px)` }, { transform: 'none' }], MOVE)
       else if (!('placeholder' in item.dataset)) fly(item, rect, now)
     }
-    for (const item of this.root.querySelectorAll('.card')) {
-      if (!before.has(item) && !('dragged' in item.dataset)) item.animate([{ opacity: 0, transform: 'translateY(8px)' }, {}], MOVE)
-    }
+    for (const item of fresh) item.animate([{ opacity: 0, transform: 'translateY(8px)' }, {}], MOVE)
   }
 }
 
 /** Whether somebody writes in a list: in one of its cards, a new one or its title. It is kept until then. */
 const isWritten = section => section.querySelector('[data-editing], [data-typed]') !== null
+
+const isInSight = ({ top, right, bottom, left }) => bottom > 0 && right > 0 && top < innerHeight && left < innerWidth
 
 /** The id in a data attribute, as it is in a row. */
 export const idOf = text => (text?.startsWith('new-') ? text : Number(text))

@@ -20,8 +20,10 @@ export function ago(text, now = Date.now()) {
 
 /** Fills a `<time>`; `refresh` keeps it true. */
 export function tell(element, text) {
+  const words = text ? ago(text) : ''
   element.dateTime = text ?? ''
-  element.textContent = text ? ago(text) : ''
+  // Writing the same again has the browser lay it out anew.
+  if (element.textContent !== words) element.textContent = words
 }
 
 /** Retells every filled `<time>` below an element. */

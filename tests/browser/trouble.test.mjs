@@ -390,6 +390,34 @@ test('the way of many cards is found by laying the board out a few times, and no
   assert.ok(found < 30, `${found} times`)
 })
 
+test('among many cards only the one that changed is written, and only those in sight are set in motion', options, async () => {
+  const page = await open(await seat(''))
+  await page.emulateMedia({ reducedMotion: 'no-preference' })
+  const list = await newList('Far longer than the screen')
+  await sql(`insert into cards (list_id, title, position) select ${list}, 'Row ' || n, n from generate_series(1, 200) n`)
+  const section = page.locator(`[data-list="${list}"]`)
+  const card = text => section.locator('.card').filter({ has: page.locator('.title').filter({ hasText: text }) })
+  await card(/^Row 200$/).waitFor({ state: 'attached' })
+  await section.scrollIntoViewIfNeeded()
+  await page.evaluate(() => {
+    globalThis.written = new Set()
+    new MutationObserver(records => {
+      for (const { target } of records) globalThis.written.add(target.closest?.('[data-card]'))
+    }).observe(document.getElementById('board'), { childList: true, subtree: true })
+    globalThis.moving = 0
+    const { animate } = Element.prototype
+    Element.prototype.animate = function (...how) {
+      globalThis.moving++
+      return animate.apply(this, how)
+    }
+  })
+  await sql(`update cards set title = 'Changed', position = 50.5 where list_id = ${list} and position = 1`)
+  await card('Changed').waitFor({ state: 'attached' })
+  const [written, moving] = await page.evaluate(() => [[...globalThis.written].filter(Boolean).length, globalThis.moving])
+  assert.equal(written, 1)
+  assert.ok(moving > 0 && moving < 30, `${moving} are set in motion`)
+})
+
 test('a wall that was out of sight asks again to stay on', options, async () => {
   const context = await seat('')
   await context.addInitScript(() => {
