@@ -205,12 +205,15 @@ function show(id) {
   item?.focus({ preventScroll: true })
 }
 
+/** A row as the stream has it, and its version. */
+const stored = (table, id) => ({ row: views[table].rows.get(String(id)), etag: views[table].etag(String(id)) })
+
 const editing = {
   save,
   remove,
   restore,
   redraw: draw,
-  stored: id => ({ row: views.cards.rows.get(String(id)), etag: views.cards.etag(String(id)) }),
+  stored: id => stored('cards', id),
   remind: id => reminders.add(lists.cards.get(id).title, id),
 }
 
@@ -238,27 +241,25 @@ root.addEventListener('dblclick', event => {
 })
 
 function addList(button) {
-  entitle(button, '', title => {
+  const save = title => {
     const position = (lists.inOrder().at(-1)?.position ?? 0) + 1
     attempt(`“${title}” was not added`, pending.insert('lists', { title, position }))
-  })
+  }
+  entitle(button, '', { save })
 }
 
 function rename(section) {
-  const id = idOf(section.dataset.list)
-  const row = lists.lists.get(id)
+  // One that was just made gets its own id meanwhile.
+  const id = () => idOf(section.dataset.list)
+  const row = lists.lists.get(id())
   if (!row) return
-  const empty = !lists.cardsIn(id).length
-  entitle(
-    section.querySelector('.list-title'),
-    row.title,
-    async title => {
-      const done = await attempt(`“${row.title}” was not renamed`, pending.update('lists', id, { title }))
-      if (done && !done.row) toast(`“${row.title}” had been removed meanwhile.`, { tone: 'trouble', detail: `It was to be called “${title}”.` })
-    },
-    empty ? () => attempt(`“${row.title}” was not removed`, pending.delete('lists', id)) : undefined,
-    draw,
-  )
+  entitle(section.querySelector('.list-title'), row.title, {
+    save: (title, etag) => pending.update('lists', id(), { title }, {}, etag),
+    stored: () => stored('lists', id()),
+    gone: title => toast(`“${row.title}” had been removed meanwhile.`, { tone: 'trouble', detail: `It was to be called “${title}”.` }),
+    remove: lists.cardsIn(row.id).length ? undefined : () => attempt(`“${row.title}” was not removed`, pending.delete('lists', id())),
+    closed: draw,
+  })
 }
 
 /* ---- keys ---------------------------------------------------------------------------------- */

@@ -18,8 +18,34 @@ const titleTemplate = document.getElementById('title-template')
 const FIELDS = ['title', 'note']
 /** A version that no row has: the relay then tells how the row is. */
 const NONE = 'none'
-/** How often a write is tried anew because something else about the card has changed. */
+/** How often a write is tried anew because something else about the row has changed. */
 const TRIES = 8
+
+/**
+ * Writes edits of a row onto the version that they were made from. Gives the `row` as it was
+ * written, nothing when there is none any more, or `theirs` where somebody else has edited the same.
+ * @param {Record<string, string>} edits
+ * @param {Record<string, string>} base what was edited
+ * @param {string} etag
+ * @param {(edits: any, etag: string) => Promise<any>} save
+ * @returns {Promise<{row?: any, theirs?: {row: any, etag: string}}>}
+ */
+async function guarded(edits, base, etag, save) {
+  for (let tries = 0; ; tries++) {
+    try {
+      return { row: await save(edits, etag) }
+    } catch (error) {
+      if (error.status !== 412) throw error
+      const { current } = error
+      if (!current) return {}
+      etag = error.etag
+      const clashes = Object.keys(edits).some(name => current[name] !== base[name] && current[name] !== edits[name])
+      if (clashes) return { theirs: { row: current, etag } }
+      // It was moved, or another field of it was written: that is no quarrel.
+      if (tries === TRIES) throw error
+    }
+  }
+}
 
 const clone = template => template.content.firstElementChild.cloneNode(true)
 const grow = field => {
@@ -192,23 +218,9 @@ class Editor {
 
   /** Writes the edits; gives the row back where somebody else has edited the same field. */
   async #send(edits) {
-    let etag = this.etag
-    for (let tries = 0; ; tries++) {
-      if (!this.lists.cards.has(this.id)) return this.#putBack(edits)
-      try {
-        const row = await this.act.save(this.id, edits, etag)
-        return row ? null : this.#putBack(edits)
-      } catch (error) {
-        if (error.status !== 412) throw error
-        const { current } = error
-        if (!current) return this.#putBack(edits)
-        etag = error.etag
-        const clashes = Object.keys(edits).some(name => current[name] !== this.base[name] && current[name] !== edits[name])
-        if (clashes) return { row: current, etag }
-        // The card was moved, or another field of it was written: that is no quarrel.
-        if (tries === TRIES) throw error
-      }
-    }
+    if (!this.lists.cards.has(this.id)) return this.#putBack(edits)
+    const { row, theirs } = await guarded(edits, this.base, this.etag, (edits, etag) => this.act.save(this.id, edits, etag))
+    return theirs ?? (row ? null : this.#putBack(edits))
   }
 
   /** Makes the card anew that somebody has deleted. Until that is done, the text stays in the editor. */
@@ -375,52 +387,115 @@ export function compose(section, add, closed) {
   form.addEventListener('focusout', event => event.relatedTarget && !form.contains(event.relatedTarget) && leave())
 }
 
+/** A title as its field gives it back: it has no line breaks. */
+const line = text => text.replaceAll(/[\r\n]/g, '').trim()
+
 /**
- * Writes one title in the place of a button.
+ * Writes one title in the place of a button, with the same care for what others write as a card.
  * @param {HTMLElement} button
  * @param {string} value
- * @param {(title: string) => void} save not called when nothing was changed
- * @param {() => void} [remove]
- * @param {() => void} [closed]
+ * @param {{
+ *   save: (title: string, etag?: string) => Promise<any> | void, called when something was changed:
+ *     gives the row, or nothing when there is none any more
+ *   stored: () => {row?: any, etag?: string},
+ *   gone: (title: string) => void, remove: () => void, closed: () => void,
+ * }} act a new title has `save` alone, and does not wait for it
  */
-export function entitle(button, value, save, remove, closed) {
+export function entitle(button, value, { save, stored, gone, remove, closed }) {
   const form = clone(titleTemplate)
   const field = form.elements.title
-  field.value = value
-  /** What the field made of it: it has no line breaks. */
-  const before = field.value.trim()
+  const conflict = editorTemplate.content.querySelector('.conflict').cloneNode(true)
+  /** What the text stands against, and the version of the row that this was. */
+  let base = value
+  let etag
+  let theirs
   let done = false
-  const close = keep => {
-    if (done) return
+  const know = (title, version) => {
+    const { row, etag: latest } = stored?.() ?? {}
+    base = title
+    etag = version ?? (row?.title === title ? latest : undefined) ?? NONE
+  }
+  const say = state => (form.dataset.state = state)
+  const mark = () => form.toggleAttribute('data-typed', line(field.value) !== line(base))
+  const shut = keepFocus => {
     done = true
-    const title = field.value.trim()
     form.remove()
     button.hidden = false
-    if (keep && title && title !== before) save(title)
-    button.focus({ preventScroll: true })
+    if (keepFocus) button.focus({ preventScroll: true })
     closed?.()
   }
+  const submit = async keepFocus => {
+    if (done || form.dataset.state !== 'writing') return
+    const title = line(field.value)
+    if (!title || title === line(base)) return shut(keepFocus)
+    if (!stored) {
+      save(title)
+      return shut(keepFocus)
+    }
+    say('saving')
+    try {
+      const written = await guarded({ title }, { title: base }, etag, ({ title }, etag) => save(title, etag))
+      if (done) return
+      say('writing')
+      if (written.theirs) return clash(written.theirs)
+      if (!written.row) gone(title)
+    } catch (error) {
+      say('writing')
+      return refused(`“${base}” was not renamed`, error)
+    }
+    know(title)
+    mark()
+    // Whoever wrote on while the answer was on its way goes on writing.
+    if (line(field.value) === title) shut(keepFocus)
+    else if (!form.contains(document.activeElement)) submit()
+  }
+  const clash = ({ row, etag }) => {
+    theirs = { title: row.title, etag }
+    say('conflict')
+    form.querySelector('.theirs')?.remove()
+    const element = clone(theirsTemplate)
+    portray(element.querySelector('.avatar'))
+    element.querySelector('.theirs-head').lastElementChild.textContent = 'Somebody wrote'
+    element.querySelector('.theirs-text').textContent = row.title
+    conflict.before(element)
+    form.scrollIntoView({ block: 'nearest', inline: 'nearest' })
+    announce('Somebody changed this title while you wrote. Your text is kept: keep it, take theirs, or edit on.')
+  }
+  const editOn = () => {
+    know(theirs.title, theirs.etag)
+    say('writing')
+    field.focus()
+  }
+  say('writing')
+  form.append(conflict)
+  field.value = value
+  know(value)
   if (!value) field.placeholder = 'Title'
   button.hidden = true
   button.after(form)
   field.focus()
   field.select()
-  form.addEventListener('input', () => form.toggleAttribute('data-typed', field.value.trim() !== before))
+  form.addEventListener('input', mark)
   const bin = form.querySelector('.remove')
   bin.hidden = !remove
   bin.addEventListener('click', () => {
-    done = true
-    form.remove()
-    button.hidden = false
+    shut(true)
     remove()
   })
+  form.querySelector('.keep').addEventListener('click', () => {
+    editOn()
+    submit(true)
+  })
+  form.querySelector('.take').addEventListener('click', () => shut(true))
+  form.querySelector('.edit-on').addEventListener('click', editOn)
   form.addEventListener('submit', event => {
     event.preventDefault()
-    close(true)
+    submit(true)
   })
   form.addEventListener('keydown', event => {
     event.stopPropagation()
-    if (event.key === 'Escape' && !composes(event)) close(false)
+    if (event.key === 'Escape' && !composes(event)) form.dataset.state === 'conflict' ? editOn() : shut(true)
   })
-  form.addEventListener('focusout', event => form.contains(event.relatedTarget) || !document.hasFocus() || close(true))
+  // Whoever goes elsewhere is not called back. What is undecided stays until it is decided.
+  form.addEventListener('focusout', event => form.contains(event.relatedTarget) || !document.hasFocus() || submit())
 }

@@ -176,6 +176,80 @@ test('a card that was only moved meanwhile is no quarrel', options, async () => 
   assert.equal(await sql(`select title, note from cards where id = ${id}`), 'Renamed all the same|written elsewhere')
 })
 
+/** The title of a list in two hands: Mia has typed, and somebody else was faster. */
+async function dispute(title) {
+  const mia = await open(await seat('Mia'))
+  await signedIn(mia)
+  const list = Number(await sql(`insert into lists (title, position) values ('${title}', 500) returning id`))
+  const section = mia.locator(`[data-list="${list}"]`)
+  const form = section.locator('.title-form')
+  await section.locator('.list-title').dblclick()
+  await form.locator('[name=title]').fill('What Mia calls it')
+  await sql(`update lists set title = 'Called otherwise' where id = ${list}`)
+  await section.locator('.list-title').filter({ hasText: 'Called otherwise' }).waitFor({ state: 'attached' })
+  await mia.keyboard.press('Enter')
+  await form.and(mia.locator('[data-state=conflict]')).waitFor()
+  const called = () => sql(`select title from lists where id = ${list}`)
+  assert.equal(await called(), 'Called otherwise', 'nobody was overwritten')
+  assert.equal(await form.locator('.theirs-text').textContent(), 'Called otherwise')
+  assert.equal(await form.locator('[name=title]').inputValue(), 'What Mia calls it')
+  return { mia, list, section, form, called }
+}
+
+test('the title of a list that somebody else changed meanwhile is not overwritten before its writer says so', options, async () => {
+  const { mia, list, form, called } = await dispute('Disputed')
+  await form.getByRole('button', { name: 'Edit on' }).click()
+  await mia.keyboard.type('!')
+  await sql(`update lists set title = 'A third' where id = ${list}`)
+  await mia.locator(`[data-list="${list}"] .list-title`).filter({ hasText: 'A third' }).waitFor({ state: 'attached' })
+  await mia.keyboard.press('Enter')
+  await form.locator('.theirs-text').filter({ hasText: 'A third' }).waitFor()
+  await form.getByRole('button', { name: 'Keep mine' }).click()
+  await form.waitFor({ state: 'detached' })
+  assert.equal(await called(), 'What Mia calls it!')
+})
+
+test('the title that somebody else gave a list can be taken', options, async () => {
+  const { section, form, called } = await dispute('To be given up')
+  await form.getByRole('button', { name: 'Take theirs' }).click()
+  await form.waitFor({ state: 'detached' })
+  assert.equal(await section.locator('.list-title').textContent(), 'Called otherwise')
+  assert.equal(await called(), 'Called otherwise')
+})
+
+test('a list that was only moved meanwhile is no quarrel, and one that is not reached keeps its text', options, async () => {
+  const mia = await open(await seat('Mia'))
+  await signedIn(mia)
+  const list = Number(await sql("insert into lists (title, position) values ('Moved', 500) returning id"))
+  const form = mia.locator(`[data-list="${list}"] .title-form`)
+  await mia.locator(`[data-list="${list}"] .list-title`).dblclick()
+  await form.locator('[name=title]').fill('Renamed all the same')
+  await sql(`update lists set position = 501 where id = ${list}`)
+  await mia.route('**/rest/v1/lists?*', route => route.abort())
+  mistakes.push = () => 0 // the browser itself tells of each request that failed
+  await mia.keyboard.press('Enter')
+  await mia.locator('.toast[data-tone=trouble]').waitFor()
+  assert.equal(await form.locator('[name=title]').inputValue(), 'Renamed all the same')
+  await mia.unroute('**/rest/v1/lists?*')
+  delete mistakes.push
+  await form.locator('[name=title]').press('Enter')
+  await form.waitFor({ state: 'detached' })
+  assert.equal(await sql(`select title from lists where id = ${list}`), 'Renamed all the same')
+})
+
+test('whoever goes on to another field while a title is written writes there', options, async () => {
+  const mia = await open(await seat('Mia'))
+  const list = Number(await sql("insert into lists (title, position) values ('Left', 500) returning id"))
+  await mia.locator('.add-card').first().click()
+  await mia.keyboard.type('half')
+  await mia.locator(`[data-list="${list}"] .list-title`).dblclick()
+  await mia.keyboard.type('Left for another field')
+  await mia.locator('form.composer textarea').click()
+  await mia.keyboard.type(' more')
+  assert.equal(await mia.locator('form.composer textarea').inputValue(), 'half more')
+  await mia.locator(`[data-list="${list}"] .list-title`).filter({ hasText: 'Left for another field' }).waitFor()
+})
+
 test('what cannot be saved stays in the editor', options, async () => {
   const mia = await open(await seat('Mia'))
   await signedIn(mia)
