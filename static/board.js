@@ -158,8 +158,14 @@ async function remove(id) {
   const row = lists.cards.get(id)
   if (!row) return
   const doing = pending.delete('cards', id, isMember() ? undefined : { changed_by: me() })
-  announce(`${row.title}, deleted.`)
-  toast(`Deleted “${row.title}”`, { action: 'Undo', act: () => doing.then(() => attempt(`“${row.title}” was not put back`, restore(row))) })
+  announce(`${row.title}, deleted. Control Z puts it back.`)
+  const undo = () => {
+    attempt(`“${row.title}” was not put back`, restore(row))
+    drawNow()
+    show(id)
+    announce(`${row.title}, put back.`)
+  }
+  toast(`Deleted “${row.title}”`, { action: 'Undo', act: () => doing.then(undo, () => {}) })
   await attempt(`“${row.title}” was not deleted`, doing)
 }
 

@@ -4,6 +4,8 @@ const LASTS = 7_000
 const place = document.getElementById('toasts')
 const voice = document.getElementById('voice')
 const template = document.getElementById('toast-template')
+/** Toasts that can be answered, each with what has its time begin anew. @type {Map<Element, () => void>} */
+const clocks = new Map()
 
 /**
  * @param {string} text
@@ -20,26 +22,56 @@ export function toast(text, { detail, tone, action, act } = {}) {
   }
   if (tone) element.dataset.tone = tone
   let timer
+  /** What keeps it: the pointer, the focus. */
+  const under = new Set()
   const close = () => {
     clearTimeout(timer)
+    clocks.delete(element)
     element.remove()
   }
-  const start = () => (timer = setTimeout(close, tone ? 2 * LASTS : LASTS))
+  const start = () => {
+    clearTimeout(timer)
+    if (!under.size) timer = setTimeout(close, tone ? 2 * LASTS : LASTS)
+  }
   if (action) {
     button.textContent = action
     button.hidden = false
+    clocks.set(element, start)
     button.addEventListener('click', () => {
       close()
       act()
     })
   }
   // Nobody should have to race a clock to the button.
-  for (const event of ['pointerenter', 'focusin']) element.addEventListener(event, () => clearTimeout(timer))
-  for (const event of ['pointerleave', 'focusout']) element.addEventListener(event, start)
-  while (place.children.length > 2) place.firstElementChild.remove()
+  for (const [begin, end] of [['pointerenter', 'pointerleave'], ['focusin', 'focusout']]) {
+    element.addEventListener(begin, () => {
+      under.add(begin)
+      clearTimeout(timer)
+    })
+    element.addEventListener(end, () => {
+      under.delete(begin)
+      start()
+    })
+  }
+  while (place.children.length > 2) {
+    clocks.delete(place.firstElementChild)
+    place.firstElementChild.remove()
+  }
   place.append(element)
   start()
 }
+
+// A button that is many presses of Tab away is no way back: a key is, and no clock runs while keys are used.
+document.addEventListener('keydown', event => {
+  if (event.target.closest?.('input, textarea, dialog')) return
+  for (const start of clocks.values()) start()
+  // The letter by its code, which is that of Z on a Cyrillic keyboard, too.
+  if (event.keyCode !== 90 || !(event.ctrlKey || event.metaKey) || event.shiftKey || event.altKey) return
+  const last = [...clocks.keys()].at(-1)
+  if (!last) return
+  event.preventDefault()
+  last.querySelector('button').click()
+})
 
 /** A write that was refused, in the server's words. */
 export function refused(what, error) {

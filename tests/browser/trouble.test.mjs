@@ -241,6 +241,39 @@ test('keys do what they did when a lifted card goes away', options, async () => 
   await eventually('the delete', async () => await sql(`select count(*) from cards where id = ${other}`) === '0')
 })
 
+test('what is deleted by a key is put back by one, also after a while at the keys', options, async () => {
+  const context = await seat('Mia')
+  const page = await open(context)
+  await signedIn(page)
+  const [first, second] = [await newCard('Deleted first'), await newCard('Deleted second')]
+  await page.clock.install()
+  for (const id of [first, second]) {
+    await page.locator(`[data-card="${id}"]`).press('Delete')
+    await page.locator(`[data-card="${id}"]`).waitFor({ state: 'detached' })
+  }
+  const count = () => sql(`select count(*) from cards where id in (${first}, ${second})`)
+  await eventually('the deletes', async () => await count() === '0')
+  for (let n = 0; n < 4; n++) {
+    await page.clock.runFor(5_000)
+    await page.keyboard.press('ArrowUp')
+  }
+  await page.locator('.add-card').first().click()
+  await page.keyboard.type('Written')
+  await page.keyboard.press('Control+z')
+  await page.keyboard.press('Escape')
+  assert.equal(await page.locator('.toast').count(), 2, 'a field has an undo of its own')
+  for (const id of [second, first]) {
+    await page.keyboard.press('Control+z')
+    await page.locator(`[data-card="${id}"]:focus`).waitFor()
+  }
+  await eventually('both cards', async () => await count() === '2')
+  await page.locator(`[data-card="${first}"]`).press('Delete')
+  await page.locator('.toast button').focus()
+  await page.clock.runFor(10_000)
+  await page.locator('.toast button').press('Enter')
+  await page.locator(`[data-card="${first}"]:focus`).waitFor()
+})
+
 test('the keys of an input method are its own', options, async () => {
   const page = await open(await seat('Mia'))
   await signedIn(page)
