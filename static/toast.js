@@ -82,5 +82,6 @@ export function refused(what, error) {
 
 /** Says something to those who listen instead of look. */
 export function announce(text) {
-  voice.textContent = text
+  // The same text again is no news to a screen reader, unless it differs by what is not spoken.
+  voice.textContent = voice.textContent === text ? `${text}\u00a0` : text
 }

@@ -274,6 +274,21 @@ test('what is deleted by a key is put back by one, also after a while at the key
   await page.locator(`[data-card="${first}"]:focus`).waitFor()
 })
 
+test('the same news is told again to those who listen', options, async () => {
+  const page = await open(await seat(''))
+  await page.evaluate(() => {
+    globalThis.told = []
+    const voice = document.getElementById('voice')
+    let before
+    new MutationObserver(() => {
+      if (voice.textContent !== before) globalThis.told.push((before = voice.textContent))
+    }).observe(voice, { childList: true, characterData: true, subtree: true })
+  })
+  await page.locator('[data-list] [data-card]:first-child').first().focus()
+  for (let n = 0; n < 3; n++) await page.keyboard.press('Alt+ArrowUp')
+  assert.deepEqual(await page.evaluate(() => globalThis.told.map(text => text.trim())), Array(3).fill('The edge of the board.'))
+})
+
 test('the keys of an input method are its own', options, async () => {
   const page = await open(await seat('Mia'))
   await signedIn(page)
