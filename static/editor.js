@@ -9,7 +9,7 @@
 import { portray } from './people.js'
 import { isMember } from './session.js'
 import { tell } from './time.js'
-import { announce, refused } from './toast.js'
+import { announce, refused, toast } from './toast.js'
 
 const editorTemplate = document.getElementById('editor-template')
 const theirsTemplate = document.getElementById('theirs-template')
@@ -57,6 +57,15 @@ export const composes = event => event.isComposing || event.keyCode === 229
 /** A text as its field gives it back: fields know one kind of line break, and what is around a text is not kept. */
 const typed = text => text.replaceAll(/\r\n?/g, '\n').trim()
 const enter = event => event.key === 'Enter' && !composes(event) && !event.shiftKey
+
+/** Says at a field what is wrong with it. */
+function complain(field, words) {
+  field.setCustomValidity(words)
+  field.reportValidity()
+  field.addEventListener('input', () => field.setCustomValidity(''), { once: true })
+}
+/** Whoever goes elsewhere cannot be asked for one. */
+const keeps = title => toast(`“${title}” keeps its title: there must be one.`)
 
 /** The cards that are open. One is written in; others wait for an answer, or for a decision. */
 const editors = new Set()
@@ -197,6 +206,12 @@ class Editor {
   async save(keepFocus) {
     if (this.state === 'saving') return (this.#again = true)
     if (this.state === 'conflict') return
+    const [title] = this.fields
+    if (!typed(title.value) && typed(this.base.title)) {
+      if (keepFocus) return complain(title, 'A card needs a title.')
+      title.value = this.base.title
+      keeps(title.value)
+    }
     const edits = this.#edits()
     if (!Object.keys(edits).length) return this.close(keepFocus)
     this.#again = false
@@ -427,6 +442,10 @@ export function entitle(button, value, { save, stored, gone, remove, closed }) {
   const submit = async keepFocus => {
     if (done || form.dataset.state !== 'writing') return
     const title = line(field.value)
+    if (!title && line(base)) {
+      if (keepFocus) return complain(field, 'A list needs a title.')
+      keeps(base)
+    }
     if (!title || title === line(base)) return shut(keepFocus)
     if (!stored) {
       save(title)

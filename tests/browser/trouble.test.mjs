@@ -289,6 +289,31 @@ test('the same news is told again to those who listen', options, async () => {
   assert.deepEqual(await page.evaluate(() => globalThis.told.map(text => text.trim())), Array(3).fill('The edge of the board.'))
 })
 
+test('a title that was cleared is asked for, and who leaves it so is told that it is kept', options, async () => {
+  const page = await open(await seat('Mia'))
+  await signedIn(page)
+  const id = await newCard('Card with a title')
+  const list = await newList('List with a title')
+  const title = page.locator(`[data-list="${list}"] [name=title]`)
+  const toCard = () => edit(page, id)
+  const toList = () => page.locator(`[data-list="${list}"] .list-title`).dblclick()
+  await page.locator(`[data-card="${id}"]`).waitFor()
+  for (const [begin, field, words, kept] of [[toCard, titleField(page, id), 'A card needs a title.', 'Card with a title'], [toList, title, 'A list needs a title.', 'List with a title']]) {
+    await begin()
+    await field.fill(' ')
+    await field.press('Enter')
+    assert.equal(await field.evaluate(field => field.validationMessage), words)
+    await field.pressSequentially(kept)
+    await field.press('Enter')
+    await field.waitFor({ state: 'detached' })
+    await begin()
+    await field.fill('')
+    await page.locator('#activity-toggle').click()
+    await field.waitFor({ state: 'detached' })
+    await page.locator('.toast').filter({ hasText: `“${kept}” keeps its title` }).waitFor()
+  }
+})
+
 test('the keys of an input method are its own', options, async () => {
   const page = await open(await seat('Mia'))
   await signedIn(page)
