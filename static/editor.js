@@ -67,6 +67,15 @@ function complain(field, words) {
 /** Whoever goes elsewhere cannot be asked for one. */
 const keeps = title => toast(`“${title}” keeps its title: there must be one.`)
 
+/** Keeps a field to as many letters as the database takes; `maxlength` counts most emoji twice. */
+document.addEventListener('beforeinput', ({ target: field, data }) => {
+  if (!field.dataset?.letters) return
+  const { value, selectionStart, selectionEnd } = field
+  const rest = value.slice(0, selectionStart) + value.slice(selectionEnd)
+  const room = Math.max(0, Number(field.dataset.letters) - [...rest].length)
+  field.maxLength = rest.length + (data === null ? room : [...data].slice(0, room).join('').length)
+}, { capture: true })
+
 /** The cards that are open. One is written in; others wait for an answer, or for a decision. */
 const editors = new Set()
 

@@ -314,6 +314,29 @@ test('a title that was cleared is asked for, and who leaves it so is told that i
   }
 })
 
+test('a field takes as many letters as the database, whatever they are', options, async () => {
+  const page = await open(await seat('Mia'))
+  await signedIn(page)
+  const id = await newCard('🦊'.repeat(150))
+  await page.locator(`[data-card="${id}"]`).waitFor()
+  await edit(page, id)
+  const field = titleField(page, id)
+  await field.press('End')
+  await page.keyboard.type('and on')
+  await page.keyboard.insertText('🦉'.repeat(60))
+  await page.keyboard.type('x')
+  await field.press('Enter')
+  await editor(page, id).waitFor({ state: 'detached' })
+  const full = '🦊'.repeat(150) + 'and on' + '🦉'.repeat(44)
+  await eventually('the title', async () => await stored(id) === full)
+  await edit(page, id)
+  await page.keyboard.insertText('a'.repeat(300))
+  await field.press('Home')
+  await page.keyboard.type('x')
+  assert.equal(await field.inputValue(), 'a'.repeat(200))
+  await field.press('Escape')
+})
+
 test('the keys of an input method are its own', options, async () => {
   const page = await open(await seat('Mia'))
   await signedIn(page)
