@@ -446,6 +446,14 @@ function join(port, request) {
 }
 
 const more = (url, pieces) => pieces.filter(Boolean).reduce((url, piece) => url + (url.includes('?') ? '&' : '?') + piece, url)
+/** A URL as a page at its own relay may leave out half of it; elsewhere nothing stands for the rest. */
+function whole(url) {
+  try {
+    return new URL(url, globalThis.location?.href).href
+  } catch {
+    throw new TypeError(`${url} is no whole URL, and there is no page that it could be of: put the address of the relay before it, as in http://127.0.0.1:3000/rest/v1/tasks`)
+  }
+}
 const bearer = token => (token ? { authorization: `Bearer ${token}` } : {})
 
 /**
@@ -511,7 +519,7 @@ class Stream {
    * @param {boolean} [channel] messages have no snapshot to wait for
    */
   constructor(url, { key, signal, token } = {}, channel = false) {
-    this.url = new URL(url, globalThis.location?.href).href
+    this.url = whole(url)
     this.key = key
     this.token = token && (async refused => token(refused))
     this.channel = channel
@@ -607,6 +615,7 @@ class Stream {
 
   #open() {
     if (this.#port || this.status === 'closed') return
+    if (!globalThis.EventSource && !globalThis.SharedWorker) throw new TypeError("there is no EventSource here; in Node, take one: globalThis.EventSource = (await import('eventsource')).EventSource")
     const { port1, port2 } = new MessageChannel()
     this.#port = port1
     this.#heard = Date.now()
@@ -797,6 +806,7 @@ export const unique = () => crypto.randomUUID?.() ?? Array.from(crypto.getRandom
  * @throws {RowcastError} with `sent` where no answer came: whether it is stored is not known
  */
 export async function write(method, url, body, { signal, token, etag, once = unique() } = {}) {
+  whole(url)
   const named = /\/(rest\/v1|channels)\//.test(url)
   const headers = { 'content-type': 'application/json', prefer: 'return=representation', ...(etag && { 'if-match': `"${etag}"` }), ...(named && { 'idempotency-key': once }) }
   const attempt = async is => {

@@ -82,6 +82,7 @@ const never = signal => new Promise((_, reject) => signal?.addEventListener('abo
 beforeEach(() => {
   streams = []
   globalThis.EventSource = Played
+  globalThis.location = new URL('http://page.example/board')
   globalThis.fetch = async () => Response.json({ ticket: 't' })
   mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'], now: 1e12 })
 })
@@ -92,6 +93,7 @@ afterEach(async () => {
   delete globalThis.SharedWorker
   delete globalThis.addEventListener
   delete globalThis.document
+  delete globalThis.location
   Object.assign(globalThis, { fetch, EventSource, AbortSignal })
 })
 
@@ -194,11 +196,19 @@ test('what was stopped before it began is not opened, and nobody waits for it', 
   await assert.rejects(open.synced('99999999', { signal: AbortSignal.abort() }), { name: 'AbortError' })
 })
 
-test('a channel of a relay elsewhere is opened by its URL', async () => {
-  const at = new URL('http://page.example/board')
-  Object.assign(globalThis, { location: at })
-  const urls = ['lobby', 'a/b', 'http://relay.example/channels/lobby'].map(name => channel(name).url)
+test('where there is no page, what is missing is named', async () => {
   delete globalThis.location
+  const told = { name: 'TypeError', message: /is no whole URL.*the address of the relay/ }
+  assert.throws(() => view('/rest/v1/cards'), told)
+  assert.throws(() => channel('lobby'), told)
+  await assert.rejects(write('POST', '/rest/v1/cards', {}), told)
+  delete globalThis.EventSource
+  const cards = view('http://relay.example/rest/v1/cards')
+  assert.throws(() => cards.subscribe(() => {}), { name: 'TypeError', message: /no EventSource here/ })
+})
+
+test('a channel of a relay elsewhere is opened by its URL', async () => {
+  const urls = ['lobby', 'a/b', 'http://relay.example/channels/lobby'].map(name => channel(name).url)
   assert.deepEqual(urls, ['http://page.example/channels/lobby', 'http://page.example/channels/a%2Fb', 'http://relay.example/channels/lobby'])
 })
 
