@@ -178,7 +178,8 @@ class Editor {
     click('.cancel', () => this.close(true))
     click('.remove', () => {
       const { id } = this
-      this.close()
+      // The card has the focus, to leave it to the next one.
+      this.close(true)
       this.act.remove(id)
     })
     click('.remind', () => this.act.remind(this.id))

@@ -44,7 +44,7 @@ export class Lists {
   /** Draws a state: rows of lists and rows of cards. */
   draw(lists, cards) {
     const focused = document.activeElement
-    const neighbour = this.#neighbour(focused)
+    const neighbours = this.root.contains(focused) ? this.#neighbours(focused) : []
     this.lists = new Map(lists.map(row => [row.id, row]))
     this.cards = new Map(cards.map(row => [row.id, row]))
     const order = this.inOrder().map(list => [list.id, this.cardsIn(list.id).map(({ id }) => id)])
@@ -55,8 +55,8 @@ export class Lists {
     this.#shape = shape
     for (const row of lists) this.#fillList(row)
     for (const row of cards) this.#fillCard(row)
-    // Moving an element takes the focus from it; a card that is gone leaves it to the next one.
-    if (focused !== document.activeElement) (focused.isConnected ? focused : neighbour?.isConnected ? neighbour : null)?.focus({ preventScroll: true })
+    // Moving an element takes the focus from it.
+    if (focused !== document.activeElement) [focused, ...neighbours].find(element => element.isConnected)?.focus({ preventScroll: true })
   }
 
   /** A row that was `new-1` has its own id now. */
@@ -71,9 +71,13 @@ export class Lists {
     if (this.held.delete(from)) this.held.add(to)
   }
 
-  #neighbour(focused) {
+  /** Where the focus goes when what has it is gone: a card leaves it to the next one, the last to its list, a list to its neighbour. */
+  #neighbours(focused) {
     const item = focused?.closest?.('[data-card]')
-    return item && (item.nextElementSibling ?? item.previousElementSibling)
+    const section = focused?.closest?.('.list')
+    const card = item?.nextElementSibling ?? item?.previousElementSibling
+    const list = section && [after(section), section.previousElementSibling].find(other => other?.classList.contains('list'))
+    return [card, section?.querySelector('.add-card'), list?.querySelector('.list-title'), this.end.querySelector('button')].filter(Boolean)
   }
 
   #arrange(order) {

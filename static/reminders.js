@@ -16,6 +16,7 @@ const panel = document.getElementById('reminders')
 const list = document.getElementById('reminder-list')
 const form = document.getElementById('reminder-form')
 const toggle = document.getElementById('reminders-toggle')
+const shut = document.getElementById('reminders-close')
 const count = document.getElementById('reminders-count')
 const template = document.getElementById('reminder-template')
 
@@ -52,6 +53,8 @@ export function remember(views, pending, show) {
     const wanted = new Set(rows.map(({ id }) => id))
     for (const [id, element] of drawn) {
       if (wanted.has(id)) continue
+      // The focus goes to the next one. On a phone a field would call up the keyboard.
+      if (element.contains(document.activeElement)) ((element.nextElementSibling ?? element.previousElementSibling)?.querySelector('.reminder-drop') ?? shut).focus()
       element.remove()
       drawn.delete(id)
     }
@@ -107,7 +110,7 @@ export function remember(views, pending, show) {
     choose(false)
     toggle.focus()
   }
-  document.getElementById('reminders-close').addEventListener('click', close)
+  shut.addEventListener('click', close)
   panel.addEventListener('keydown', event => event.key === 'Escape' && !composes(event) && close())
   /** What was put back into the field, under the name by which it is kept once. */
   let last = { text: '' }

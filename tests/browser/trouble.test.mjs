@@ -274,6 +274,40 @@ test('what is deleted by a key is put back by one, also after a while at the key
   await page.locator(`[data-card="${first}"]:focus`).waitFor()
 })
 
+test('whoever works by keys has a place after what had the focus is gone', options, async () => {
+  const page = await open(await seat('Mia'))
+  await signedIn(page)
+  const [list, beside] = [await newList('Alone'), await newList('Beside')]
+  const section = page.locator(`[data-list="${list}"]`)
+  const [one, two, three] = (await sql(`insert into cards (list_id, title, position) select ${list}, 'Card ' || n, n from generate_series(1, 3) n returning id`)).split('\n')
+  const focused = selector => page.locator(`${selector}:focus`).waitFor()
+  await page.locator(`[data-card="${three}"]`).waitFor()
+  await page.locator(`[data-card="${one}"]`).press('Enter')
+  await editor(page, one).locator('.remove').press('Enter')
+  await focused(`[data-card="${two}"]`)
+  await page.keyboard.press('Delete')
+  await focused(`[data-card="${three}"]`)
+  await sql(`delete from cards where id = ${three}`)
+  await focused(`[data-list="${list}"] .add-card`)
+  await section.locator('.list-title').press('Enter')
+  await section.locator('.title-form .remove').press('Enter')
+  await section.waitFor({ state: 'detached' })
+  await focused('.list-title')
+  await sql(`delete from lists where id = ${beside}`)
+
+  await page.locator('#reminders-toggle').press('Enter')
+  for (const text of ['one', 'two']) {
+    await page.locator('#reminder-form input').fill(text)
+    await page.keyboard.press('Enter')
+  }
+  await eventually('two reminders', async () => await sql("select count(*) from reminders where text in ('one', 'two')") === '2')
+  await page.locator('[data-reminder] .reminder-drop').first().press('Enter')
+  await focused('[data-reminder] .reminder-drop')
+  await eventually('one of them', async () => await sql("select count(*) from reminders where text in ('one', 'two')") === '1')
+  await page.keyboard.press('Enter')
+  await focused('#reminders-close')
+})
+
 test('the same news is told again to those who listen', options, async () => {
   const page = await open(await seat(''))
   await page.evaluate(() => {
