@@ -348,6 +348,7 @@ export function compose(section, add, closed) {
   const foot = section.querySelector('.list-foot')
   if (foot.querySelector('form')) return foot.querySelector('textarea').focus()
   const button = foot.querySelector('.add-card')
+  const cards = section.querySelector('.cards')
   const form = clone(composerTemplate)
   const field = form.elements.title
   /** What was put back into the field, as it was sent. */
@@ -362,7 +363,10 @@ export function compose(section, add, closed) {
     last = { title: '' }
     form.scrollIntoView({ block: 'nearest' })
     sending++
-    const added = await add(title, sent)
+    const adding = add(title, sent)
+    // It is drawn with the next frame, at the end of a list that may be longer than the screen.
+    requestAnimationFrame(() => cards.scrollTo(0, cards.scrollHeight))
+    const added = await adding
     sending--
     // What was not added is there to be sent again, unless something else is written by then.
     if (!added && !field.value) {

@@ -308,6 +308,23 @@ test('whoever works by keys has a place after what had the focus is gone', optio
   await focused('#reminders-close')
 })
 
+test('a card that is added to a long list is seen', options, async () => {
+  const page = await open(await seat(''))
+  const list = await newList('Longer than the screen')
+  await sql(`insert into cards (list_id, title, position) select ${list}, 'Card ' || n, n from generate_series(1, 40) n`)
+  const cards = page.locator(`[data-list="${list}"] .card`)
+  await cards.filter({ hasText: 'Card 40' }).waitFor({ state: 'attached' })
+  await compose(page, list, 'Just added')
+  await page.keyboard.press('Enter')
+  const added = cards.filter({ hasText: 'Just added' })
+  await added.waitFor()
+  await eventually('it is seen', () => added.evaluate(card => {
+    const { top, bottom } = card.getBoundingClientRect()
+    const place = card.parentElement.getBoundingClientRect()
+    return top >= place.top && bottom <= place.bottom + 1
+  }))
+})
+
 test('the same news is told again to those who listen', options, async () => {
   const page = await open(await seat(''))
   await page.evaluate(() => {
