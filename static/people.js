@@ -113,6 +113,8 @@ function open(anchor, entries) {
 }
 
 menu.addEventListener('keydown', event => {
+  // Whoever goes on has chosen nothing; he goes on from the button.
+  if (event.key === 'Tab') return menu.hidePopover()
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key]
   if (!step) return
   event.preventDefault()

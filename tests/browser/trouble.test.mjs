@@ -308,6 +308,16 @@ test('whoever works by keys has a place after what had the focus is gone', optio
   await focused('#reminders-close')
 })
 
+test('a menu that is left by Tab is closed', options, async () => {
+  const page = await open(await seat('Mia'))
+  const card = page.locator('[data-card]').first()
+  await card.locator('.assignee').press('Enter')
+  await page.locator('#menu').waitFor()
+  await page.keyboard.press('Shift+Tab')
+  await page.locator('#menu').waitFor({ state: 'hidden' })
+  await card.locator('.edit:focus').waitFor()
+})
+
 test('a card that is added to a long list is seen', options, async () => {
   const page = await open(await seat(''))
   const list = await newList('Longer than the screen')
