@@ -237,7 +237,7 @@ class Editor {
     this.#say('writing')
     this.etag = this.#version()
     // Whoever wrote on while the answer was on its way goes on writing.
-    if (!Object.keys(this.#edits()).length) this.close(keepFocus)
+    if (!Object.keys(this.#edits()).length && typed(title.value)) this.close(keepFocus)
     else if (this.#again) this.save(keepFocus)
   }
 

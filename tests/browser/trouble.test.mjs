@@ -119,6 +119,30 @@ test('what somebody else wrote while a save was under way is not overwritten by 
   assert.equal(await titleField(page, id).inputValue(), 'Saved and written on')
 })
 
+test('whoever clears a title while it is saved is still writing', options, async () => {
+  const page = await open(await seat('Mia'))
+  await signedIn(page)
+  const id = await newCard('Before')
+  await page.locator(`[data-card="${id}"]`).waitFor()
+  await edit(page, id)
+  await titleField(page, id).fill('Saved')
+  const { opened, release } = gate()
+  await page.route('**/rest/v1/cards?*', async route => {
+    const response = await route.fetch()
+    await opened
+    await route.fulfill({ response })
+  }, { times: 1 })
+  await page.keyboard.press('Enter')
+  await eventually('the save', async () => await stored(id) === 'Saved')
+  await titleField(page, id).fill('')
+  release()
+  await page.locator(`[data-card="${id}"] form[data-state=writing]`).waitFor()
+  await page.keyboard.type('Anew')
+  await page.keyboard.press('Enter')
+  await editor(page, id).waitFor({ state: 'detached' })
+  assert.equal(await stored(id), 'Anew')
+})
+
 test('what somebody else wrote and this screen has not drawn yet is not overwritten', options, async () => {
   const context = await seat('Mia')
   await context.addInitScript(() => {
