@@ -39,25 +39,24 @@ impl NoAnswer {
     /// Asking the same again is of no use: permissions or definitions have changed, a value is none that the view's
     /// own casts take, or a policy fails. A read is answered by the error then, and so is a stream that begins anew.
     fn is_final(&self) -> bool {
-        let (Self::Transaction(TransactionError::Failed(error))
-        | Self::Ask(AskError::Query(error))) = self
-        else {
-            return matches!(
-                self,
-                Self::Ask(AskError::Anew) | Self::Transaction(TransactionError::Moved)
-            );
-        };
-        error.code().is_some_and(|code| !passes(code))
+        match self {
+            // From version 16 on a snapshot is an undefined object once the connection has ended that exported it. In a
+            // policy or a filter it is a setting that nobody has made.
+            Self::Transaction(TransactionError::Failed(error)) => error
+                .code()
+                .is_some_and(|code| !passes(code) && *code != SqlState::UNDEFINED_OBJECT),
+            Self::Ask(AskError::Query(error)) => error.code().is_some_and(|code| !passes(code)),
+            Self::Ask(AskError::Anew) | Self::Transaction(TransactionError::Moved) => true,
+            Self::Transaction(_) | Self::Pool(_) => false,
+        }
     }
 }
 
 /// Whether an error may be gone when the same is asked again: one of the connection, of others who were in the way, of
-/// room, of a time limit, or of the server itself. From version 16 on a snapshot is an undefined object once the
-/// connection has ended that exported it. What a policy or a filter makes of the rows has any other code.
+/// room, of a time limit, or of the server itself. What a policy or a filter makes of the rows has any other code.
 fn passes(code: &SqlState) -> bool {
     let class = code.code().get(..2).unwrap_or_default();
     ["08", "25", "40", "53", "55", "57", "58", "XX"].contains(&class)
-        || *code == SqlState::UNDEFINED_OBJECT
 }
 
 impl Feed {

@@ -110,6 +110,11 @@ async fn a_view_whose_policy_fails_for_a_row_ends_with_the_error_of_a_read() {
             "return (select true from generate_series(1, 2))",
             "21000",
         ),
+        (
+            "settled",
+            "return current_setting('settled.team') = note",
+            "42704",
+        ),
     ] {
         database
             .sql(&format!(
