@@ -12,7 +12,8 @@ use http_body_util::BodyExt;
 use tempfile::TempDir;
 
 use crate::api::looks::Looks;
-use crate::api::rows::{Rows, respond};
+use crate::api::rows::{self, Rows, respond};
+use crate::api::watch::{self, Cannot};
 use crate::auth::{Authenticator, Identity, Settings};
 use crate::http::body::keep_head;
 use crate::postgres::embedded::tests::{options, skipped};
@@ -672,6 +673,20 @@ async fn a_table_or_column_made_a_moment_ago_is_found() {
         .is(201, r#"[{"colour":"red"}]"#);
     world.sql("drop table notes").await;
     world.get("notes").await.fails(404, "PGRST205");
+}
+
+#[tokio::test]
+async fn a_stream_of_a_table_that_was_dropped_a_moment_ago_is_told_that_it_is_not_there() {
+    let world = world!(&format!("{TASKS}; select rowcast.watch('tasks')"));
+    world.get("tasks?limit=0").await.is(200, "[]");
+    // Without event triggers nobody has told of it yet.
+    world.sql("drop table tasks").await;
+    let head = hyper::Request::get("/rest/v1/tasks").body(()).unwrap();
+    let request = rows::request(&world.rows, &head.into_parts().0, "tasks").unwrap();
+    let Err(Cannot::Now(told)) = watch::make(&world.rows, &request, &open()).await else {
+        panic!("a view, or none for ever");
+    };
+    assert_eq!(told.code, "PGRST205");
 }
 
 #[tokio::test]

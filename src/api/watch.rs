@@ -445,7 +445,8 @@ fn cannot(error: &Error, identity: &Identity) -> Cannot {
         problem.status,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
     );
-    if problem.status.is_client_error() && !permission {
+    let gone = matches!(error, Error::UnknownTable { .. });
+    if problem.status.is_client_error() && !permission && !gone {
         Cannot::Ever(problem)
     } else {
         Cannot::Now(problem)
@@ -553,9 +554,15 @@ async fn look(
             let answer = client.query_typed_raw(&sql, untyped(&values)).await?;
             let answer: Vec<tokio_postgres::Row> = answer.try_collect().await?;
             let seen = answer.first().ok_or(Error::Body("no answer"))?;
+            // The catalogue does not know yet that somebody has dropped it.
+            let gone = || Error::UnknownTable {
+                schema: read.table.schema.clone(),
+                name: read.table.name.clone(),
+                near: None,
+            };
             Ok(Seen {
                 row_security: seen.try_get(0)?,
-                schema: seen.try_get(1)?,
+                schema: seen.try_get::<_, Option<bool>>(1)?.ok_or_else(gone)?,
                 columns: seen.try_get(2)?,
                 values: seen.try_get(3)?,
                 sensible: OnceCell::new(),
