@@ -16,7 +16,7 @@
 -- key: what it costs is the same, and of a million rows the few that tell all of them are found in a moment
 -- (src/log/parts.rs). One whose changes somebody may want to receive needs its key.
 --
--- A trigger that notices when somebody truncates it or deletes from it (rowcast.emptied). Where it could not be made,
+-- A trigger that notices when somebody truncates it or deletes from it (rowcast.emptied_by_hand). Where it could not be made,
 -- `rowcast doctor` tells.
 --
 -- No checks: PostgreSQL reads the expression of a check anew for every statement that inserts, and the
@@ -48,11 +48,13 @@ begin
     from pg_class c where c.oid = 'rowcast.log_id_seq'::regclass and c.relpersistence = 'u'
     union all
     select unnest('{
-      "create or replace trigger emptied after delete or truncate on rowcast.log for each statement execute function rowcast.emptied()",
-      "alter table rowcast.log enable always trigger emptied"}'::text[])
-    -- One of an earlier release is for truncate alone; 8 is for delete.
+      "create or replace trigger emptied after delete or truncate on rowcast.log for each statement execute function rowcast.emptied_by_hand()",
+      "alter table rowcast.log enable always trigger emptied",
+      "drop function if exists rowcast.emptied()"}'::text[])
+    -- One of an earlier release calls another function, which knows nothing of who deletes.
     where not exists (select from pg_trigger
-                      where tgrelid = 'rowcast.log'::regclass and tgname = 'emptied' and tgtype & 8 <> 0)
+                      where tgrelid = 'rowcast.log'::regclass and tgname = 'emptied'
+                        and tgfoid = 'rowcast.emptied_by_hand()'::regprocedure)
   ) as wanted;
   if changes is null then
     return;

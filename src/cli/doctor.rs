@@ -700,9 +700,9 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
         not exists (select from pg_index where indexrelid = to_regclass('rowcast.log_touched') and indisvalid), \
         (select relpersistence from pg_class where oid = to_regclass('rowcast.log_id_seq')), \
         (select relpersistence from pg_class where oid = 'rowcast.epoch'::regclass), \
-        to_regprocedure('rowcast.emptied()') is not null and not exists (select from pg_trigger \
+        to_regprocedure('rowcast.emptied_by_hand()') is not null and not exists (select from pg_trigger \
           where tgrelid = 'rowcast.log'::regclass and tgname = 'emptied' and tgenabled = 'A' \
-          and tgtype & 8 <> 0) \
+          and tgfoid = to_regprocedure('rowcast.emptied_by_hand()')) \
         from rowcast.log_status()";
     for row in rows(client, status).await? {
         let number = |at: usize| cell(&row, at).parse::<f64>().unwrap_or(0.0);
@@ -772,7 +772,7 @@ async fn the_log(config: &Config, client: &Client, findings: &mut Findings) -> A
                 "screens that come back would miss what they had not read, in silence; somebody who had written to a \
                  watched table was still at it when Rowcast was installed",
                 "create or replace trigger emptied after delete or truncate on rowcast.log for each statement \
-                 execute function rowcast.emptied(); alter table rowcast.log enable always trigger emptied;",
+                 execute function rowcast.emptied_by_hand(); alter table rowcast.log enable always trigger emptied;",
             );
         }
         let limit = f64::from(u32::try_from(config.long_transaction).unwrap_or(u32::MAX));

@@ -125,9 +125,12 @@ async fn a_log_that_is_small_is_not_written_ahead_any_more_and_one_that_is_not_s
     database.relay().await.kill().await;
     assert_eq!(database.one(how).await, earlier);
     assert_eq!(database.one(count).await, "100");
-    // What a smaller one holds comes along. It is trimmed as the functions do that keep the log: by hand would void all.
+    // What a smaller one holds comes along. Nobody notices that it is emptied by hand: that would void all.
     database
-        .sql("set rowcast.keeps_log = on; delete from rowcast.log where id > 3")
+        .sql(
+            "alter table rowcast.log disable trigger emptied; delete from rowcast.log where id > 3; \
+             alter table rowcast.log enable always trigger emptied",
+        )
         .await;
     eventually("nobody needs what was deleted", async || {
         database.sql("vacuum full rowcast.log").await;
@@ -220,4 +223,33 @@ async fn an_old_schema_that_came_with_a_dump_is_not_taken_for_one_from_here() {
         (database.one(known).await == "1").then_some(())
     })
     .await;
+}
+
+/// Of two builds of one release the last to start installs its functions, and what it knows nothing of stays: the log's
+/// trigger.
+#[tokio::test]
+async fn functions_of_an_earlier_build_keep_the_log_under_the_trigger_of_a_later_one() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    let epoch = "select uuid from rowcast.epoch";
+    let before = database.one(epoch).await;
+    let trims = async || {
+        database
+            .sql("delete from rowcast.tick; insert into rowcast.log (op, channel) values ('P', 'lobby')")
+            .await;
+        let trimmed = database.one("select rowcast.trim('0 s', 10000)").await;
+        assert_eq!(trimmed, "1");
+        assert_eq!(database.one(epoch).await, before);
+    };
+    trims().await;
+    for function in ["begin_epoch()", "trim(retention interval, chunk integer)"] {
+        let head = format!("create or replace function rowcast.{function}");
+        let (_, rest) = BEFORE.split_once(&head).unwrap();
+        let (body, _) = rest.split_once("\n$$;").unwrap();
+        database.sql(&format!("{head}{body}\n$$")).await;
+    }
+    trims().await;
+    let made = database.one("select rowcast.new_epoch()").await;
+    assert_ne!(made, before);
+    assert_eq!(database.one(epoch).await, made);
 }
