@@ -348,10 +348,11 @@ begin
     (select string_agg(r.relid::text, ',' order by r.relid) from rowcast.tree(rel) as r (relid)),
     (select string_agg(i.inhrelid::text, ',' order by i.inhrelid) from pg_inherits i
      where i.inhparent = rel and not i.inhdetachpending),
-    -- Since version 16 each membership says itself whether it is inherited and may be taken.
-    (select string_agg(m.said, ',' order by m.roleid, m.member, m.said)
-     from (select a.roleid, a.member, concat_ws(' ', a.roleid, a.member, to_json(a) ->> 'inherit_option', to_json(a) ->> 'set_option') as said
-           from pg_auth_members a) m),
+    -- Since version 16 each membership says itself whether it is inherited and may be taken. As the text of the row, since
+    -- older versions lack the names: JSON, which has them, made of this the most of what a check takes where there is a role
+    -- for each user (measured with 3,000 of them: 30 ms a table, and 14 so).
+    (select string_agg(concat_ws(' ', m.roleid, m.member, case when said.more then m::text end), ',' order by m.roleid, m.member, m.grantor)
+     from pg_auth_members m, (select current_setting('server_version_num')::int >= 160000 as more) as said),
     (select string_agg(o.oid::text, ',' order by o.oid) from pg_roles o where o.rolsuper or o.rolbypassrls),
     (select string_agg(o.oid::text, ',' order by o.oid) from pg_roles o where not o.rolinherit),
     -- Of roles that somebody may take: whether they can log in, and what is set for them.

@@ -91,7 +91,6 @@ where r.rolname !~ '^pg_'
 const DIGEST: &str = "select md5(concat_ws(E'\\n', \
     (select string_agg(concat_ws(' ', r.oid, r.rolname, r.rolsuper, r.rolbypassrls, r.rolcanlogin, r.rolinherit), ',' \
        order by r.oid) from pg_roles r), \
-    (select string_agg(m.said, ',' order by m.said) from (select concat_ws(' ', a.roleid, a.member, \
-       to_json(a) ->> 'inherit_option', to_json(a) ->> 'set_option') as said from pg_auth_members a) m), \
+    (select string_agg(m::text, ',' order by m.roleid, m.member, m.grantor) from pg_auth_members m), \
     (select string_agg(concat_ws(' ', s.setdatabase, s.setrole, s.setconfig::text), ',' order by s.setdatabase, s.setrole) \
        from pg_db_role_setting s)))";
