@@ -97,7 +97,7 @@ declare
   calls text;
 begin
   get diagnostics calls = pg_context;
-  if tg_op = 'TRUNCATE' or calls !~ '\mrowcast\."?(trim|begin_epoch)"?\(' then
+  if tg_op = 'TRUNCATE' or calls !~ '\mrowcast"?\."?(trim|begin_epoch)"?\(' then
     perform rowcast.new_epoch();
   end if;
   return null;
