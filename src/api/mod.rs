@@ -94,13 +94,18 @@ impl Api {
         head: &Head,
         answer: impl FnOnce(Identity) -> F,
     ) -> Response {
-        let identity = match self.admitted(head).await {
+        let closed = |problem: Problem| {
+            stream::closed(stream::token(head).as_deref(), &problem.unavailable())
+        };
+        let identity = match identify(&self.auth, head).await {
             Ok(identity) => identity,
-            Err(problem) if problem.status.is_server_error() => {
-                return stream::closed(stream::token(head).as_deref(), &problem.unavailable());
-            }
+            Err(problem) if problem.status.is_server_error() => return closed(problem),
             Err(problem) => return problem.into_response(),
         };
+        // A role that is not there may be made, or made again, and one that may not be taken be granted.
+        if let Err(problem) = self.rows.admit(&identity).await {
+            return closed(problem);
+        }
         // Clocks may differ, so that a request is let through some time after; a stream would end at once.
         if identity.expires.is_some_and(|end| end <= SystemTime::now()) {
             return Problem::of_token(&TokenError::Expired).into_response();
@@ -120,8 +125,7 @@ impl Api {
                 };
                 let refused = &self.streams.metrics.refused_streams;
                 refused.get_or_create(&reason).inc();
-                let problem = Problem::of_full(full);
-                stream::closed(stream::token(head).as_deref(), &problem.unavailable())
+                closed(Problem::of_full(full))
             }
         }
     }

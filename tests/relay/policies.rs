@@ -332,6 +332,47 @@ async fn a_stream_ends_when_its_role_is_one_that_is_never_taken_and_follows_what
         .await;
 }
 
+/// As by a restore. A page's own `EventSource` gives up for ever on anything but 200.
+#[tokio::test]
+async fn a_stream_whose_role_is_gone_for_a_moment_comes_back() {
+    let (database, relay) = world().await;
+    let role = format!("gone_{}", std::process::id());
+    database
+        .sql(&format!(
+            "create role {role} nologin; grant {role} to api_login; grant select (id, tenant, body) on notes to {role}"
+        ))
+        .await;
+    let ann = token(&role, &[]).await;
+    let mut screen = Watcher::of(&relay, PATH, &ann, None).await;
+    screen.shows("nothing", &BTreeMap::new()).await;
+    database
+        .sql(&format!("alter role {role} rename to {role}_then"))
+        .await;
+    let is_refused =
+        |event: &crate::harness::Event| event.data.contains("requests may not run as this role");
+    screen.stream.until(is_refused).await;
+    assert_eq!(screen.stream.next().await, None);
+    for path in [PATH, "/channels/lobby"] {
+        let mut again = Watcher::of(&relay, path, &ann, None).await;
+        let told = again.stream.until(is_refused).await;
+        assert!(told.json()["retry_ms"].is_number(), "{told:?}");
+        assert_eq!(again.stream.next().await, None);
+    }
+    let bearer = format!("Bearer {ann}");
+    let headers = [("authorization", bearer.as_str())];
+    let read = relay.request(hyper::Method::GET, PATH, &headers, "").await;
+    assert_eq!(read.status, 403);
+    database
+        .sql(&format!("alter role {role}_then rename to {role}"))
+        .await;
+    let mut screen = Watcher::of(&relay, PATH, &ann, None).await;
+    screen.shows("nothing again", &BTreeMap::new()).await;
+    drop(relay);
+    database
+        .sql(&format!("drop owned by {role}; drop role {role}"))
+        .await;
+}
+
 /// Since PostgreSQL 16 that is said of each membership, by which a table may be read and policies hold. The roles are made
 /// for it: what is changed of ones that others use would be seen by their tests.
 #[tokio::test]
