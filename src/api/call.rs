@@ -210,6 +210,10 @@ impl Job {
 fn result(call: &Call, called: Called, check: Check, told_end: Option<&str>) -> Reply {
     let Called { rows, total } = called;
     let preferences = &call.request.preferences;
+    let answers = call.function.returns != Returns::Nothing;
+    let count = call.read.count.filter(|_| answers);
+    // What is no set is there as a whole.
+    let total = total.or(count.map(|_| rows.count));
     let mut reply = match call.function.returns {
         Returns::Nothing => Reply::empty(StatusCode::NO_CONTENT),
         Returns::Row(_) if rows.count == 0 => Reply::json("null".to_owned(), JSON),
@@ -223,11 +227,10 @@ fn result(call: &Call, called: Called, check: Check, told_end: Option<&str>) -> 
     if total.is_some_and(|total| rows.count < total) {
         reply.status = StatusCode::PARTIAL_CONTENT;
     }
-    if call.function.returns != Returns::Nothing {
+    if answers {
         let range = content_range(call.read.range.offset, rows.count, total);
         reply.headers.insert(CONTENT_RANGE, range);
     }
-    let count = call.read.count.filter(|_| call.is_counted());
     let zone = format!(
         "timezone={}",
         preferences.timezone.as_deref().unwrap_or_default()
