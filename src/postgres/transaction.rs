@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, RowStream, SimpleQueryMessage};
 
@@ -129,6 +130,10 @@ pub enum TransactionError {
     /// PostgreSQL refused, or the connection broke before the end was asked for.
     #[error("the transaction failed")]
     Failed(#[source] Error),
+    /// COMMIT waited too long for what others hold, and nothing was committed: whoever notifies waits until all who did
+    /// before have committed, and deferred constraints wait for rows.
+    #[error("the commit waited too long for others")]
+    Queued(#[source] Error),
     /// The connection broke, or fell silent, after COMMIT was sent: nobody knows whether it holds.
     #[error("it is unknown whether the transaction was committed")]
     InDoubt(#[source] Option<Error>),
@@ -347,6 +352,9 @@ fn give_back(lease: Lease, ended: Ended) -> Result<(), TransactionError> {
                 lease.give_back();
             }
             Ok(())
+        }
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            Err(TransactionError::Queued(error))
         }
         Err(error) if error.as_db_error().is_some_and(refused) => {
             Err(TransactionError::Failed(error))

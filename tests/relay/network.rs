@@ -315,6 +315,13 @@ async fn commits_that_wait_for_a_standby_take_no_connections_and_stop_nobody_who
     });
     let waits = waiting(&database, "rowcast doorbell").await;
     ends(&database, &waits).await;
+    // Whoever writes through the relay waits no longer than for any other lock.
+    let refused = relay.post("/rest/v1/tasks", r#"{"id":2}"#).await;
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert_eq!(refused.header("retry-after"), "2");
+    assert_eq!(refused.json()["code"], "55P03");
+    let hint = refused.json()["hint"].to_string();
+    assert!(hint.contains("rowcast doctor"), "{hint}");
 
     let doctor = ["doctor", "--database-url", &database.url];
     let doctor = command().args(doctor).output();

@@ -288,6 +288,12 @@ impl Problem {
     pub fn of_transaction(error: &TransactionError) -> Self {
         match error {
             TransactionError::Failed(error) => Self::of_database(error),
+            TransactionError::Queued(error) => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                ..Self::of_database(error)
+            }
+            .details("the commit waited for others, and nothing was changed")
+            .hint("try again in a moment; rowcast doctor tells of commits that wait for a standby"),
             TransactionError::InDoubt(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "RCR02",
