@@ -9,6 +9,7 @@ use crate::causes::Causes;
 use crate::config::Config;
 use crate::postgres::connect::Target;
 use crate::postgres::embedded;
+use crate::postgres::pool::{OWN, pinned};
 
 /// The private database's name.
 pub(super) const PRIVATE: &str = "rowcast";
@@ -84,12 +85,17 @@ pub(super) fn running(config: &Config) -> Result<(Target, Option<PathBuf>), Told
     Ok((running.target(PRIVATE), binaries))
 }
 
-/// A connection of its own for a command.
+/// A connection of its own for a command. What is set for the database or the login is meant for others: a
+/// limit would end what takes a while, and whoever asks for a write means it.
 pub(super) async fn connect(target: &Target) -> Result<Client, Told> {
     let connected = target.connect("rowcast cli").await;
     let (client, connection) = connected.map_err(|error| unreachable(target, &error))?;
     // Ends with the client.
     tokio::spawn(connection);
+    // Compiling these statements would take longer than running them.
+    let settings = format!("{}; {OWN}; set jit = off", pinned());
+    let set = client.batch_execute(&settings).await;
+    set.map_err(|error| unreachable(target, &error))?;
     Ok(client)
 }
 

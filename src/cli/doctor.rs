@@ -389,7 +389,8 @@ fn enough(places: &[SimpleQueryRow], wanted: usize, findings: &mut Findings) {
 }
 
 async fn settings(config: &Config, client: &Client, findings: &mut Findings) -> Asked<()> {
-    let settings = "select name, setting, coalesce(unit, '') from pg_settings where name in \
+    // As the login gets them, since our own session has others.
+    let settings = "select name, reset_val, coalesce(unit, '') from pg_settings where name in \
         ('fsync', 'full_page_writes', 'autovacuum', 'synchronous_commit', 'statement_timeout', 'transaction_timeout', \
          'idle_session_timeout', 'max_prepared_transactions') order by name";
     for row in rows(client, settings).await? {

@@ -30,7 +30,7 @@ pub(super) async fn run(config: &Config, what: &[String]) -> anyhow::Result<()> 
             "rowcast trace TABLE KEY, or rowcast trace TXID, as the login that the relay listens with",
         )
     };
-    let limits = "set statement_timeout = '30s'; set timezone = 'UTC'; set search_path = pg_catalog, public, pg_temp";
+    let limits = "set statement_timeout = '30s'; set search_path = pg_catalog, public, pg_temp";
     client.batch_execute(limits).await.map_err(refused)?;
     let transactions = match what {
         [txid] if txid.bytes().all(|byte| byte.is_ascii_digit()) => vec![txid.clone()],

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 
 use crate::harness::{
-    DEADLINE, Database, Server, command, database, eventually, signal, signal_group,
+    DEADLINE, Database, Server, command, connect, database, eventually, signal, signal_group,
 };
 
 async fn run(arguments: &[&str]) -> (bool, String, String) {
@@ -203,11 +203,60 @@ async fn where_nothing_may_be_written_nothing_is_installed_and_that_is_told() {
             "create table tasks (id int primary key); alter database {name} set default_transaction_read_only = on"
         ))
         .await;
-    let (done, _, error) = on(&database, &["watch", "tasks"]).await;
+    let (done, _, error) = on(&database, &["serve", "--listen", "127.0.0.1:0"]).await;
     assert!(
         !done && error.contains("found:") && error.contains("try:   the primary's address"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn what_a_database_sets_for_everybody_keeps_no_command_from_its_work() {
+    let database = database().await;
+    let name = database.one("select current_database()").await;
+    let settings = [
+        "statement_timeout = '300ms'",
+        "default_transaction_read_only = on",
+        "extra_float_digits = -15",
+    ];
+    let settings = settings.map(|setting| format!("alter database {name} set {setting}"));
+    database
+        .sql(&format!(
+            "create table tasks (id int primary key); {}",
+            settings.join("; ")
+        ))
+        .await;
+    for command in [
+        &["watch", "tasks"][..],
+        &["new-epoch"],
+        &["unwatch", "tasks"],
+        &["watch", "tasks"],
+    ] {
+        let (done, _, error) = on(&database, command).await;
+        assert!(done, "{command:?}: {error}");
+    }
+    let (_, doctor, error) = on(&database, &["doctor"]).await;
+    assert!(doctor.contains("tokens of the last "), "{doctor}{error}");
+    assert!(!doctor.contains("e+"), "{doctor}");
+    // What is set for the login is found all the same.
+    assert!(doctor.contains("statement_timeout = 300 ms"), "{doctor}");
+
+    let busy = connect(&database.url).await;
+    let lock = "set default_transaction_read_only = off; set statement_timeout = 0; begin; lock table rowcast.watched";
+    busy.batch_execute(lock).await.unwrap();
+    let watched = on(&database, &["watched"]);
+    let longer = async {
+        eventually("a command that waits longer", async || {
+            let waits = "select count(*) from pg_stat_activity \
+                         where datname = current_database() and application_name = 'rowcast cli' \
+                         and wait_event_type = 'Lock' and state_change < clock_timestamp() - interval '1 s'";
+            (database.one(waits).await == "1").then_some(())
+        })
+        .await;
+        busy.batch_execute("commit").await.unwrap();
+    };
+    let ((done, told, error), ()) = futures::join!(watched, longer);
+    assert!(done && told == "public.tasks\n", "{told}{error}");
 }
 
 #[tokio::test]
