@@ -754,6 +754,8 @@ begin
         repaired := true;
         return next format('triggers of %s were missing or disabled and are back', known.rel::regclass);
       exception when others then
+        -- It was dropped at this moment, has no name any more, and is found gone next time.
+        continue when not exists (select from pg_class c where c.oid = known.rel);
         return next format('triggers of %s are missing or disabled: %s', known.rel::regclass, sqlerrm);
         -- A new partition has the trigger on rows from the start, and not the one on truncations. Its file tells of
         -- these until somebody who owns the table watches it again.

@@ -594,6 +594,25 @@ async fn where_transactions_only_read_by_default_the_log_is_looked_after_all_the
     shows_what_is_there(&relay, PATH, &screen).await;
 }
 
+/// As by a restore with --clean, which drops what tells of it before.
+#[tokio::test]
+async fn a_table_that_is_dropped_while_it_is_looked_at_is_no_finding() {
+    let database = database().await;
+    database.relay().await.kill().await;
+    database.sql(TASKS).await;
+    database
+        .sql(
+            "alter event trigger rowcast_drop disable; \
+             create or replace function rowcast.suited(rel oid) returns boolean language plpgsql as $$ \
+             begin drop table public.tasks; return false; end $$",
+        )
+        .await;
+    let drift = "select string_agg(found, '; ') from rowcast.check_drift() as found";
+    assert_eq!(database.one(drift).await, "");
+    let told = database.one(drift).await;
+    assert!(told.ends_with("was dropped"), "{told}");
+}
+
 #[tokio::test]
 async fn what_was_taken_from_a_relay_is_told_by_its_name_and_is_all_that_must_be_given_back() {
     let server = Server::start(&[]).await;
