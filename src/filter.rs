@@ -436,13 +436,16 @@ fn truth(text: &str) -> Result<Truth, ConditionError> {
 }
 
 /// `(a,b,"c,\"d")`. Members in double quotes may hold commas and parentheses; a backslash inside
-/// quotes takes the next character as it is. `()` is the empty list.
+/// quotes takes the next character as it is. `()` is the empty list. Blanks around either parenthesis
+/// outside, and behind the first, say nothing; all others are part of a member, as in `PostgREST`.
 fn list(text: &str) -> Result<Vec<String>, ConditionError> {
     let wrong = || ConditionError::List(text.to_owned());
     let inner = text
+        .trim_matches(is_blank)
         .strip_prefix('(')
         .and_then(|rest| rest.strip_suffix(')'))
-        .ok_or_else(wrong)?;
+        .ok_or_else(wrong)?
+        .trim_start_matches(is_blank);
     if inner.is_empty() {
         return Ok(Vec::new());
     }
@@ -460,6 +463,11 @@ fn list(text: &str) -> Result<Vec<String>, ConditionError> {
             Some(_) => return Err(wrong()),
         }
     }
+}
+
+/// What may stand around the dialect's parentheses.
+fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t')
 }
 
 #[cfg(test)]
@@ -542,7 +550,9 @@ mod tests {
     fn lists_take_quoted_members() {
         let values = |text| parse(text).unwrap().values().to_vec();
         assert_eq!(values("in.(a,b c,\"d,)\\\"\")"), ["a", "b c", "d,)\""]);
+        assert_eq!(values("in. ( a, b ,\"c\") "), ["a", " b ", "c"]);
         assert_eq!(values("in.()"), Vec::<String>::new());
+        assert_eq!(values("in.( )"), Vec::<String>::new());
         assert_eq!(values("in.(,)"), ["", ""]);
         assert_eq!(values("in.(\"\")"), [""]);
         for wrong in ["in.a", "in.(a", "in.(\"a)", "in.(\"a\"b)"] {

@@ -1,7 +1,7 @@
 //! Conditions put together: `and=(…)`, `or=(…)`, and groups inside of groups.
 
 use super::scanner::{Mistake, Scanner};
-use super::{Condition, ConditionError, Test};
+use super::{Condition, ConditionError, Test, is_blank};
 
 /// A condition, or several of them put together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -176,6 +176,9 @@ fn condition(scanner: &mut Scanner<'_>) -> Result<Condition, ConditionError> {
 /// A value up to the comma or parenthesis behind it. Commas and parentheses of its own stand in
 /// double quotes, in braces, or in the list of an `in`.
 fn operand(scanner: &mut Scanner<'_>, is_list: bool) -> Result<String, ConditionError> {
+    if is_list {
+        scanner.spaces();
+    }
     match scanner.peek() {
         Some('"') => {
             scanner.bump();
@@ -199,6 +202,8 @@ fn enclosed(scanner: &mut Scanner<'_>, close: char) -> Result<String, ConditionE
     // text each counts.
     let is_array = close == '}';
     let mut begins = false;
+    // Blanks behind the first parenthesis are none of the member's.
+    let mut opens = false;
     loop {
         let c = scanner
             .bump()
@@ -219,7 +224,8 @@ fn enclosed(scanner: &mut Scanner<'_>, close: char) -> Result<String, ConditionE
             }
             _ => {}
         }
-        begins = matches!(c, '(' | ',') && !in_quotes;
+        begins = !in_quotes && (matches!(c, '(' | ',') || (opens && is_blank(c)));
+        opens = begins && c != ',';
     }
 }
 
@@ -264,6 +270,12 @@ mod tests {
                 "or",
                 "(and.eq.1,not.eq.2,\"or\".eq.3,e.eq.,f.eq.a.b)",
                 "Or(and:[\"1\"], not:[\"2\"], or:[\"3\"], e:[\"\"], f:[\"a.b\"])",
+            ),
+            // Blanks behind the first parenthesis say nothing, and all others are the member's.
+            (
+                "and",
+                "(a.in. (  \"1)\",2, 3),b.in.(1, \"2))",
+                "And(a:[\"1)\", \"2\", \" 3\"], b:[\"1\", \" \\\"2\"])",
             ),
             // A quote inside of a member is one like any other character.
             (
