@@ -312,7 +312,13 @@ impl Target {
         if conninfo.get("host").is_none() && conninfo.get("hostaddr").is_none() {
             conninfo.set("host", default_host(conninfo.get("port").unwrap_or("5432")));
         }
-        let (tls, mode) = tls::connector(conninfo.get("sslmode"), conninfo.get("sslrootcert"))?;
+        let (tls, mode) = tls::connector(tls::Wanted {
+            mode: conninfo.get("sslmode"),
+            roots: conninfo.get("sslrootcert"),
+            certificate: conninfo.get("sslcert"),
+            key: conninfo.get("sslkey"),
+            least: conninfo.get("ssl_min_protocol_version"),
+        })?;
         let mut config = config_of(conninfo.clone())?;
         let is_local = config
             .get_hosts()
@@ -351,6 +357,9 @@ fn config_of(mut conninfo: Conninfo) -> Result<Config, TargetError> {
     for ours_or_meaningless in [
         "sslmode",
         "sslrootcert",
+        "sslcert",
+        "sslkey",
+        "ssl_min_protocol_version",
         "passfile",
         "sslcompression",
         "sslsni",

@@ -10,9 +10,14 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::TLS13;
+use rustls::{
+    ClientConfig, DEFAULT_VERSIONS, DigitallySignedStruct, InconsistentKeys, RootCertStore,
+    SignatureScheme, SupportedProtocolVersion,
+};
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -45,6 +50,40 @@ pub enum TlsError {
     /// The file or the system has none.
     #[error("there are no root certificates in {0}")]
     NoRoots(String),
+    /// `sslcert` without `sslkey`, or the other way round.
+    #[error("sslcert and sslkey must be given both, or neither")]
+    HalfIdentity,
+    /// The file with the client's certificate or with its key.
+    #[error("{path} cannot be read as PEM{}", if *.is_key { " that holds a private key without a password" } else { "" })]
+    Identity {
+        /// The file of `sslcert` or `sslkey`.
+        path: PathBuf,
+        /// Whether it should hold the key.
+        is_key: bool,
+        /// What is wrong with it.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// The two do not belong together, or are of a kind that nobody uses.
+    #[error("the certificate of sslcert cannot be used with the key of sslkey")]
+    Unsuited(#[source] rustls::Error),
+    /// Not one of TLS' versions.
+    #[error("ssl_min_protocol_version is \"{0}\", and must be TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3")]
+    Version(String),
+}
+
+/// What libpq's keywords say of TLS.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// `sslmode`
+    pub mode: Option<&'a str>,
+    /// `sslrootcert`
+    pub roots: Option<&'a str>,
+    /// `sslcert`: the certificate that we show.
+    pub certificate: Option<&'a str>,
+    /// `sslkey`: its key.
+    pub key: Option<&'a str>,
+    /// `ssl_min_protocol_version`
+    pub least: Option<&'a str>,
 }
 
 /// What is checked of the server.
@@ -55,21 +94,19 @@ enum Check {
     ChainAndName,
 }
 
-/// A connector and the mode for tokio-postgres, from `sslmode` and `sslrootcert`.
+/// A connector and the mode for tokio-postgres.
 ///
 /// # Errors
 /// When the mode is unknown, or certificates are needed and not there.
 ///
 /// # Panics
 /// Never: ring has what the protocol versions need.
-pub fn connector(
-    mode: Option<&str>,
-    root_certificates: Option<&str>,
-) -> Result<(MakeRustlsConnect, SslMode), TlsError> {
-    let (check, mode) = checks(mode, root_certificates)?;
+pub fn connector(wanted: Wanted<'_>) -> Result<(MakeRustlsConnect, SslMode), TlsError> {
+    let (check, mode) = checks(wanted.mode, wanted.roots)?;
+    let versions = versions(wanted.least)?;
     let trusted = match check {
         Check::Nothing => Vec::new(),
-        Check::Chain | Check::ChainAndName => match root_certificates {
+        Check::Chain | Check::ChainAndName => match wanted.roots {
             None | Some("system") => system_certificates()?,
             Some(path) => certificates_in(Path::new(path))?,
         },
@@ -83,12 +120,19 @@ pub fn connector(
         trusted,
         provider: Arc::clone(&provider),
     };
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
         .expect("ring supports TLS 1.2 and 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match (wanted.certificate, wanted.key) {
+        (Some(certificate), Some(key)) if mode != SslMode::Disable => {
+            let shown = identity(Path::new(certificate), Path::new(key), &provider)?;
+            config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)))
+        }
+        (Some(_), None) | (None, Some(_)) => return Err(TlsError::HalfIdentity),
+        _ => config.with_no_client_auth(),
+    };
     // sslnegotiation=direct demands it, and it is harmless otherwise.
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     Ok((MakeRustlsConnect::new(config), mode))
@@ -108,6 +152,54 @@ fn checks(mode: Option<&str>, roots: Option<&str>) -> Result<(Check, SslMode), T
         (Some("require" | "verify-ca"), Some(_)) => Ok((Check::Chain, SslMode::Require)),
         (Some("verify-full"), _) => Ok((Check::ChainAndName, SslMode::Require)),
         (Some(other), _) => Err(TlsError::Mode(other.to_owned())),
+    }
+}
+
+static NEWEST: [&SupportedProtocolVersion; 1] = [&TLS13];
+
+/// rustls has none before TLS 1.2, which is what libpq asks for where nothing is said.
+fn versions(least: Option<&str>) -> Result<&'static [&'static SupportedProtocolVersion], TlsError> {
+    let known = |versions: &[&str], text: &str| {
+        let mut versions = versions.iter();
+        versions.any(|version| version.eq_ignore_ascii_case(text))
+    };
+    match least {
+        Some(text) if known(&["TLSv1.3"], text) => Ok(&NEWEST),
+        Some(text) if !known(&["TLSv1", "TLSv1.1", "TLSv1.2"], text) => {
+            Err(TlsError::Version(text.to_owned()))
+        }
+        _ => Ok(DEFAULT_VERSIONS),
+    }
+}
+
+/// Who we are: a certificate, with those between it and its root, and its key.
+fn identity(
+    certificate: &Path,
+    key: &Path,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, TlsError> {
+    let failed = |path: &Path, is_key| {
+        let path = path.to_owned();
+        move |source| TlsError::Identity {
+            path,
+            is_key,
+            source,
+        }
+    };
+    let certificates = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .map_err(failed(certificate, false))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(failed(key, true))?;
+    let key = provider.key_provider.load_private_key(key);
+    let shown = CertifiedKey::new(certificates, key.map_err(TlsError::Unsuited)?);
+    match shown.keys_match() {
+        Err(
+            error @ (rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)
+            | rustls::Error::NoCertificatesPresented),
+        ) => Err(TlsError::Unsuited(error)),
+        // What openssl makes of a request without more words is of the first version of X.509, which cannot be
+        // looked into here, and servers take it.
+        _ => Ok(shown),
     }
 }
 
@@ -208,7 +300,7 @@ mod tests {
     use tokio::process::Command;
 
     use super::*;
-    use crate::postgres::connect::Target;
+    use crate::postgres::connect::{Target, TargetError};
     use crate::postgres::embedded::Cluster;
     use crate::postgres::embedded::tests::{options, throw_away};
 
@@ -232,8 +324,11 @@ mod tests {
         let port = free.local_addr().unwrap().port();
         drop(free);
         let mut options = options(place.path());
+        std::fs::write(data.join("hba"), HBA).unwrap();
         for (name, value) in [
             ("ssl", "on"),
+            ("ssl_ca_file", "ca.pem"),
+            ("hba_file", &data.join("hba").display().to_string()),
             ("listen_addresses", "127.0.0.1"),
             ("port", &port.to_string()),
         ] {
@@ -244,6 +339,11 @@ mod tests {
         Some((place, cluster, port))
     }
 
+    const HBA: &str = "
+        local all all trust
+        hostssl all shown 127.0.0.1/32 trust clientcert=verify-full
+        host all postgres 127.0.0.1/32 trust";
+
     const CERTIFICATES: &str = "
         command -v openssl >/dev/null
         exec 2>/dev/null
@@ -253,6 +353,9 @@ mod tests {
         echo subjectAltName=DNS:localhost >names
         openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
             -extfile names -out server.crt
+        openssl req -newkey rsa:2048 -nodes -subj /CN=shown -keyout shown.key -out shown.csr
+        openssl x509 -req -in shown.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out shown.crt
+        openssl pkey -in shown.key -aes256 -passout pass:secret -out locked.key
         chmod 0600 server.key";
 
     #[tokio::test]
@@ -293,6 +396,71 @@ mod tests {
         cluster.stop().await;
     }
 
+    #[tokio::test]
+    async fn a_certificate_is_shown_to_a_server_that_wants_one() {
+        let Some((place, cluster, port)) = server_with_tls().await else {
+            return;
+        };
+        let (client, connection) = cluster
+            .target("postgres")
+            .connect("rowcast test")
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        client
+            .batch_execute("create role shown login")
+            .await
+            .unwrap();
+        let file = |name: &str| place.path().join("data").join(name).display().to_string();
+        let target = |parameters: &str| {
+            let place = format!("host=localhost hostaddr=127.0.0.1 port={port} user=shown");
+            let root = format!("sslmode=verify-full sslrootcert={}", file("ca.pem"));
+            Target::from_url(&format!("{place} dbname=postgres {root} {parameters}"))
+        };
+        let of = |certificate: &str, key: &str| {
+            target(&format!(
+                "sslcert={} sslkey={}",
+                file(certificate),
+                file(key)
+            ))
+        };
+        let connected = async |target: Target| target.connect("rowcast test").await.is_ok();
+        assert!(!connected(target("").unwrap()).await);
+        let shown = of("shown.crt", "shown.key").unwrap();
+        assert!(connected(shown).await);
+        let (mut arguments, _) = of("shown.crt", "shown.key").unwrap().psql_arguments();
+        assert!(arguments.pop().unwrap().contains("sslkey="));
+        let is = |told: TargetError, wanted: fn(&TlsError) -> bool| match told {
+            TargetError::Tls(error) => wanted(&error),
+            _ => false,
+        };
+        let told = of("server.crt", "shown.key").unwrap_err();
+        assert!(is(told, |error| matches!(error, TlsError::Unsuited(_))));
+        for key in ["locked.key", "nowhere.key"] {
+            let told = of("shown.crt", key).unwrap_err();
+            let is_key =
+                |error: &TlsError| matches!(error, TlsError::Identity { is_key: true, .. });
+            assert!(is(told, is_key), "{key}");
+        }
+        let told = target("sslcert=shown.crt").unwrap_err();
+        assert!(is(told, |error| matches!(error, TlsError::HalfIdentity)));
+        cluster.stop().await;
+    }
+
+    #[test]
+    fn the_least_version_is_kept_to() {
+        for text in ["TLSv1", "tlsv1.1", "TLSv1.2"] {
+            assert_eq!(versions(Some(text)).unwrap().len(), 2, "{text}");
+        }
+        assert_eq!(versions(Some("TLSv1.3")).unwrap(), [&TLS13]);
+        assert!(matches!(
+            versions(Some("TLSv1.4")),
+            Err(TlsError::Version(_))
+        ));
+        let target = Target::from_url("postgres://db/app?ssl_min_protocol_version=TLSv1.3");
+        assert!(target.is_ok());
+    }
+
     #[test]
     fn modes_mean_what_they_mean_in_libpq() {
         let checks = |mode, roots| checks(mode, roots).unwrap();
@@ -311,6 +479,13 @@ mod tests {
 
     #[test]
     fn weaker_or_unknown_modes_are_refused_aloud() {
+        let connector = |mode, roots| {
+            connector(Wanted {
+                mode,
+                roots,
+                ..Wanted::default()
+            })
+        };
         assert!(matches!(
             connector(Some("require"), Some("system")),
             Err(TlsError::WeakSystem(_))
