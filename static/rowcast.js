@@ -193,7 +193,7 @@ class Source {
 
   /** Looks at the clock: after a sleep the connection may be dead without knowing it. */
   check(awake) {
-    const silent = Date.now() - Math.max(this.#heard, this.#tried)
+    const silent = Date.now() - Math.max(this.#heard, this.#tried, this.#until)
     const limit = this.#events?.readyState === 1 ? (awake ? SILENCE / 2 : SILENCE) : awake ? 1_000 : PATIENCE
     if (Date.now() < this.#until) return
     // Whoever comes back to a page does not wait for what is left of a pause.

@@ -199,7 +199,7 @@ enum Verdict {
 
 /// The database has begun another life of the transaction counter than this connection did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the database was restarted after a crash, or restored")]
+#[error("the database was restarted after a crash, or restored, or its log was emptied by hand")]
 pub struct EpochEnded;
 
 impl Reading {

@@ -252,6 +252,17 @@ test('a pause that the relay asks for is kept, by those with a token, too', asyn
   assert.equal(streams.length, 5)
 })
 
+test('a relay is not silent while a pause lasts that it asked for', async () => {
+  const { cards } = await look()
+  latest().show({ 1: 'a' })
+  latest().say('control', { upToDate: true, closing: true, retry_ms: 30_000 })
+  latest().fail()
+  await pass(40_000)
+  assert.deepEqual([streams.length, cards.error?.message], [1, undefined], 'the browser comes back by itself')
+  await pass(20_000)
+  assert.deepEqual([streams.length, cards.error?.message], [2, 'the relay is silent'])
+})
+
 test('a stream that is refused again and again is asked for less and less often', async () => {
   await look({ token: async () => tokenOf('ann') })
   const end = Date.now() + 60_000
