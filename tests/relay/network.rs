@@ -296,7 +296,9 @@ async fn who_waits_for_a_locked_log_in_vain_leaves_no_session_behind() {
 async fn commits_that_wait_for_a_standby_take_no_connections_and_stop_nobody_who_asks() {
     let server = Server::start(&[]).await;
     let database = server.database().await;
-    let relay = database.relay().await;
+    // Writers ring, and so wait for whoever rang before, and not for the standby themselves.
+    let rings = ["--bell", "always"];
+    let relay = Relay::start(&database, &rings).await;
     database.sql(TASKS).await;
     let (mut stream, mut screen) = relay.shown("/rest/v1/tasks").await;
     database
@@ -331,7 +333,7 @@ async fn commits_that_wait_for_a_standby_take_no_connections_and_stop_nobody_who
         said.contains("wait in their commit for a synchronous standby"),
         "{said}"
     );
-    let another = database.relay().await;
+    let another = Relay::start(&database, &rings).await;
     assert_eq!(another.get("/readyz").await.status, 200);
 
     database
