@@ -93,33 +93,8 @@ test('a card that the browser sends again by itself is stored once', options, as
   close()
 })
 
-test('what somebody else wrote while a save was under way is not overwritten by the next one', options, async () => {
-  const page = await open(await seat('Mia'))
-  await signedIn(page)
-  const id = await newCard('Before')
-  await page.locator(`[data-card="${id}"]`).waitFor()
-  await edit(page, id)
-  await titleField(page, id).fill('Saved')
-  const { opened, release } = gate()
-  await page.route('**/rest/v1/cards?*', async route => {
-    const response = await route.fetch()
-    await opened
-    await route.fulfill({ response })
-  }, { times: 1 })
-  await page.keyboard.press('Enter')
-  await eventually('the first save', async () => await stored(id) === 'Saved')
-  await page.keyboard.type(' and written on')
-  await sql(`update cards set title = 'By somebody else', note = 'meanwhile' where id = ${id}`)
-  await page.locator(`[data-card="${id}"] .note`).filter({ hasText: 'meanwhile' }).waitFor({ state: 'attached' })
-  release()
-  await page.locator(`[data-card="${id}"] form[data-state=writing]`).waitFor()
-  await titleField(page, id).press('Enter')
-  await page.locator(`[data-card="${id}"] form[data-state=conflict]`).waitFor()
-  assert.equal(await stored(id), 'By somebody else')
-  assert.equal(await titleField(page, id).inputValue(), 'Saved and written on')
-})
-
-test('whoever clears a title while it is saved is still writing', options, async () => {
+/** A card whose title, `Saved`, is stored, while its answer is on the way until it is released. */
+async function savingUnderWay() {
   const page = await open(await seat('Mia'))
   await signedIn(page)
   const id = await newCard('Before')
@@ -134,6 +109,24 @@ test('whoever clears a title while it is saved is still writing', options, async
   }, { times: 1 })
   await page.keyboard.press('Enter')
   await eventually('the save', async () => await stored(id) === 'Saved')
+  return { page, id, release }
+}
+
+test('what somebody else wrote while a save was under way is not overwritten by the next one', options, async () => {
+  const { page, id, release } = await savingUnderWay()
+  await page.keyboard.type(' and written on')
+  await sql(`update cards set title = 'By somebody else', note = 'meanwhile' where id = ${id}`)
+  await page.locator(`[data-card="${id}"] .note`).filter({ hasText: 'meanwhile' }).waitFor({ state: 'attached' })
+  release()
+  await page.locator(`[data-card="${id}"] form[data-state=writing]`).waitFor()
+  await titleField(page, id).press('Enter')
+  await page.locator(`[data-card="${id}"] form[data-state=conflict]`).waitFor()
+  assert.equal(await stored(id), 'By somebody else')
+  assert.equal(await titleField(page, id).inputValue(), 'Saved and written on')
+})
+
+test('whoever clears a title while it is saved is still writing', options, async () => {
+  const { page, id, release } = await savingUnderWay()
   await titleField(page, id).fill('')
   release()
   await page.locator(`[data-card="${id}"] form[data-state=writing]`).waitFor()
