@@ -22,7 +22,7 @@ use crate::causes::Causes;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Connection, Target};
-use crate::postgres::pool::NOTICE_WHEN_GONE;
+use crate::postgres::pool::notice_when_gone;
 use crate::postgres::pooler::{PoolerError, Suspicion};
 use crate::postgres::quote;
 use crate::schema::reload::Word;
@@ -126,7 +126,7 @@ impl Doorbell {
         let (client, connection) = self.target.connect("rowcast doorbell").await?;
         let (notices, mut incoming) = mpsc::channel(WAITING);
         let mut reader = AbortOnDrop(tokio::spawn(read(connection, notices)));
-        let _where_it_can = client.batch_execute(NOTICE_WHEN_GONE).await;
+        notice_when_gone(&client).await;
         client
             .batch_execute(&format!(
                 "{SETTINGS}; listen {}; listen {}",

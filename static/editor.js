@@ -58,6 +58,18 @@ export const composes = event => event.isComposing || event.keyCode === 229
 const typed = text => text.replaceAll(/\r\n?/g, '\n').trim()
 const enter = event => event.key === 'Enter' && !composes(event) && !event.shiftKey
 
+/** What somebody else has written, to stand beside what is typed. Lists do not know who that was. */
+function theirWords({ changed_by, changed_at }, text) {
+  const element = clone(theirsTemplate)
+  portray(element.querySelector('.avatar'), changed_by)
+  if (changed_by !== undefined) {
+    element.querySelector('.theirs-who').textContent = changed_by
+    tell(element.querySelector('time'), changed_at)
+  } else element.querySelector('.theirs-head').lastElementChild.textContent = 'Somebody wrote'
+  element.querySelector('.theirs-text').textContent = text
+  return element
+}
+
 /** Says at a field what is wrong with it. */
 function complain(field, words) {
   field.setCustomValidity(words)
@@ -267,12 +279,8 @@ class Editor {
     for (const element of this.form.querySelectorAll('.theirs')) element.remove()
     for (const field of this.fields) {
       if (row[field.name] === field.value.trim() || row[field.name] === this.base[field.name]) continue
-      const element = clone(theirsTemplate)
+      const element = theirWords(row, row[field.name] || '(nothing)')
       element.dataset.field = field.name
-      portray(element.querySelector('.avatar'), row.changed_by)
-      element.querySelector('.theirs-who').textContent = row.changed_by
-      tell(element.querySelector('time'), row.changed_at)
-      element.querySelector('.theirs-text').textContent = row[field.name] || '(nothing)'
       field.after(element)
     }
     this.form.querySelector('.meanwhile').hidden = true
@@ -486,11 +494,7 @@ export function entitle(button, value, { save, stored, gone, remove, closed }) {
     theirs = { title: row.title, etag }
     say('conflict')
     form.querySelector('.theirs')?.remove()
-    const element = clone(theirsTemplate)
-    portray(element.querySelector('.avatar'))
-    element.querySelector('.theirs-head').lastElementChild.textContent = 'Somebody wrote'
-    element.querySelector('.theirs-text').textContent = row.title
-    conflict.before(element)
+    conflict.before(theirWords(row, row.title))
     form.scrollIntoView({ block: 'nearest', inline: 'nearest' })
     announce('Somebody changed this title while you wrote. Your text is kept: keep it, take theirs, or edit on.')
   }

@@ -19,7 +19,7 @@ use crate::causes::Causes;
 use crate::cursor::Xid;
 use crate::metrics::{Metrics, Reason};
 use crate::postgres::connect::{ConnectError, Target};
-use crate::postgres::pool::NOTICE_WHEN_GONE;
+use crate::postgres::pool::notice_when_gone;
 use crate::schema::migrate;
 use crate::shutdown::AbortOnDrop;
 use machine::{Act, Command, Event, Machine, State};
@@ -262,7 +262,7 @@ async fn hold(
         let _reported_by_the_client = connection.await;
     }));
     client.batch_execute(SETTINGS).await?;
-    let _where_it_can = client.batch_execute(NOTICE_WHEN_GONE).await;
+    notice_when_gone(&client).await;
     loop {
         let sql = if stands { STAND } else { TELL };
         if tell(&client, sql, events).await? && stands {

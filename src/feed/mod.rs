@@ -30,7 +30,7 @@ use crate::health::Health;
 use crate::log::{self, Batch, Bounds, LogError, Place, Prepared, in_time};
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Target};
-use crate::postgres::pool::{NOTICE_WHEN_GONE, OWN, Pool, pinned};
+use crate::postgres::pool::{OWN, Pool, notice_when_gone, pinned};
 use crate::postgres::pooler::{PoolerError, Suspicion};
 use crate::schema::catalog::Catalog;
 use crate::schema::handle::{CatalogError, Handle};
@@ -202,7 +202,7 @@ impl Feed {
         in_time(client.batch_execute(&settings))
             .await?
             .map_err(LogError::from)?;
-        let _where_it_can = in_time(client.batch_execute(NOTICE_WHEN_GONE)).await?;
+        in_time(notice_when_gone(&client)).await?;
         let recovery = in_time(client.query_one("select pg_is_in_recovery()", &[]))
             .await?
             .map_err(FeedError::Recovery)?;

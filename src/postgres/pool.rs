@@ -68,10 +68,13 @@ pub const OWN: &str = "set default_transaction_isolation = 'read committed'; \
                        set default_transaction_read_only = off; \
                        set statement_timeout = 0";
 
-/// SQL by which the server ends a statement that still waits for a lock when its client is gone. Without it, whoever
-/// gives up and connects anew leaves one session after the other behind, until nobody gets a connection any more. Not
-/// every operating system can do this.
-pub const NOTICE_WHEN_GONE: &str = "set client_connection_check_interval = '1s'";
+/// Has the server end a statement that still waits for a lock when its client is gone. Without it, whoever gives up and
+/// connects anew leaves one session after the other behind, until nobody gets a connection any more. Not every
+/// operating system can do this; where it cannot, nothing is changed.
+pub async fn notice_when_gone(client: &Client) {
+    let sql = "set client_connection_check_interval = '1s'";
+    let _where_it_can = client.batch_execute(sql).await;
+}
 
 /// SQL that sets the [`PINS`] for a session.
 #[must_use]

@@ -19,7 +19,7 @@ use crate::causes::Causes;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::postgres::connect::{ConnectError, Target};
-use crate::postgres::pool::{NOTICE_WHEN_GONE, OWN};
+use crate::postgres::pool::{OWN, notice_when_gone};
 use crate::shutdown::Shutdown;
 
 /// A policy or grant must take effect on open streams within 5 s, also where nobody tells of it: roles have no
@@ -143,7 +143,7 @@ impl Upkeep {
             if let Err(error) = client.batch_execute(OWN).await {
                 return error.into();
             }
-            let _where_it_can = client.batch_execute(NOTICE_WHEN_GONE).await;
+            notice_when_gone(&client).await;
             let definitions = Arc::clone(&self.parts.definitions);
             let mut clock = tokio::time::interval(DRIFT);
             clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
