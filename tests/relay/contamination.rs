@@ -176,7 +176,7 @@ async fn who_hangs_up_leaves_nothing_to_the_next() {
     });
     let written: BTreeSet<usize> = futures::stream::iter(requests)
         .buffer_unordered(AT_ONCE)
-        .filter_map(async |written| written)
+        .filter_map(std::future::ready)
         .collect()
         .await;
 

@@ -665,7 +665,9 @@ impl Stream {
     pub async fn until(&mut self, found: impl Fn(&Event) -> bool) -> Event {
         let search = async {
             loop {
-                let event = self.advance().await.expect("the stream goes on");
+                let Some(event) = self.advance().await else {
+                    panic!("the stream ended: {}", String::from_utf8_lossy(&self.raw));
+                };
                 if found(&event) {
                     return event;
                 }
