@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { createHmac } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { test } from 'node:test'
-import { edit, editor, mistakes, newCard, open, options, seat, signedIn, sql, stored, takeSeat, titleField } from './seats.mjs'
+import { edit, editor, intercept, mistakes, newCard, open, options, seat, signedIn, sql, stored, takeSeat, titleField } from './seats.mjs'
 
 test('the board is there without a name, asks for one once, and remembers it', options, async () => {
   const context = await seat()
@@ -39,7 +39,7 @@ test('the diary has the name in the token, whatever the page says', options, asy
   const id = await newCard('Whose is it')
   await edit(page, id)
   await titleField(page, id).fill('Jonas wrote this')
-  await page.route('**/rest/v1/cards?*', (route, request) => {
+  await intercept(page, 'PATCH', 'cards', (route, request) => {
     const body = request.postDataJSON()
     route.continue({ postData: JSON.stringify({ ...body, changed_by: 'Mallory' }) })
   })
@@ -225,12 +225,12 @@ test('a list that was only moved meanwhile is no quarrel, and one that is not re
   await mia.locator(`[data-list="${list}"] .list-title`).dblclick()
   await form.locator('[name=title]').fill('Renamed all the same')
   await sql(`update lists set position = 501 where id = ${list}`)
-  await mia.route('**/rest/v1/lists?*', route => route.abort())
+  const back = await intercept(mia, 'PATCH', 'lists', route => route.abort())
   mistakes.push = () => 0 // the browser itself tells of each request that failed
   await mia.keyboard.press('Enter')
   await mia.locator('.toast[data-tone=trouble]').waitFor()
   assert.equal(await form.locator('[name=title]').inputValue(), 'Renamed all the same')
-  await mia.unroute('**/rest/v1/lists?*')
+  await back()
   delete mistakes.push
   await form.locator('[name=title]').press('Enter')
   await form.waitFor({ state: 'detached' })
@@ -257,12 +257,12 @@ test('what cannot be saved stays in the editor', options, async () => {
   await mia.locator(`[data-card="${id}"]`).waitFor()
   await edit(mia, id)
   await titleField(mia, id).fill('Typed in a tunnel')
-  await mia.route('**/rest/v1/cards?*', route => route.abort())
+  const back = await intercept(mia, 'PATCH', 'cards', route => route.abort())
   mistakes.push = () => 0 // the browser itself tells of each request that failed
   await mia.keyboard.press('Enter')
   await mia.locator('.toast[data-tone=trouble]').waitFor()
   assert.equal(await titleField(mia, id).inputValue(), 'Typed in a tunnel')
-  await mia.unroute('**/rest/v1/cards?*')
+  await back()
   delete mistakes.push
   await titleField(mia, id).press('Enter')
   await editor(mia, id).waitFor({ state: 'detached' })
@@ -278,12 +278,12 @@ test('what was typed into a card that is gone stays until the card is back', opt
   await titleField(mia, id).fill('Typed all the same')
   await sql(`delete from cards where id = ${id}`)
   await mia.locator(`[data-card="${id}"][data-gone]`).waitFor()
-  await mia.route('**/rest/v1/cards', route => route.abort())
+  const back = await intercept(mia, 'POST', 'cards', route => route.abort())
   mistakes.push = () => 0 // the browser itself tells of each request that failed
   await titleField(mia, id).press('Enter')
   await mia.locator('.toast[data-tone=trouble]').waitFor()
   assert.equal(await titleField(mia, id).inputValue(), 'Typed all the same')
-  await mia.unroute('**/rest/v1/cards')
+  await back()
   delete mistakes.push
   await titleField(mia, id).press('Enter')
   await editor(mia, id).waitFor({ state: 'detached' })

@@ -71,3 +71,14 @@ export async function edit(page, id) {
   await page.keyboard.press('Enter')
   await titleField(page, id).waitFor()
 }
+
+/**
+ * Has `handle` answer the page's next writes of a table instead of the relay, `times` of them; gives the way back. What
+ * is read passes: a page whose worker is slow to start opens streams of its own, which have the same URLs.
+ */
+export async function intercept(page, method, table, handle, times = Infinity) {
+  const glob = `**/rest/v1/${table}*`
+  const handler = (route, request) => (request.method() === method && times-- > 0 ? handle(route, request) : route.fallback())
+  await page.route(glob, handler)
+  return () => page.unroute(glob, handler)
+}

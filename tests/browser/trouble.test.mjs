@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { createServer, request } from 'node:http'
 import { test } from 'node:test'
 import { url } from './chromium.mjs'
-import { edit, editor, mistakes, newCard, open, options, seat, signedIn, sql, stored, takeSeat, titleField } from './seats.mjs'
+import { edit, editor, intercept, mistakes, newCard, open, options, seat, signedIn, sql, stored, takeSeat, titleField } from './seats.mjs'
 
 /** Something to wait for, and what ends the wait. */
 function gate() {
@@ -34,11 +34,11 @@ test('a card whose answer is lost is stored once, also when it is sent again by 
   const list = await newList('Lossy')
   const times = title => sql(`select count(*) from cards where title = '${title}'`)
   let lost = 0
-  const lose = count => page.route('**/rest/v1/cards', async route => {
+  const lose = count => intercept(page, 'POST', 'cards', async route => {
     await route.fetch()
     lost++
     await route.abort()
-  }, { times: count })
+  }, count)
   mistakes.push = () => 0 // the browser itself tells of each request that failed
   await lose(1)
   await compose(page, list, 'Answer lost once')
@@ -102,11 +102,11 @@ async function savingUnderWay() {
   await edit(page, id)
   await titleField(page, id).fill('Saved')
   const { opened, release } = gate()
-  await page.route('**/rest/v1/cards?*', async route => {
+  await intercept(page, 'PATCH', 'cards', async route => {
     const response = await route.fetch()
     await opened
     await route.fulfill({ response })
-  }, { times: 1 })
+  }, 1)
   await page.keyboard.press('Enter')
   await eventually('the save', async () => await stored(id) === 'Saved')
   return { page, id, release }
@@ -213,7 +213,7 @@ test('a reminder that is still being written is not shown to the next person', o
   await signedIn(page)
   await page.locator('#reminders-toggle').click()
   const { opened, release } = gate()
-  await page.route('**/rest/v1/reminders', async route => {
+  await intercept(page, 'POST', 'reminders', async route => {
     await opened
     await route.continue()
   })
