@@ -184,7 +184,7 @@ async fn what_stands_against_a_run_is_said_with_what_to_try() {
         let all = [&relay[..], more].concat();
         all.into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
-    let state_too_large = ["--rows", "10000", "--size", "10000"];
+    let state_too_large = ["--rows", "7000", "--size", "10000"];
     for (arguments, found, advice) in [
         (
             on(&database.url, &["--token", "nonsense"]),
