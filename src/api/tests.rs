@@ -255,7 +255,10 @@ name" timestamptz, bytes bytea, span interval, list text[], price money, n numer
             .await
             .is(200, &format!("[{}]", expected.join(",\n")));
     }
-    world.get("plain?select=").await.is(200, "[{}]");
+    world
+        .get("plain?select=")
+        .await
+        .is(200, "[{\"t\":1,\"plain\":\"x\"}]");
     let back = world
         .ask(
             "PATCH plain?t=eq.1\nprefer: return=representation",

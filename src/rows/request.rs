@@ -39,7 +39,7 @@ pub struct Request {
     pub table: String,
     /// All must hold.
     pub conditions: Vec<Filter>,
-    /// `select=`; `[Item::All]` when absent.
+    /// `select=`; `[Item::All]` when absent or empty.
     pub select: Vec<Item>,
     /// `order=`, first term first.
     pub order: Vec<Term>,
@@ -624,7 +624,7 @@ impl<'a> Reader<'a> {
     fn select(mut self) -> Result<Vec<Item>, Error> {
         let mut items = Vec::new();
         if self.scan.at_end() {
-            return Ok(items);
+            return Ok(vec![Item::All]);
         }
         loop {
             items.push(self.item()?);
@@ -840,7 +840,7 @@ mod tests {
                 column("has-dash", "has-dash")
             ]
         );
-        assert_eq!(read("select=").unwrap().select, []);
+        assert_eq!(read("select=").unwrap().select, [Item::All]);
         assert_eq!(read("select=%22*%22:a").unwrap().select, [column("a", "*")]);
         for wrong in [
             "select=a,",
