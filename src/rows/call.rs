@@ -12,6 +12,7 @@ use super::body::Payload;
 use super::plan::{self, Read, Selection};
 use super::request::{Item, Request, Verb, pairs};
 use super::statement::{Key, RESULT, Statement, array, count_rows_in, select_rows_in};
+use crate::filter::Condition;
 use crate::postgres::quote::{identifier, qualified, whole_type};
 use crate::schema::catalog::{Argument, Catalog, Column, Function, Returns, Table};
 
@@ -371,9 +372,9 @@ fn object(body: &[u8]) -> Result<(String, BTreeSet<String>), Error> {
     }
 }
 
-/// GET: what is named as an argument is one, and everything else is about the result.
+/// GET: what is named as an argument is one, once, and everything else is about the result.
 fn by_query(ask: Ask<'_>, found: &Candidates<'_>) -> Result<Found, Error> {
-    let pairs = pairs(ask.query)?;
+    let mut pairs = pairs(ask.query)?;
     let names: BTreeSet<String> = pairs.iter().map(|(_, name, _)| name.clone()).collect();
     let named = |names: &BTreeSet<String>| -> BTreeSet<String> {
         let about_result = |name: &&String| !WORDS.contains(&name.as_str());
@@ -383,6 +384,12 @@ fn by_query(ask: Ask<'_>, found: &Candidates<'_>) -> Result<Found, Error> {
         Error::UnknownFunction { .. } => found.unknown(&named(&names)),
         other => other,
     })?;
+    // A column of the result may be called as an argument is: what reads as a filter is one, if anything else is
+    // there to be the argument.
+    pairs.sort_by_key(|(_, name, value)| {
+        let one = argument(&function, name).is_some_and(|argument| !argument.variadic);
+        one && is_filter(name, value)
+    });
     let mut values: Vec<(String, Text)> = Vec::new();
     let mut rest = Vec::new();
     for (raw, name, value) in pairs {
@@ -393,6 +400,7 @@ fn by_query(ask: Ask<'_>, found: &Candidates<'_>) -> Result<Found, Error> {
         let known = values.iter_mut().find(|(given, _)| *given == name);
         match known {
             Some((_, Text::Many(all))) => all.push(value),
+            Some(_) if is_filter(&name, &value) => rest.push(raw),
             Some(_) => {
                 return Err(Error::Syntax {
                     parameter: name,
@@ -410,6 +418,10 @@ fn by_query(ask: Ask<'_>, found: &Candidates<'_>) -> Result<Found, Error> {
         other => other,
     })?;
     Ok((function, Given::Text(values), request))
+}
+
+fn is_filter(name: &str, value: &str) -> bool {
+    Condition::parse(name, value).is_ok()
 }
 
 /// Parameters that are never arguments of a function that lacks them.
@@ -599,6 +611,14 @@ mod tests {
     fn an_argument_of_a_query_is_no_filter_and_everything_else_is() {
         let got = call("list", "id=7&b=eq.x", None, "").unwrap();
         assert_eq!(got.statement().params, ["7", "x"]);
+        // The same name again is the result's column, on whichever side of the argument.
+        for query in ["id=7&b=eq.x&id=gt.2", "id=gt.2&b=eq.x&id=7"] {
+            let mut params = call("list", query, None, "").unwrap().statement().params;
+            params.sort();
+            assert_eq!(params, ["2", "7", "x"], "{query}");
+        }
+        let twice = call("list", "id=7&id=8", None, "");
+        assert!(matches!(twice, Err(Error::Syntax { .. })), "{twice:?}");
         // By body the query is about the result alone.
         let posted = call("list", "id=eq.7", Some("{\"id\":1}"), "").unwrap();
         assert_eq!(posted.statement().params, ["{\"id\":1}", "7"]);

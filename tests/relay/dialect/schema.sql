@@ -76,6 +76,7 @@ create function greet(name text) returns text language sql stable as $$ select '
 create function nothing() returns void language sql as '';
 create function list_tasks() returns setof tasks language sql stable as 'select * from tasks';
 create function task(wanted int) returns tasks language sql stable as 'select * from tasks where id = wanted';
+create function below(id int) returns setof tasks language sql stable as 'select * from tasks t where t.id < below.id';
 create function pairs(n int) returns table (x int, y text) language sql immutable as 'select k, repeat(''y'', k) from generate_series(1, n) k';
 create function numbers() returns setof int language sql immutable as 'select generate_series(1, 3)';
 create function finish(wanted int) returns setof tasks language sql as 'update tasks set done = true where id = wanted returning *';
@@ -113,6 +114,6 @@ select rowcast.expose(rel::regclass) from unnest(array[
   'archive.notes', 'archive.boards', '"new
 line"', '"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"', '"a/b"', '"select"']) rel;
 select rowcast.expose_function(f::regprocedure) from unnest(array[
-  'add(int,int)', 'greet(text)', 'nothing()', 'list_tasks()', 'task(int)', 'pairs(int)', 'numbers()', 'finish(int)', 'sly(int)',
+  'add(int,int)', 'greet(text)', 'nothing()', 'list_tasks()', 'task(int)', 'below(int)', 'pairs(int)', 'numbers()', 'finish(int)', 'sly(int)',
   'echo(json)', 'total(int[])', 'out_two()', '"odd name"(text)', 'over(int)', 'over(text)', 'unnamed(json)', 'raise_state(text,text)',
   'answer_with(int,text,text)', 'who()', 'seen()', 'archive.add(int)']) f;
