@@ -436,8 +436,9 @@ fn truth(text: &str) -> Result<Truth, ConditionError> {
 }
 
 /// `(a,b,"c,\"d")`. Members in double quotes may hold commas and parentheses; a backslash inside
-/// quotes takes the next character as it is. `()` is the empty list. Blanks around either parenthesis
-/// outside, and behind the first, say nothing; all others are part of a member, as in `PostgREST`.
+/// quotes takes the next character as it is. Quotes around less than a member are part of it. `()` is the
+/// empty list. Blanks around either parenthesis outside, and behind the first, say nothing; all others are
+/// part of a member, as in `PostgREST`.
 fn list(text: &str) -> Result<Vec<String>, ConditionError> {
     let wrong = || ConditionError::List(text.to_owned());
     let inner = text
@@ -452,15 +453,10 @@ fn list(text: &str) -> Result<Vec<String>, ConditionError> {
     let mut members = Vec::new();
     let mut scanner = Scanner::of(inner);
     loop {
-        members.push(if scanner.take('"') {
-            scanner.quoted().map_err(|_endless| wrong())?
-        } else {
-            scanner.until(",")
-        });
-        match scanner.bump() {
-            None => return Ok(members),
-            Some(',') => {}
-            Some(_) => return Err(wrong()),
+        let quoted = scanner.quoted_alone(",").unwrap_or_default();
+        members.push(quoted.unwrap_or_else(|| scanner.until(",")));
+        if scanner.bump().is_none() {
+            return Ok(members);
         }
     }
 }
@@ -555,7 +551,10 @@ mod tests {
         assert_eq!(values("in.( )"), Vec::<String>::new());
         assert_eq!(values("in.(,)"), ["", ""]);
         assert_eq!(values("in.(\"\")"), [""]);
-        for wrong in ["in.a", "in.(a", "in.(\"a)", "in.(\"a\"b)"] {
+        // A quote that no comma follows is one like any other character.
+        assert_eq!(values("in.(\"a\" ,\"b\" c)"), ["a", "\"b\" c"]);
+        assert_eq!(values("in.(\",\"a,b)"), ["\"", "\"a", "b"]);
+        for wrong in ["in.a", "in.(a"] {
             assert!(
                 matches!(parse(wrong), Err(ConditionError::List(_))),
                 "{wrong}"

@@ -135,6 +135,24 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// A text in double quotes, and the blanks behind it, if it is all that stands before the end or one of
+    /// `ends`. Otherwise its quotes are characters like others, and nothing is taken.
+    ///
+    /// # Errors
+    /// When it has no end.
+    pub fn quoted_alone(&mut self, ends: &str) -> Result<Option<String>, Mistake> {
+        let mut ahead = self.clone();
+        if !ahead.take('"') {
+            return Ok(None);
+        }
+        let text = ahead.quoted()?;
+        let alone = ahead.at_end() || ahead.peek().is_some_and(|c| ends.contains(c));
+        Ok(alone.then(|| {
+            *self = ahead;
+            text
+        }))
+    }
+
     /// The next name, in double quotes or not. An unquoted one ends where the dialect's
     /// punctuation begins.
     ///

@@ -179,11 +179,10 @@ fn operand(scanner: &mut Scanner<'_>, is_list: bool) -> Result<String, Condition
     if is_list {
         scanner.spaces();
     }
+    if let Some(text) = scanner.quoted_alone(",)")? {
+        return Ok(text);
+    }
     match scanner.peek() {
-        Some('"') => {
-            scanner.bump();
-            Ok(scanner.quoted()?)
-        }
         Some('(') if is_list => enclosed(scanner, ')'),
         Some('{') => enclosed(scanner, '}'),
         _ => {
@@ -198,13 +197,13 @@ fn enclosed(scanner: &mut Scanner<'_>, close: char) -> Result<String, ConditionE
     let mut text = String::new();
     let (mut depth, mut in_quotes) = (0_usize, false);
     let open = scanner.peek();
-    // A member of a list may have quotes around it, which begin it, and others are as they are. In an array's
-    // text each counts.
+    // A member of a list may have quotes around it, and others are as they are. In an array's text each counts.
     let is_array = close == '}';
     let mut begins = false;
     // Blanks behind the first parenthesis are none of the member's.
     let mut opens = false;
     loop {
+        let quotes = is_array || begins && scanner.clone().quoted_alone(",)")?.is_some();
         let c = scanner
             .bump()
             .ok_or_else(|| tree("a bracket is not closed"))?;
@@ -212,7 +211,7 @@ fn enclosed(scanner: &mut Scanner<'_>, close: char) -> Result<String, ConditionE
         match c {
             '\\' if in_quotes || is_array => text.extend(scanner.bump()),
             '"' if in_quotes => in_quotes = false,
-            '"' => in_quotes = is_array || begins,
+            '"' => in_quotes = quotes,
             _ if in_quotes => {}
             // Lists do not nest, arrays do.
             c if Some(c) == open && (is_array || depth == 0) => depth += 1,
@@ -284,6 +283,11 @@ mod tests {
                 "And(a:[\"5\\\"\", \"7\"], b:[\"6\\\"\", \"\\\\\", \"x)\"])",
             ),
             (
+                "and",
+                "(a.in.(\"x\" y,\"2\" ,\"),b.eq.\"x\" y,c.eq.\"z\" )",
+                "And(a:[\"\\\"x\\\" y\", \"2\", \"\\\"\"], b:[\"\\\"x\\\" y\"], c:[\"z\"])",
+            ),
+            (
                 "or",
                 "(a.eq(any).{1,2},b.fts(english).cat)",
                 "Or(a:[\"{1,2}\"], b:[\"cat\"])",
@@ -317,7 +321,7 @@ mod tests {
             "(a)",
             "(a.eq)",
             "(a.eq.\"1)",
-            "(a.eq.\"1\"2)",
+            "(a.in.(\"1),b.eq.2)",
             "(a.in.(1)",
             "(a.cs.{1)",
             "(a.nope.1)",
