@@ -10,11 +10,14 @@ mod rooms;
 use std::borrow::Cow;
 
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::reply;
+use super::rows::content_range;
 use crate::auth::Identity;
 use crate::causes::Causes;
 use crate::http::refusal::PROXY_STATUS;
@@ -57,6 +60,9 @@ struct More {
     /// The methods that the path has, where the status demands them.
     #[serde(skip)]
     allow: Option<&'static str>,
+    /// How many rows there are, where none is in the range.
+    #[serde(skip)]
+    total: Option<u64>,
     /// Headers of the function that raised it.
     #[serde(skip)]
     raised: Overrides,
@@ -104,6 +110,11 @@ impl Problem {
 
     fn allow(mut self, methods: &'static str) -> Self {
         self.more().allow = Some(methods);
+        self
+    }
+
+    fn total(mut self, rows: u64) -> Self {
+        self.more().total = Some(rows);
         self
     }
 
@@ -255,6 +266,9 @@ impl Problem {
         }
         if let Some(Current(Some(row))) = more.and_then(|more| more.current.as_ref()) {
             headers.insert(ETAG, etag(row));
+        }
+        if let Some(total) = more.and_then(|more| more.total) {
+            headers.insert(CONTENT_RANGE, content_range(0, 0, Some(total)));
         }
         if self.is_passing() || self.code == "RCR24" {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));

@@ -274,7 +274,8 @@ impl Problem {
             )
             .details(format!(
                 "the offset is {offset}, and there are {total} rows"
-            )),
+            ))
+            .total(*total),
             Error::Crowded(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "RCH13", message)
                 .details("nothing was changed")
                 .hint("try again in a moment, or ask for fewer rows or columns at a time"),
