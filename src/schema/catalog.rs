@@ -64,7 +64,8 @@ pub struct Table {
     pub kind: char,
     /// Columns in `attnum` order, dropped ones left out.
     pub columns: Vec<Column>,
-    /// Names of the primary key's columns in key order; empty without a primary key.
+    /// Names of the primary key's columns in key order; empty without a primary key. A view of one table has that
+    /// table's.
     pub key: Vec<String>,
     /// The primary key is deferrable: whoever adds a key that somebody else is taking away waits for that one
     /// only when the row is in the log already.
@@ -665,6 +666,31 @@ with recursive ours as (
 ), naming (oid) as materialized (
   select distinct m.oid from made m join pg_type t on t.oid = m.part
   where t.typnamespace = 'pg_catalog'::regnamespace and t.typname like 'reg%'
+), shown (oid, attnum, rel, source) as (
+  -- What a view shows of its one table. Not pg_relation_is_updatable, which waits for locks: a view that groups or
+  -- counts is none to write to, with a key or without.
+  select l.oid, m[1]::int2, m[2]::oid, m[3]::int2
+  from listed l join pg_rewrite w on w.ev_class = l.oid
+  cross join lateral regexp_matches(w.ev_action::text,
+    ':resno (\d+) :resname (?:\\.|[^ \\])+ :ressortgroupref \d+ :resorigtbl (\d+) :resorigcol (\d+) :resjunk false', 'g') as m
+  where l.relkind = 'v'
+    and w.ev_action::text ~ ':jointree \{FROMEXPR :fromlist \(\{RANGETBLREF :rtindex \d+\}\) '
+    and w.ev_action::text not like '%{QUERY %{QUERY %'
+    -- What others write through has not to do with the table's key.
+    and not exists (select from pg_rewrite o where o.ev_class = l.oid and o.oid <> w.oid)
+    and not exists (select from pg_trigger t where t.tgrelid = l.oid and t.tgtype & 64 <> 0)
+), view_key (oid, key) as materialized (
+  -- the table's, where the view shows all of it
+  select v.oid, array_agg(k.attname::text order by u.place)
+  from (select distinct oid, rel from shown) v
+  join pg_index i on i.indrelid = v.rel and i.indisprimary and i.indimmediate
+  cross join lateral unnest(i.indkey::int2[]) with ordinality as u (attnum, place)
+  left join (select oid, source, min(attnum) as attnum from shown group by oid, source) s
+    on s.oid = v.oid and s.source = u.attnum
+  left join pg_attribute k on k.attrelid = v.oid and k.attnum = s.attnum
+  where u.place <= i.indnkeyatts
+  group by v.oid
+  having bool_and(k.attnum is not null)
 )
 select l.oid, l.relname, l.nspname, l.relkind, l.watched,
   exists (select from pg_attribute g where g.attrelid = l.oid and g.attacl is not null) as by_column,
@@ -673,7 +699,8 @@ select l.oid, l.relname, l.nspname, l.relkind, l.watched,
         cross join lateral unnest(i.indkey::int2[]) with ordinality as u (attnum, place)
         join pg_attribute k on k.attrelid = i.indrelid and k.attnum = u.attnum
         where i.indrelid = l.oid and i.indisprimary and u.place <= i.indnkeyatts
-        order by u.place) as key,
+        order by u.place)
+    || coalesce(v.key, '{}') as key,
   exists (select from pg_index i where i.indrelid = l.oid and i.indisprimary and not i.indimmediate) as deferrable_key,
   a.attname::text, format_type(a.atttypid, null) as type_name, a.attnotnull,
   case when bt.typtype = 'e' and not exists (
@@ -697,6 +724,7 @@ select l.oid, l.relname, l.nspname, l.relkind, l.watched,
   array(select e.enumlabel::text from pg_enum e where e.enumtypid = bt.oid order by e.enumsortorder) as labels,
   case when bt.oid in ('varchar'::regtype, 'bpchar'::regtype) and a.atttypmod > 4 then a.atttypmod - 4 end as max_length
 from listed l
+left join view_key v on v.oid = l.oid
 join pg_database d on d.datname = current_database()
 left join pg_attribute a on a.attrelid = l.oid and a.attnum > 0 and not a.attisdropped
 left join lateral (select t.* from bare b join pg_type t on t.oid = b.base

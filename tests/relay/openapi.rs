@@ -111,7 +111,7 @@ async fn tables_views_and_functions_are_told_as_they_are() {
             "get post put patch delete",
         ),
         ("/rest/v1/plain", "get post patch delete"),
-        ("/rest/v1/shown", "get post patch delete"),
+        ("/rest/v1/shown", "get post put patch delete"),
         ("/rest/v1/counted", "get"),
         ("/rest/v1/kept", "get"),
         ("/rest/v1/rpc/add", "post get"),
