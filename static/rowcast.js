@@ -471,13 +471,18 @@ function personOf(token) {
   }
 }
 
+/** The SharedWorker of this page; null once it has failed. */
 let worker
 
 /** Hands a port to the SharedWorker, or to this page when `alone` or when there is no other way. */
 function hand(port, request, alone) {
   try {
-    if (alone || !globalThis.SharedWorker) throw 0
-    worker ??= new SharedWorker(import.meta.url, { type: 'module', name: 'rowcast' })
+    if (alone || worker === null || !globalThis.SharedWorker) throw 0
+    if (!worker) {
+      worker = new SharedWorker(import.meta.url, { type: 'module', name: 'rowcast' })
+      // One that cannot be loaded says so once: each later view would wait for it, and hear nothing.
+      worker.onerror = () => (worker = null)
+    }
     worker.port.postMessage(request, [port])
     return worker
   } catch {

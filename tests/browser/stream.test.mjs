@@ -369,6 +369,27 @@ test('the same person with a new token keeps what is shown', async () => {
 
 /* ---- the worker ----------------------------------------------------------------------------- */
 
+test('a worker that cannot be loaded keeps no later view waiting', async () => {
+  const handed = []
+  globalThis.SharedWorker = class extends EventTarget {
+    port = { postMessage: (request, [port]) => handed.push(port) }
+    constructor() {
+      super()
+      // A browser tells of it once.
+      setImmediate(() => (this.onerror?.(), this.dispatchEvent(new Event('error'))))
+    }
+  }
+  // A page of its own, which does without from then on.
+  const { view } = await import('../../static/rowcast.js?unloadable')
+  for (const opened of [1, 2]) {
+    const cards = view(`http://relay.example/rest/v1/cards?id=eq.${opened}`)
+    stops.push(cards.subscribe(() => {}))
+    await settle()
+    assert.equal(streams.length, opened, 'the page opens it by itself, and at once')
+  }
+  for (const port of handed) port.close()
+})
+
 test('a worker that was only slow to start gets the stream as soon as it is there', async () => {
   const handed = []
   let listening = 0
