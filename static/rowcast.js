@@ -176,7 +176,7 @@ class Source {
     this.#clock = setInterval(() => this.#beat(), 5_000)
   }
 
-  join(port, key) {
+  join(port, { key, token }) {
     this.key = key ?? this.key
     port.onmessage = ({ data }) => {
       this.ports.set(port, 0)
@@ -188,7 +188,7 @@ class Source {
     port.addEventListener?.('close', () => this.#leave(port))
     this.ports.set(port, 0)
     port.postMessage(this.#facts(this.replica.ready && this.#state()))
-    if (!this.#turn) this.#connect()
+    if (!this.#turn) this.#connect(token)
   }
 
   /** Looks at the clock: after a sleep the connection may be dead without knowing it. */
@@ -253,13 +253,14 @@ class Source {
     return more(this.url, [token !== '0' && `last_event_id=${token}`, ticket && `ticket=${ticket}`])
   }
 
-  async #connect() {
+  /** With the token by which the page knew who sits there: the next one may be somebody else's. */
+  async #connect(token) {
     this.#tried = Date.now()
     this.#timer = this.#until = 0
     const turn = (this.#turn = Symbol())
     let ticket
     try {
-      ticket = this.who && (await this.#ticket())
+      ticket = this.who && (await this.#ticket(token))
     } catch (error) {
       if (this.#turn !== turn) return
       this.error = { ...error, message: error.message }
@@ -296,11 +297,11 @@ class Source {
     return is
   }
 
-  async #ticket() {
+  async #ticket(token) {
     const [, relay, path] = /^(.*?)(\/(?:rest\/v1|channels)\/[^?]*)/.exec(this.url)
     const ask = token => fetch(relay + '/tickets', { method: 'POST', headers: { 'content-type': 'application/json', ...bearer(token) }, body: JSON.stringify({ paths: [path] }) })
     // One whose time is over may still buy a ticket, for a stream that ends as it begins.
-    this.#used = await this.#token(this.#over)
+    this.#used = token ?? (await this.#token(this.#over))
     let answer = await ask(this.#used)
     // The page may hold a token that was made for another relay or another secret.
     if (answer.status === 401) answer = await ask((this.#used = await this.#token(this.#used)))
@@ -442,7 +443,7 @@ const nameOf = ({ url, who }) => `${who}\n${url}`
 function join(port, request) {
   const name = nameOf(request)
   if (!sources.has(name)) sources.set(name, new Source(request.url, request.who))
-  sources.get(name).join(port, request.key)
+  sources.get(name).join(port, request)
 }
 
 const more = (url, pieces) => pieces.filter(Boolean).reduce((url, piece) => url + (url.includes('?') ? '&' : '?') + piece, url)
@@ -453,6 +454,12 @@ function whole(url) {
   } catch {
     throw new TypeError(`${url} is no whole URL, and there is no page that it could be of: put the address of the relay before it, as in http://127.0.0.1:3000/rest/v1/tasks`)
   }
+}
+/** A token of the page's. Its sign-in may answer with more than that, which is nobody's token. */
+async function given(token, refused) {
+  const is = await token(refused)
+  if (is && typeof is !== 'string') throw new TypeError(`a token is a text, or null for nobody, and not: ${typeof is}`)
+  return is
 }
 const bearer = token => (token ? { authorization: `Bearer ${token}` } : {})
 
@@ -526,7 +533,7 @@ class Stream {
   constructor(url, { key, signal, token } = {}, channel = false) {
     this.url = whole(url)
     this.key = key
-    this.token = token && (async refused => token(refused))
+    this.token = token && (refused => given(token, refused))
     this.channel = channel
     if (signal?.aborted) this.status = 'closed'
     signal?.addEventListener('abort', () => this.close())
@@ -648,11 +655,12 @@ class Stream {
     }
     this.#clock = setInterval(() => this.#tick(), 1_000)
     this.#watch()
-    const start = who => {
+    const start = is => {
       if (this.#port !== port1) return
+      const who = personOf(is)
       if (who !== this.#who) this.#forget()
       this.#who = who
-      const worker = hand(port2, { url: this.url, key: this.key, who }, this.#alone)
+      const worker = hand(port2, { url: this.url, key: this.key, who, token: is }, this.#alone)
       worker?.addEventListener('error', failed, { signal })
       const late = setTimeout(() => {
         if (greeted) return
@@ -661,8 +669,8 @@ class Stream {
       }, 3_000)
       signal.addEventListener('abort', () => clearTimeout(late))
     }
-    if (!this.token) return start('')
-    this.token().then(personOf).then(start, error => {
+    if (!this.token) return start(null)
+    this.token().then(start, error => {
       if (this.#port !== port1) return
       this.error = error
       // No stream is open for this page, and what it shows may be old.
@@ -834,10 +842,10 @@ export async function write(method, url, body, { signal, token, etag, once = uni
       }
     }
   }
-  const is = await token?.()
+  const is = token && (await given(token))
   let { answer, told } = await send(is)
   // Nothing was written for a token that is no good.
-  if (is && answer.status === 401) ({ answer, told } = await send(await token(is)))
+  if (is && answer.status === 401) ({ answer, told } = await send(await given(token, is)))
   if (!answer.ok) throw new RowcastError(told)
   return { rows: told, txid: answer.headers.get('rowcast-txid') }
 }

@@ -179,6 +179,25 @@ test('a token may be given at once, without a promise', async () => {
   assert.deepEqual(shown, [['a']])
 })
 
+test('a sign-in that names somebody in each token anew is opened with the one it gave, and not asked in a circle', async () => {
+  let asked = 0
+  const { cards, shown } = await look({ token: () => tokenOf(`session ${++asked}`) })
+  assert.deepEqual([streams.length, asked], [1, 1])
+  latest().show({ 1: 'a' })
+  await settle()
+  assert.deepEqual([cards.status, shown], ['live', [['a']]])
+})
+
+test('a token that is no text is told of', async () => {
+  let asked = 0
+  const token = async () => ++asked && { access_token: 'a.b.c' }
+  const { cards } = await look({ token })
+  await pass(1_000)
+  assert.deepEqual([cards.status, streams.length, asked], ['stale', 0, 1])
+  assert.match(cards.error.message, /a token is a text.* object/)
+  await assert.rejects(write('POST', '/rest/v1/cards', {}, { token }), cards.error)
+})
+
 test('whoever listens to what there is not, or with no function, is told at once', async () => {
   const { cards } = await look()
   assert.throws(() => cards.on('changes', () => {}), { name: 'TypeError', message: /on\('changes', function\)/ })
