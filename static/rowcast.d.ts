@@ -84,7 +84,7 @@ export interface Channel<Payload = any> extends Stream {
 /** A live view of the rows that the URL reads. Connects when somebody first listens. */
 export function view<Row = any>(url: string, options?: Options): View<Row>
 
-/** Messages that are not rows. By the channel's name, or by its URL at a relay of another origin. */
+/** Messages that are not rows. By the channel's name, or by its URL at a relay of another origin or below a path. */
 export function channel<Payload = any>(nameOrUrl: string, options?: Options): Channel<Payload>
 
 /** A text that nobody else has, for `once`. */

@@ -226,9 +226,10 @@ test('where there is no page, what is missing is named', async () => {
   assert.throws(() => cards.subscribe(() => {}), { name: 'TypeError', message: /no EventSource here/ })
 })
 
-test('a channel of a relay elsewhere is opened by its URL', async () => {
-  const urls = ['lobby', 'a/b', 'http://relay.example/channels/lobby'].map(name => channel(name).url)
-  assert.deepEqual(urls, ['http://page.example/channels/lobby', 'http://page.example/channels/a%2Fb', 'http://relay.example/channels/lobby'])
+test('a channel is opened by its name, and by its URL at a relay elsewhere or below a path', async () => {
+  const urls = ['lobby', 'a/b', 'http://relay.example/channels/lobby', '/live/channels/lobby', '/channels/lobby'].map(name => channel(name).url)
+  const here = ['lobby', 'a%2Fb'].map(name => `http://page.example/channels/${name}`)
+  assert.deepEqual(urls, [...here, 'http://relay.example/channels/lobby', 'http://page.example/live/channels/lobby', here[0]])
 })
 
 test('whoever comes back to a page does not wait for the rest of a pause', async () => {
