@@ -399,7 +399,8 @@ impl KeySet {
     }
 
     /// Judges a signature. A key id picks keys by equality; a set in which no key has one is asked
-    /// as a whole, and so is any set by a token that names none.
+    /// as a whole, and so is any set by a token that names none. A key without an id that is for another
+    /// algorithm is not the one that a token names.
     pub(super) fn judge(
         &self,
         kid: Option<&str>,
@@ -418,7 +419,8 @@ impl KeySet {
             }
             if key.judges(algorithm) {
                 verdict = Verdict::Forged;
-            } else if verdict == Verdict::UnknownKey {
+            } else if verdict == Verdict::UnknownKey && (kid.is_none() || kid == key.id.as_deref())
+            {
                 verdict = Verdict::OtherAlgorithm;
             }
         }

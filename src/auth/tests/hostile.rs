@@ -806,6 +806,19 @@ async fn an_issuer_may_change_its_keys_while_we_run() {
     );
 }
 
+#[tokio::test]
+async fn a_key_that_its_issuer_has_not_is_told_as_unknown_beside_a_secret_too() {
+    let (old, new) = (Issuer::new(), Issuer::new());
+    let set = json!({"keys": [Issuer::curve_jwk("new", "P-256", &new.p256)]}).to_string();
+    let authenticator = Authenticator::new(Settings {
+        jwks_url: Some(publish(Arc::new(std::sync::Mutex::new(set))).await),
+        ..settings()
+    });
+    let token = old.token("ES256", Some("old"));
+    let told = authenticator.unwrap().verify(&token, now()).await;
+    assert_eq!(told.map(|identity| identity.verified), Err(E::UnknownKey));
+}
+
 #[test]
 fn what_we_sign_we_take() {
     let token = token::sign(&Secret::new(SECRET), GOOD).unwrap();
