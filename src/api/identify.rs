@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(
             typed.headers()["www-authenticate"],
             "Bearer error=\"invalid_token\", \
-             error_description=\"the token's claim 'exp' is not a time in whole seconds\""
+             error_description=\"the token's claim 'exp' is not a time in seconds\""
         );
         let far = r#""exp":253402300799"#;
         let refused = told(&auth, &format!(r#"{{"role":"pg_monitor",{far}}}"#)).await;

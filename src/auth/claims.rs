@@ -81,13 +81,17 @@ fn seconds(time: SystemTime) -> i64 {
         .unwrap_or_default()
 }
 
-/// Whole seconds since 1970. A fraction or an exponent is refused like a string: readers round
-/// them differently.
+/// Seconds since 1970, which may have a fraction (RFC 7519 §2, as Python's `time.time()` makes them): the second that
+/// has begun counts. An exponent is refused like a string: readers round large ones differently.
 fn time(claims: &Members, name: &'static str) -> Result<Option<i64>, TokenError> {
     claims
         .get(name)
         .map(|value| {
-            json::typed::<i64>(value)
+            let (whole, fraction) = value.get().split_once('.').unwrap_or((value.get(), "0"));
+            let is_plain = |digits: &str| digits.bytes().all(|digit| digit.is_ascii_digit());
+            Some(whole)
+                .filter(|whole| is_plain(whole) && is_plain(fraction))
+                .and_then(|whole| whole.parse().ok())
                 .filter(|seconds| (0..=LATEST).contains(seconds))
                 .ok_or(TokenError::NotATime(name))
         })

@@ -52,8 +52,8 @@ pub enum TokenError {
     /// There is no `exp`.
     #[error("the token has no time of expiry")]
     NoExpiry,
-    /// A time is no whole number of seconds.
-    #[error("the token's claim \"{0}\" is not a time in whole seconds")]
+    /// A time is no number of seconds.
+    #[error("the token's claim \"{0}\" is not a time in seconds")]
     NotATime(&'static str),
     /// `exp` is over.
     #[error("the token has expired")]

@@ -117,8 +117,9 @@ const HEADERS: &[(&str, TokenError)] = &[
 const EXPIRIES: &[(&str, TokenError)] = &[
     ("null", E::NotATime("exp")),
     ("\"1800000060\"", E::NotATime("exp")),
-    ("1800000060.5", E::NotATime("exp")),
-    ("1800000060.0", E::NotATime("exp")),
+    ("1800000060.5e1", E::NotATime("exp")),
+    ("\"1800000060.5\"", E::NotATime("exp")),
+    ("-1800000060.5", E::NotATime("exp")),
     ("18e8", E::NotATime("exp")),
     ("1e308", E::NotATime("exp")),
     ("1e999", E::Malformed),
@@ -132,6 +133,7 @@ const EXPIRIES: &[(&str, TokenError)] = &[
     ("0", E::Expired),
     ("1799999969", E::Expired),
     ("1799999970", E::Expired),
+    ("1799999970.9", E::Expired),
     ("1,\"exp\":1800000060", E::Malformed),
     ("1,\"\\u0065xp\":1800000060", E::Malformed),
 ];
@@ -144,7 +146,7 @@ const MEMBERS: &[(&str, TokenError)] = &[
     (r#""nbf":"1""#, E::NotATime("nbf")),
     (r#""nbf":null"#, E::NotATime("nbf")),
     (r#""iat":1800000031"#, E::NotYet),
-    (r#""iat":1.5"#, E::NotATime("iat")),
+    (r#""iat":15e-1"#, E::NotATime("iat")),
     (r#""aud":7"#, E::Type("aud")),
     (r#""aud":null"#, E::Type("aud")),
     (r#""aud":["us",7]"#, E::Type("aud")),
@@ -817,6 +819,15 @@ async fn a_key_that_its_issuer_has_not_is_told_as_unknown_beside_a_secret_too() 
     let token = old.token("ES256", Some("old"));
     let told = authenticator.unwrap().verify(&token, now()).await;
     assert_eq!(told.map(|identity| identity.verified), Err(E::UnknownKey));
+}
+
+/// As of Python's `time.time()`.
+#[test]
+fn a_time_with_a_fraction_is_the_second_that_has_begun() {
+    let claims = r#"{"role":"web_user","exp":1800000060.75,"nbf":1799999999.5,"iat":1799999999.0}"#;
+    let identity = judge(settings(), &with_claims(claims)).unwrap();
+    let end = std::time::UNIX_EPOCH + Duration::from_secs(1_800_000_060);
+    assert_eq!(identity.expires, Some(end));
 }
 
 #[test]
