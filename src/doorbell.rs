@@ -34,7 +34,7 @@ pub const CHANNEL: &str = "rowcast";
 pub const DEFINITIONS: &str = "pgrst";
 /// A silent connection is proved alive this often, by a notification to itself.
 const CANARY: Duration = Duration::from_secs(5);
-/// How long the proof may take.
+/// How long the proof may take, and each answer of the server.
 const CANARY_DEADLINE: Duration = Duration::from_secs(5);
 /// What we notify is nothing that could be lost, and whoever notifies waits for whoever did before: with a standby that
 /// is slow to answer, or gone, each of our notifications would hold up the writers that ring.
@@ -80,7 +80,10 @@ enum DoorbellError {
     Query(#[from] tokio_postgres::Error),
     #[error("the listening connection was closed")]
     Closed(#[source] Option<tokio_postgres::Error>),
-    #[error("a notification to ourselves did not come back in time")]
+    #[error(
+        "the listening connection did not answer, or a notification to ourselves did not come back, within {} s",
+        CANARY_DEADLINE.as_secs()
+    )]
     Silent,
 }
 
@@ -126,18 +129,18 @@ impl Doorbell {
         let (client, connection) = self.target.connect("rowcast doorbell").await?;
         let (notices, mut incoming) = mpsc::channel(WAITING);
         let mut reader = AbortOnDrop(tokio::spawn(read(connection, notices)));
-        notice_when_gone(&client).await;
-        client
-            .batch_execute(&format!(
-                "{SETTINGS}; listen {}; listen {}",
-                quote::identifier(CHANNEL),
-                quote::identifier(DEFINITIONS)
-            ))
-            .await?;
-        let own = client
-            .query_one("select pg_backend_pid()", &[])
-            .await?
-            .get::<_, i32>(0);
+        let begun = in_time(async {
+            notice_when_gone(&client).await;
+            client
+                .batch_execute(&format!(
+                    "{SETTINGS}; listen {}; listen {}",
+                    quote::identifier(CHANNEL),
+                    quote::identifier(DEFINITIONS)
+                ))
+                .await?;
+            client.query_one("select pg_backend_pid()", &[]).await
+        });
+        let own = begun.await?.get::<_, i32>(0);
         self.health.refuse("doorbell", None);
         self.health.set_listener(true);
         self.hearing.send_modify(|hearing| hearing.listening = true);
@@ -176,16 +179,14 @@ impl Doorbell {
                 }
                 changed = self.wanted.changed() => {
                     changed.map_err(|_| DoorbellError::Closed(None))?;
-                    self.listen(&client).await?;
+                    in_time(self.listen(&client)).await?;
                 }
                 _tick = canary.tick() => {
                     silent_since.get_or_insert_with(tokio::time::Instant::now);
-                    let asked = tokio::time::timeout(CANARY_DEADLINE, self.sing(&client, own)).await;
-                    asked.map_err(|_| DoorbellError::Silent)??;
+                    in_time(self.sing(&client, own)).await?;
                 }
                 () = self.others.notified() => {
-                    let rung = tokio::time::timeout(CANARY_DEADLINE, ring(&client)).await;
-                    rung.map_err(|_| DoorbellError::Silent)??;
+                    in_time(ring(&client)).await?;
                 }
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(|| tokio::time::Instant::now() + CANARY)),
                     if deadline.is_some() => return Err(DoorbellError::Silent),
@@ -194,7 +195,7 @@ impl Doorbell {
     }
 
     /// Listens on what is wanted and no longer on what is not.
-    async fn listen(&mut self, client: &Client) -> Result<(), DoorbellError> {
+    async fn listen(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
         let wanted: BTreeSet<String> = self.wanted.borrow_and_update().iter().cloned().collect();
         let listening = self.listening.borrow().clone();
         for channel in wanted.difference(&listening) {
@@ -230,6 +231,14 @@ impl Doorbell {
         }
         Ok(())
     }
+}
+
+/// While we wait for an answer nobody looks after the canary, so each is to come in time.
+async fn in_time<T>(
+    asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, DoorbellError> {
+    let asked = tokio::time::timeout(CANARY_DEADLINE, asked).await;
+    Ok(asked.map_err(|_elapsed| DoorbellError::Silent)??)
 }
 
 /// Rings for the other relays.

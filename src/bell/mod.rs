@@ -34,6 +34,10 @@ const PING: Duration = Duration::from_secs(1);
 const SETTINGS: &str = "set search_path = pg_catalog, pg_temp; set statement_timeout = 0; \
      set idle_session_timeout = '5s'; set lock_timeout = '3s'";
 
+/// Longest wait for an answer; the lock is waited for for less. A line that has gone silent would keep its relay from
+/// the lead for ever.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// The lead and the lock are both of one session, so that whoever gets the lead knows that the lock
 /// of the one before is free, or is so at once. The lock's key is the one in `triggers/10_bell.sql`.
 const STAND: &str =
@@ -211,6 +215,8 @@ enum LineError {
     Connect(#[from] ConnectError),
     #[error("the connection that holds the bell's lock failed")]
     Query(#[from] tokio_postgres::Error),
+    #[error("the connection that holds the bell's lock did not answer within {} s", SILENCE.as_secs())]
+    Silent,
     #[error("the database answered with something that is no transaction id")]
     Unexpected,
     #[error("nobody is there any more")]
@@ -261,8 +267,11 @@ async fn hold(
     let _driver = AbortOnDrop(tokio::spawn(async move {
         let _reported_by_the_client = connection.await;
     }));
-    client.batch_execute(SETTINGS).await?;
-    notice_when_gone(&client).await;
+    in_time(async {
+        notice_when_gone(&client).await;
+        client.batch_execute(SETTINGS).await
+    })
+    .await?;
     loop {
         let sql = if stands { STAND } else { TELL };
         if tell(&client, sql, events).await? && stands {
@@ -279,15 +288,17 @@ async fn hold(
                 tell(&client, TELL, events).await?;
                 continue;
             }
-            Request::Command(Command::Acquire) => match client.query(ACQUIRE, &[]).await {
+            Request::Command(Command::Acquire) => match in_time(client.query(ACQUIRE, &[])).await {
                 Ok(_) => Event::Granted,
-                Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                Err(LineError::Query(error))
+                    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) =>
+                {
                     Event::Withdrawn
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             },
             Request::Command(Command::Release) => {
-                client.query(RELEASE, &[]).await?;
+                in_time(client.query(RELEASE, &[])).await?;
                 Event::Released(barrier(&client).await?)
             }
             Request::Command(Command::Barrier) => Event::Released(barrier(&client).await?),
@@ -298,7 +309,7 @@ async fn hold(
 
 /// Asks who rings and whether they wait for each other; returns the first column.
 async fn tell(client: &Client, sql: &str, events: &mpsc::Sender<Event>) -> Result<bool, LineError> {
-    let row = client.query_one(sql, &[]).await?;
+    let row = in_time(client.query_one(sql, &[])).await?;
     let bell = migrate::Bell::of(row.try_get(1)?);
     let jammed = row.try_get(2)?;
     send(events, Event::Told { bell, jammed }).await?;
@@ -307,9 +318,16 @@ async fn tell(client: &Client, sql: &str, events: &mpsc::Sender<Event>) -> Resul
 
 /// A transaction id of a transaction of its own.
 async fn barrier(client: &Client) -> Result<Xid, LineError> {
-    let row = client.query_one(BARRIER, &[]).await?;
+    let row = in_time(client.query_one(BARRIER, &[])).await?;
     let text: &str = row.try_get(0)?;
     text.parse().map_err(|_| LineError::Unexpected)
+}
+
+async fn in_time<T>(
+    asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, LineError> {
+    let asked = tokio::time::timeout(SILENCE, asked).await;
+    Ok(asked.map_err(|_elapsed| LineError::Silent)??)
 }
 
 async fn send(events: &mpsc::Sender<Event>, event: Event) -> Result<(), LineError> {

@@ -210,7 +210,9 @@ impl Feed {
             return Err(FeedError::Standby);
         }
         let fence = self.parts.target.fence();
-        fence.learn(&client).await.map_err(LogError::from)?;
+        in_time(fence.learn(&client))
+            .await?
+            .map_err(LogError::from)?;
         match log::check_order(&client).await {
             Ok(None) => {}
             Ok(Some(found)) => warn!(finding = found, "the log was out of order"),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
 
@@ -18,6 +19,8 @@ use crate::shutdown::AbortOnDrop;
 /// How long a notification may take to come. Also where there is no pooler it needs the server's
 /// attention, and a loaded one is slow.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for everything: the server takes up to [`PATIENCE`] to notify, and the notification to come.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// That there is one, or why it could not be found out.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,9 @@ pub enum PoolerError {
     /// The connection was lost.
     #[error("the database could not be asked whether a pooler is in front of it")]
     Query(#[from] tokio_postgres::Error),
+    /// The connection has gone silent.
+    #[error("the database did not tell within {} s whether a pooler is in front of it", SILENCE.as_secs())]
+    Silent,
 }
 
 /// Whether sessions may be mixed, for whoever connects again and again: a pooler that kept them whole when we began may
@@ -81,22 +87,31 @@ impl Suspicion {
 /// [`PoolerError`].
 pub async fn found(target: &Target) -> Result<Option<String>, PoolerError> {
     let (one, connection) = target.connect("rowcast probe").await?;
-    let (told, mut notices) = tokio::sync::mpsc::unbounded_channel();
+    let (told, notices) = unbounded_channel();
     let _one = AbortOnDrop(tokio::spawn(read(connection, told)));
     let (two, connection) = target.connect("rowcast probe").await?;
     let _two = AbortOnDrop(tokio::spawn(connection));
+    let asked = tokio::time::timeout(SILENCE, mixes(&one, &two, notices)).await;
+    Ok(asked.map_err(|_elapsed| PoolerError::Silent)??)
+}
 
+/// What two sessions, and what the first is notified of, give away.
+async fn mixes(
+    one: &Client,
+    two: &Client,
+    mut notices: UnboundedReceiver<()>,
+) -> Result<Option<String>, tokio_postgres::Error> {
     let channel = format!("rowcast_probe_{:016x}", fastrand::u64(..));
     let hears = match one.batch_execute(&format!("listen {channel}")).await {
         Ok(()) => true,
         Err(error) if error.code().is_some() => false,
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
-    let first = process(&one).await?;
+    let first = process(one).await?;
     // A transaction of the other session keeps a server connection to itself for a moment.
     two.batch_execute("begin").await?;
-    let other = process(&two).await?;
-    let second = process(&one).await?;
+    let other = process(two).await?;
+    let second = process(one).await?;
     two.batch_execute("rollback").await?;
     if first == other {
         return Ok(Some(format!(
@@ -120,7 +135,7 @@ pub async fn found(target: &Target) -> Result<Option<String>, PoolerError> {
         Ok(()) => {}
         // A queue that is full or locked tells nothing, and of the first the relay is the cure.
         Err(error) if error.code().is_some() => return Ok(None),
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     }
     match tokio::time::timeout(PATIENCE, notices.recv()).await {
         Ok(Some(())) => Ok(None),
@@ -142,7 +157,7 @@ async fn process(client: &Client) -> Result<String, tokio_postgres::Error> {
 }
 
 /// Drives the connection, and tells of every notification.
-async fn read(mut connection: Connection, told: tokio::sync::mpsc::UnboundedSender<()>) {
+async fn read(mut connection: Connection, told: UnboundedSender<()>) {
     let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
     while let Some(Ok(message)) = messages.next().await {
         if matches!(message, AsyncMessage::Notification(_)) && told.send(()).is_err() {

@@ -18,7 +18,7 @@ use crate::backoff::Backoff;
 use crate::causes::Causes;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::postgres::connect::{ConnectError, Target};
+use crate::postgres::connect::{CONNECT, ConnectError, Target};
 use crate::postgres::pool::{OWN, notice_when_gone};
 use crate::shutdown::Shutdown;
 
@@ -103,8 +103,8 @@ enum UpkeepError {
     Query(#[from] tokio_postgres::Error),
     #[error("the connection was closed")]
     Closed,
-    #[error("the database did not answer within {} s", SILENCE.as_secs())]
-    Silent,
+    #[error("the database did not answer within {} s", .0.as_secs())]
+    Silent(Duration),
 }
 
 /// A finding of the drift check.
@@ -140,10 +140,15 @@ impl Upkeep {
             Err(error) => return error.into(),
         };
         let work = async {
-            if let Err(error) = client.batch_execute(OWN).await {
-                return error.into();
+            let settings = async {
+                notice_when_gone(&client).await;
+                client.batch_execute(OWN).await
+            };
+            match tokio::time::timeout(CONNECT, settings).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return error.into(),
+                Err(_elapsed) => return UpkeepError::Silent(CONNECT),
             }
-            notice_when_gone(&client).await;
             let definitions = Arc::clone(&self.parts.definitions);
             let mut clock = tokio::time::interval(DRIFT);
             clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -161,7 +166,7 @@ impl Upkeep {
                 match tokio::time::timeout(SILENCE, self.rounds(&client, by_clock, trim)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => return error.into(),
-                    Err(_elapsed) => return UpkeepError::Silent,
+                    Err(_elapsed) => return UpkeepError::Silent(SILENCE),
                 }
                 backoff.reset();
                 tokio::time::sleep(TOLD).await;

@@ -18,13 +18,19 @@ enum Way {
     Open,
     /// They vanish. Nobody is told, and what the client sends still arrives.
     Swallows,
+    /// The same of connections that are made meanwhile, once they have got so many answers.
+    SwallowsAfter(usize),
 }
+
+/// The end of each answer.
+const READY: &[u8] = b"Z\0\0\0\x05";
 
 /// A TCP address in front of a database, whose way back can be made to swallow what is sent.
 struct Link {
     database: Database,
     way: watch::Sender<Way>,
     connections: Arc<AtomicUsize>,
+    swallowed: Arc<AtomicUsize>,
 }
 
 impl Link {
@@ -40,11 +46,13 @@ impl Link {
         let port = listener.local_addr().unwrap().port();
         let (way, ways) = watch::channel(Way::Open);
         let connections = Arc::new(AtomicUsize::new(0));
-        let made = Arc::clone(&connections);
+        let swallowed = Arc::new(AtomicUsize::new(0));
+        let (made, lost) = (Arc::clone(&connections), Arc::clone(&swallowed));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 made.fetch_add(1, Ordering::Relaxed);
-                let (socket, way) = (socket.clone(), ways.clone());
+                let (socket, way, lost) = (socket.clone(), ways.clone(), Arc::clone(&lost));
+                let is_early = *way.borrow() == Way::Open;
                 tokio::spawn(async move {
                     let (Ok(server), (mut from, mut to)) =
                         (UnixStream::connect(&socket).await, client.into_split())
@@ -62,9 +70,19 @@ impl Link {
                     let _gone = asked.write_all(&first[..count]).await;
                     let there = async { tokio::io::copy(&mut from, &mut asked).await };
                     let back = async {
-                        let mut some = vec![0; 16 << 10];
+                        let (mut some, mut answered) = (vec![0; 16 << 10], 0);
                         while let Ok(count @ 1..) = answers.read(&mut some).await {
-                            if concerned && *way.borrow() == Way::Swallows {
+                            let swallows = match *way.borrow() {
+                                Way::Open => false,
+                                Way::Swallows => true,
+                                Way::SwallowsAfter(many) => !is_early && answered >= many,
+                            };
+                            answered += some[..count]
+                                .windows(READY.len())
+                                .filter(|part| *part == READY)
+                                .count();
+                            if concerned && swallows {
+                                lost.fetch_add(1, Ordering::Relaxed);
                                 // For good: what comes after a hole would be nonsense.
                                 std::future::pending::<()>().await;
                             }
@@ -88,6 +106,7 @@ impl Link {
             database: Database { url },
             way,
             connections,
+            swallowed,
         }
     }
 }
@@ -193,6 +212,88 @@ async fn a_listener_that_hears_nothing_any_more_delays_nobody() {
         (count(&relay, "rowcast_listener_connected").await >= 1).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_listener_that_gets_no_answer_to_listen_listens_anew() {
+    let (database, link, relay, ..) = behind("rowcast doorbell").await;
+    database.sql("select rowcast.allow_channel('hall')").await;
+    link.way.send_replace(Way::Swallows);
+    let mut stream = relay.stream("/channels/hall").await;
+    eventually("the silence is noticed", async || {
+        (relay.metric("rowcast_listener_reconnects_total").await >= 1.0).then_some(())
+    })
+    .await;
+    link.way.send_replace(Way::Open);
+    eventually("it listens again", async || {
+        (relay.metric("rowcast_listener_connected").await >= 1.0).then_some(())
+    })
+    .await;
+    database.sql("notify hall, 'hello'").await;
+    stream.until(|event| event.data.contains("hello")).await;
+}
+
+#[tokio::test]
+async fn a_leader_whose_answers_vanish_stands_for_the_lead_again() {
+    let (_database, link, relay, ..) = behind("rowcast bell").await;
+    let leads = async |what: &str, value: f64| {
+        eventually(what, async || {
+            (relay
+                .metric("rowcast_bell_leader")
+                .await
+                .total_cmp(&value)
+                .is_eq())
+            .then_some(())
+        })
+        .await;
+    };
+    leads("it leads", 1.0).await;
+    link.way.send_replace(Way::Swallows);
+    leads("the silence is noticed", 0.0).await;
+    link.way.send_replace(Way::Open);
+    leads("it leads again", 1.0).await;
+}
+
+/// By what it asks before it begins its work.
+async fn given_up_while_it_is_made(name: &'static str, answers: usize) {
+    let (database, link, _relay, ..) = behind(name).await;
+    link.way.send_replace(Way::SwallowsAfter(answers));
+    let sessions = format!(
+        "from pg_stat_activity where datname = current_database() and application_name = '{name}'"
+    );
+    let end = format!("select pg_terminate_backend(pid) {sessions}");
+    database.sql(&end).await;
+    eventually("an answer vanishes", async || {
+        (link.swallowed.load(Ordering::Relaxed) > 0).then_some(())
+    })
+    .await;
+    let pid = database.one(&format!("select pid {sessions}")).await;
+    link.way.send_replace(Way::Open);
+    let another = format!("select pid {sessions} and pid <> {pid}");
+    eventually(&format!("another session as {name}"), async || {
+        (!database.one(&another).await.is_empty()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_of_the_feed_that_falls_silent_while_it_is_made_is_made_anew() {
+    given_up_while_it_is_made("rowcast feed", 6).await;
+}
+
+#[tokio::test]
+async fn a_connection_of_the_doorbell_that_falls_silent_while_it_is_made_is_made_anew() {
+    given_up_while_it_is_made("rowcast doorbell", 2).await;
+}
+
+#[tokio::test]
+async fn a_connection_of_the_bell_that_falls_silent_while_it_is_made_is_made_anew() {
+    given_up_while_it_is_made("rowcast bell", 2).await;
+}
+
+#[tokio::test]
+async fn a_connection_of_the_upkeep_that_falls_silent_while_it_is_made_is_made_anew() {
+    given_up_while_it_is_made("rowcast upkeep", 2).await;
 }
 
 #[tokio::test]
