@@ -538,13 +538,7 @@ impl Relay {
                 _ = stop.begun() => {}
             }
             drop(fresh);
-            let drained = server.run().await;
-            if drained.cut > 0 {
-                tracing::warn!(
-                    cut = drained.cut,
-                    "connections were cut at the end of the grace period"
-                );
-            }
+            server.run().await;
         });
         tasks
     }
