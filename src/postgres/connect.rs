@@ -158,14 +158,6 @@ impl Target {
         self
     }
 
-    /// Another database of the same server.
-    #[must_use]
-    pub fn with_database(mut self, name: &str) -> Self {
-        self.conninfo.set("dbname", name);
-        self.config.dbname(name);
-        self
-    }
-
     /// The same database as another user. The old user's password is forgotten.
     #[must_use]
     pub fn with_login(mut self, user: &str, password: Option<&str>) -> Self {
