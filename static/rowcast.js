@@ -165,7 +165,7 @@ class Source {
   /** The token that this connection was opened with, and the last one whose time was over. */
   #used
   #over
-  /** Who waits for a token of the pages. @type {Set<(answer: {token?: string, refused?: string}) => void>} */
+  /** Who waits for a token of the pages. @type {Set<(answer: {is?: string | null, error?: {message: string, status?: number, code?: string}}) => void>} */
   #hopes = new Set()
   #events
   #clock

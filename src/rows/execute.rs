@@ -407,10 +407,10 @@ pub struct Step {
     pub expect: Option<u64>,
 }
 
-/// Runs several operations in their order, and commits all of them or none. Otherwise as [`write`].
+/// Runs several operations in their order, and commits all of them or none. Otherwise as [`write()`].
 ///
 /// # Errors
-/// Those of [`write`], of an operation inside of [`Error::Operation`]; [`Error::Unexpected`].
+/// Those of [`write()`], of an operation inside of [`Error::Operation`]; [`Error::Unexpected`].
 pub async fn write_all<A: Recorded>(
     pool: &Pool,
     terms: Terms<'_>,

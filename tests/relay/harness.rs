@@ -229,7 +229,6 @@ impl Database {
             .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
-    /// The first column of the first row, as text.
     /// Makes a role; they are the cluster's, and every test may find it there.
     pub async fn role(&self, name: &str, how: &str) {
         self.sql(&format!(
@@ -243,6 +242,7 @@ impl Database {
         .await;
     }
 
+    /// The first column of the first row, as text.
     pub async fn one(&self, sql: &str) -> String {
         let rows = self.client().await.simple_query(sql).await.unwrap();
         rows.iter()
@@ -414,7 +414,6 @@ impl Relay {
         signal(self.child.id().expect("it runs"), name).await;
     }
 
-    /// A stream of this path, e.g. `/rest/v1/tasks`.
     /// A stream, and the screen that shows what it began with.
     pub async fn shown(&self, path: &str) -> (Stream, Screen) {
         let mut stream = self.stream(path).await;
@@ -423,6 +422,7 @@ impl Relay {
         (stream, screen)
     }
 
+    /// A stream of this path, e.g. `/rest/v1/tasks`.
     pub async fn stream(&self, path: &str) -> Stream {
         Stream::open(&format!("{}{path}", self.url), None).await
     }
