@@ -1,9 +1,8 @@
-//! One stop signal, and who is still here.
+//! One stop signal.
 //!
 //! A [`Shutdown`] is cloned into every task. It promises that a task which waits on
-//! [`Shutdown::begun`] hears the signal however late it starts to wait, and that
-//! [`Shutdown::finished`] returns once every [`Guard`] is gone. A task that somebody has for himself ends with
-//! him instead ([`AbortOnDrop`]). It knows nothing of what stops.
+//! [`Shutdown::begun`] hears the signal however late it starts to wait. Whoever has spawned a task waits for its end.
+//! One that somebody has for himself ends with him instead ([`AbortOnDrop`]). It knows nothing of what stops.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,6 @@ use tokio::task::JoinHandle;
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     stage: Arc<watch::Sender<Option<Duration>>>,
-    present: Arc<watch::Sender<usize>>,
 }
 
 impl Default for Shutdown {
@@ -30,7 +28,6 @@ impl Shutdown {
     pub fn new() -> Self {
         Self {
             stage: Arc::new(watch::Sender::new(None)),
-            present: Arc::new(watch::Sender::new(0)),
         }
     }
 
@@ -57,33 +54,6 @@ impl Shutdown {
         // The sender lives in `self`, so waiting cannot fail before the signal is given.
         let grace = stage.wait_for(Option::is_some).await.ok();
         grace.and_then(|grace| *grace).unwrap_or_default()
-    }
-
-    /// Says that somebody is here; [`Shutdown::finished`] waits until the guard is dropped.
-    #[must_use]
-    pub fn guard(&self) -> Guard {
-        self.present.send_modify(|count| *count += 1);
-        Guard {
-            present: Arc::clone(&self.present),
-        }
-    }
-
-    /// Waits until every guard is gone.
-    pub async fn finished(&self) {
-        let mut present = self.present.subscribe();
-        let _all_gone = present.wait_for(|count| *count == 0).await;
-    }
-}
-
-/// Presence of one task; dropping it says goodbye.
-#[derive(Debug)]
-pub struct Guard {
-    present: Arc<watch::Sender<usize>>,
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.present.send_modify(|count| *count -= 1);
     }
 }
 

@@ -200,7 +200,6 @@ where
     /// idle connections, waits for the streams to end themselves. Returns when every connection is
     /// gone, at the latest [`Limits::finish`] after the signal's grace period.
     pub async fn run(self) -> Drained {
-        let _here = self.shared.shutdown.guard();
         let each = self
             .listeners
             .into_iter()

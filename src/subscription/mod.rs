@@ -41,7 +41,7 @@ use crate::health::Health;
 use crate::log::Bounds;
 use crate::metrics::{Answer, Metrics, Reason};
 use crate::mutants::{Mutant, on};
-use crate::shutdown::{Guard, Shutdown};
+use crate::shutdown::Shutdown;
 use crate::sse;
 use crate::view::snapshot::SnapshotError;
 use crate::view::{Channel, View};
@@ -282,7 +282,6 @@ struct Present {
     stage: Arc<Stage>,
     /// What it joined last.
     at: Option<Place>,
-    _guard: Guard,
 }
 
 /// What a stream has joined.
@@ -335,7 +334,6 @@ impl Subscription {
             metrics: Arc::clone(&parts.metrics),
             stage: Arc::clone(&parts.stage),
             at: None,
-            _guard: parts.shutdown.guard(),
         };
         let direct = Arc::new(Direct::new(Arc::clone(&parts.metrics)));
         parts.beats.add(&direct);
