@@ -692,6 +692,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_takes_its_time_in_vain_leaves_as_much_to_others() {
+        let stage = stage();
+        let _joined = stage.join_asking(view(), false).unwrap();
+        let batch = insert(10);
+        stage.publish(&batch, &at(10), true);
+        let here = stage.position().unwrap();
+        let took = Duration::from_secs(2);
+        for question in stage.questions(&batch, &here) {
+            let question = Question { took, ..question };
+            stage.publish_answer(question, Err(Unanswered::Failed), &here);
+        }
+        assert_eq!(stage.next_wake(), Some(Instant::now() + took));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_view_is_late_until_a_round_has_brought_it_to_where_all_of_the_log_was_read() {
         let stage = stage();
         let most = Duration::from_secs(3);

@@ -127,6 +127,39 @@ fn lobby() -> Source {
     Source::Channel("lobby".to_owned(), watch::Sender::default().subscribe())
 }
 
+/// Likewise, but no more than a few events are taken at a time.
+fn frugal() -> Parts {
+    Parts {
+        limits: Limits {
+            mouthful: 0,
+            ..Limits::default()
+        },
+        ..parts(Duration::ZERO)
+    }
+}
+
+/// More of them than are taken at a time, each of its own transaction.
+fn messages() -> Batch {
+    let messages = (11..31).map(|xid| {
+        let message = Message {
+            channel: "lobby".to_owned(),
+            payload: Arc::from("1"),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        Arc::new(Transaction {
+            xid,
+            at: Timestamp::UNIX_EPOCH,
+            deltas: Vec::new(),
+            messages: vec![message],
+            reset_all: false,
+        })
+    });
+    Batch {
+        transactions: messages.collect(),
+        ..batch(31)
+    }
+}
+
 /// The controls of somebody who comes back from 11.
 fn controls(takes: Duration) -> impl Stream<Item = String> {
     controls_with(parts(takes))
@@ -187,15 +220,7 @@ async fn nobody_is_told_to_be_up_to_date_by_what_was_found_out_long_ago() {
 
 #[tokio::test(start_paused = true)]
 async fn who_has_not_taken_everything_is_not_told_to_be_up_to_date() {
-    let parts = parts(Duration::ZERO);
-    // No more than one event at a time.
-    let parts = Parts {
-        limits: Limits {
-            mouthful: 0,
-            ..Limits::default()
-        },
-        ..parts
-    };
+    let parts = frugal();
     let (stage, health) = (Arc::clone(&parts.stage), Arc::clone(&parts.health));
     let source = lobby();
     let mut controls = pin!(controls_of(Subscription::new(
@@ -203,32 +228,31 @@ async fn who_has_not_taken_everything_is_not_told_to_be_up_to_date() {
     )));
     let first = next(&mut controls).await;
     assert!(first.contains(r#""upToDate":true"#), "{first}");
-    let messages = (11..31).map(|xid| {
-        let message = Message {
-            channel: "lobby".to_owned(),
-            payload: Arc::from("1"),
-            at: Timestamp::UNIX_EPOCH,
-        };
-        Arc::new(Transaction {
-            xid,
-            at: Timestamp::UNIX_EPOCH,
-            deltas: Vec::new(),
-            messages: vec![message],
-            reset_all: false,
-        })
-    });
-    let batch = Batch {
-        transactions: messages.collect(),
-        ..batch(31)
-    };
     // Past its next turn.
     tokio::time::sleep(Duration::from_secs(6)).await;
-    stage.publish(&batch, &at(11), true);
+    stage.publish(&messages(), &at(11), true);
     health.polled();
     let early = next(&mut controls).await;
     assert!(early.contains(r#""upToDate":false"#), "{early}");
     let later = next(&mut controls).await;
     assert!(later.contains(&format!(".{}\n", at(31))), "{later}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_not_taken_everything_when_the_relay_stops_is_not_told_to_be_up_to_date() {
+    let parts = frugal();
+    let (stage, shutdown) = (Arc::clone(&parts.stage), parts.shutdown.clone());
+    let source = lobby();
+    let mut controls = pin!(controls_of(Subscription::new(
+        parts, source, None, None, None
+    )));
+    let first = next(&mut controls).await;
+    assert!(first.contains(r#""upToDate":true"#), "{first}");
+    stage.publish(&messages(), &at(11), true);
+    shutdown.begin(Duration::from_secs(10));
+    let goodbye = next(&mut controls).await;
+    assert!(goodbye.contains(r#""closing":true"#), "{goodbye}");
+    assert!(goodbye.contains(r#""upToDate":false"#), "{goodbye}");
 }
 
 #[tokio::test(start_paused = true)]
