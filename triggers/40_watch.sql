@@ -345,7 +345,11 @@ begin
                        || ' ' || coalesce(p.polqual::text, '') || ' ' || coalesce(p.polwithcheck::text, ''),
                        ',' order by p.polname)
      from pg_policy p where p.polrelid = rel),
-    (select string_agg(r.relid::text, ',' order by r.relid) from rowcast.tree(rel) as r (relid)),
+    -- With the trigger that a partition has from its table: one that was detached and is back has another, and what was
+    -- written to it meanwhile nobody captured.
+    (select string_agg(concat_ws(' ', r.relid, t.oid), ',' order by r.relid)
+     from rowcast.tree(rel) as r (relid)
+     left join pg_trigger t on t.tgrelid = r.relid and t.tgname = '!rowcast' and t.tgparentid <> 0),
     (select string_agg(i.inhrelid::text, ',' order by i.inhrelid) from pg_inherits i
      where i.inhparent = rel and not i.inhdetachpending),
     -- Since version 16 each membership says itself whether it is inherited and may be taken. As the text of the row, since

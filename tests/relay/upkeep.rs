@@ -338,6 +338,31 @@ async fn a_partition_that_is_being_detached_is_gone_for_screens_as_it_is_for_rea
 }
 
 #[tokio::test]
+async fn what_is_written_to_a_partition_between_its_detachment_and_its_return_is_shown() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database
+        .sql("create table days (id int, day date, note text, primary key (id, day)) partition by range (day);
+              create table november partition of days for values from ('2026-11-01') to ('2026-12-01');
+              insert into days values (1, '2026-11-01', 'old');
+              select rowcast.watch('days')")
+        .await;
+    let path = "/rest/v1/days";
+    let (mut stream, mut screen) = relay.shown(path).await;
+    // In one transaction, so that nobody ever sees the table without it.
+    database
+        .sql("begin; alter table days detach partition november; update november set note = 'new';
+              alter table days attach partition november for values from ('2026-11-01') to ('2026-12-01'); commit")
+        .await;
+    screen
+        .follow(&mut stream, |screen| {
+            screen.rows.values().all(|row| row["note"] == "new")
+        })
+        .await;
+    shows_what_is_there(&relay, path, &screen).await;
+}
+
+#[tokio::test]
 async fn another_expression_of_a_virtual_column_is_shown() {
     let database = database().await;
     let version = database
