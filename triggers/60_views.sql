@@ -28,8 +28,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   delete from rowcast.dependency d where d.rel = depends.rel;
-  insert into rowcast.dependency (rel, on_rel)
-  select depends.rel, o.on_rel from unnest(on_rels || null::regclass) as o (on_rel)
+  insert into rowcast.dependency (rel, on_rel, on_name)
+  select depends.rel, o.on_rel, n.nspname || '.' || c.relname
+  from unnest(on_rels || null::regclass) as o (on_rel)
+  left join pg_class c on c.oid = o.on_rel
+  left join pg_namespace n on n.oid = c.relnamespace
   on conflict do nothing;
   perform rowcast.reset(rel);
 end

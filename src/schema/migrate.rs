@@ -20,7 +20,7 @@ use crate::backoff::Backoff;
 use crate::cursor::Name;
 
 /// History; a file's place in the list plus one is its version.
-const HISTORY: [&str; 8] = [
+const HISTORY: [&str; 9] = [
     include_str!("../../sql/0001_schema.sql"),
     include_str!("../../sql/0002_access.sql"),
     include_str!("../../sql/0003_views.sql"),
@@ -29,6 +29,7 @@ const HISTORY: [&str; 8] = [
     include_str!("../../sql/0006_capture.sql"),
     include_str!("../../sql/0007_prepared.sql"),
     include_str!("../../sql/0008_zones.sql"),
+    include_str!("../../sql/0009_names.sql"),
 ];
 
 /// Gives a schema that was restored without its rows what history had written into them. Before history, which

@@ -137,7 +137,10 @@ cross join lateral (
 where e.tree ~ moving.pattern
    or exists (select from regexp_matches(e.tree, ':relid ([0-9]+) ', 'g') as m (oid) where m.oid[1]::oid between 1 and 16383)
 union
-select y.rel, y.on_rel, true
+-- what somebody has declared, as long as it is called what it was then: a function's body goes by names
+select y.rel, case when y.on_name <> n.nspname || '.' || c.relname then null else y.on_rel end, true
 from rowcast.dependency y join secured s on s.oid = y.rel
+left join pg_class c on c.oid = y.on_rel
+left join pg_namespace n on n.oid = c.relnamespace
 where y.on_rel is not null
 ";

@@ -116,3 +116,44 @@ async fn a_policy_that_reads_a_table_being_rewritten_takes_no_row_away() {
     assert!(!taken, "a row that was there all the time was taken away");
     assert!(screen.rows.values().any(|row| row["n"] == 1));
 }
+
+#[tokio::test]
+async fn a_policy_whose_function_finds_another_table_by_the_name_it_knows_goes_on_deciding() {
+    let database = database().await;
+    database.sql(ROLES).await;
+    let relay = policies::relay(&database).await;
+    database
+        .sql(
+            "create table teams (id int primary key); create table next (id int primary key); \
+             create table cards (id int primary key); \
+             create function is_open() returns boolean language plpgsql stable as \
+               'begin return exists (select from public.teams); end'; \
+             alter table cards enable row level security; \
+             create policy open on cards for select to member using (is_open()); \
+             grant select on teams, next, cards to member; \
+             insert into teams values (1); insert into next values (1); insert into cards values (1); \
+             select rowcast.watch('teams'), rowcast.watch('next'), rowcast.watch('cards'), \
+                    rowcast.depends('cards', 'teams')",
+        )
+        .await;
+    let bearer = format!("Bearer {}", token("member", &[]).await);
+    let url = format!("{}/rest/v1/cards", relay.url);
+    let mut stream = Stream::with(&url, None, &[("authorization", &bearer)]).await;
+    let mut screen = Screen::default();
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 1)
+        .await;
+    database
+        .sql(
+            "begin; alter table teams rename to old; alter table next rename to teams; commit; \
+             delete from teams",
+        )
+        .await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.is_empty())
+        .await;
+    database.sql("insert into teams values (1)").await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 1)
+        .await;
+}
