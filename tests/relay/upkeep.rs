@@ -619,6 +619,30 @@ async fn where_transactions_only_read_by_default_the_log_is_looked_after_all_the
     shows_what_is_there(&relay, PATH, &screen).await;
 }
 
+#[tokio::test]
+async fn a_limit_for_statements_is_none_for_reading_the_catalogue() {
+    let database = database().await;
+    let relay = database.relay().await;
+    database.sql(TASKS).await;
+    relay.kill().await;
+    // So many tables that it takes longer.
+    database
+        .sql(
+            "do $$ begin
+               for i in 1..3000 loop
+                 execute format('create table many_%s (id int primary key, a text, b text, c text)', i);
+                 perform rowcast.expose(format('many_%s', i)::regclass);
+                 if i % 500 = 0 then commit; end if;
+               end loop;
+               execute format('alter database %I set statement_timeout = ''100ms''', current_database());
+             end $$",
+        )
+        .await;
+    let relay = database.relay().await;
+    let (_stream, screen) = relay.shown(PATH).await;
+    shows_what_is_there(&relay, PATH, &screen).await;
+}
+
 /// As by a restore with --clean, which drops what tells of it before.
 #[tokio::test]
 async fn a_table_that_is_dropped_while_it_is_looked_at_is_no_finding() {
