@@ -824,9 +824,9 @@ async fn a_key_that_its_issuer_has_not_is_told_as_unknown_beside_a_secret_too() 
 /// As of Python's `time.time()`.
 #[test]
 fn a_time_with_a_fraction_is_the_second_that_has_begun() {
-    let claims = r#"{"role":"web_user","exp":1800000060.75,"nbf":1799999999.5,"iat":1799999999.0}"#;
+    let claims = r#"{"role":"web_user","exp":1800000061.75,"nbf":1799999999.5,"iat":1799999999.0}"#;
     let identity = judge(settings(), &with_claims(claims)).unwrap();
-    let end = std::time::UNIX_EPOCH + Duration::from_secs(1_800_000_060);
+    let end = UNIX_EPOCH + Duration::from_secs(1_800_000_061);
     assert_eq!(identity.expires, Some(end));
 }
 
