@@ -42,7 +42,7 @@ const BITES: &str = "every_mistake_of_a_relay_is_found";
 const FAILOVER: &str = "a_lost_tail_is_on_no_screen";
 /// The runs of the short form: each has faults.
 const SHORT: [(&str, u64); 2] = [("seed_1_holds", 1), ("seed_2_holds", 2)];
-const SHORT_SECONDS: u64 = 60;
+const SHORT_SECONDS: u64 = 40;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

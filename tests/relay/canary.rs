@@ -22,7 +22,7 @@ use crate::policies::{SECRET, token};
 
 const TENANTS: usize = 20;
 /// Groups of transactions in the short form.
-const OPS: usize = 130;
+const OPS: usize = 100;
 
 /// Roles are the cluster's: every test may find them there. So is the lock; an advisory one is a database's.
 const ROLES: &str = r"

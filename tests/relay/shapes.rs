@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use crate::dialect::{self, SERVED};
 use crate::harness::{DEADLINE, Database, Relay, Server, Stream, seed};
 
-const REQUESTS: u64 = 600;
+const REQUESTS: u64 = 400;
 /// More phrases than this and somebody's text is among them.
 const PHRASES: usize = 400;
 /// How a value is known again. A number follows.

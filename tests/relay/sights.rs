@@ -17,7 +17,7 @@ use crate::agree::{COLUMNS, condition, literal};
 use crate::harness::{DEADLINE, Database, Relay, Screen, Stream, database, seed};
 
 /// Histories in the short form.
-const HISTORIES: usize = 2_000;
+const HISTORIES: usize = 1_400;
 /// Filters of a round that images decide.
 const FILTERS: usize = 40;
 /// Transactions of a round.

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Seeds in the short form.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 1_400;
 /// What must happen at least once in a set of runs.
 const PLANNED: &[&str] = &[
     "answers for those who come back",
