@@ -182,7 +182,7 @@ impl RolePath {
     }
 
     /// Adds `role` to claims where [`RolePath::find`] would look for it. `None` for a path that
-    /// leads into a list or into a claim that is there already.
+    /// leads into a list, to something that is there already, or into what is no object.
     #[must_use]
     pub fn place(
         &self,
@@ -196,13 +196,16 @@ impl RolePath {
                 Step::Item(_) => return None,
             }
         }
-        let (first, inner) = names.split_first()?;
-        let value = inner.iter().rev().fold(
-            role.into(),
-            |value, name| serde_json::json!({ name.as_str(): value }),
-        );
-        claims
-            .insert((*first).clone(), value)
+        let (last, way) = names.split_last()?;
+        let mut object = claims;
+        for name in way {
+            let inner = object.entry(name.as_str());
+            object = inner
+                .or_insert_with(|| serde_json::json!({}))
+                .as_object_mut()?;
+        }
+        object
+            .insert((*last).clone(), role.into())
             .is_none()
             .then_some(())
     }

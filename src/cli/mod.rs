@@ -107,9 +107,9 @@ enum Command {
         /// The role that requests with it run as
         #[arg(long)]
         role: Option<String>,
-        /// A claim, e.g. sub=ann (may be given several times)
+        /// A claim, e.g. sub=ann, or as JSON, e.g. admin:=true (may be given several times)
         #[arg(long = "claim", value_parser = token::claim)]
-        claims: Vec<(String, String)>,
+        claims: Vec<(String, serde_json::Value)>,
         /// How long it is good, e.g. 15m
         #[arg(long, default_value = "1h", value_parser = token::duration)]
         expires: Duration,

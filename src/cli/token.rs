@@ -17,7 +17,7 @@ use crate::config::Access;
 pub(super) fn run(
     access: &Access,
     role: Option<&str>,
-    claims: &[(String, String)],
+    claims: &[(String, Value)],
     expires: Duration,
 ) -> Result<(), Told> {
     say!(
@@ -30,7 +30,7 @@ pub(super) fn run(
 fn make(
     access: &Access,
     role: Option<&str>,
-    claims: &[(String, String)],
+    claims: &[(String, Value)],
     expires: Duration,
     now: SystemTime,
 ) -> Result<String, Told> {
@@ -63,7 +63,7 @@ fn make(
 fn put_together(
     access: &Access,
     role: Option<&str>,
-    named: &[(String, String)],
+    named: &[(String, Value)],
     expires: Duration,
     now: SystemTime,
 ) -> Result<Map<String, Value>, Told> {
@@ -77,7 +77,7 @@ fn put_together(
         }
     }
     for (name, value) in named {
-        claims.insert(name.clone(), value.as_str().into());
+        claims.insert(name.clone(), value.clone());
     }
     if let Some(role) = role {
         let place: Option<RolePath> = access.jwt_role_claim.parse().ok();
@@ -94,13 +94,25 @@ fn put_together(
     Ok(claims)
 }
 
-/// Reads `name=value`.
-pub(super) fn claim(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some(("exp" | "iat" | "nbf", _)) => Err("times come from --expires".to_owned()),
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("a claim is name=value, as in sub=ann".to_owned()),
+/// Reads `name=text` or `name:=json`.
+pub(super) fn claim(text: &str) -> Result<(String, Value), String> {
+    let Some((name, value)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+        return Err("a claim is name=text or name:=json, as in sub=ann or admin:=true".to_owned());
+    };
+    let (name, value) = match name.strip_suffix(':') {
+        Some(name) => {
+            let value = serde_json::from_str(value);
+            (
+                name,
+                value.map_err(|error| format!("what is behind := is no JSON: {error}"))?,
+            )
+        }
+        None => (name, Value::from(value)),
+    };
+    if ["exp", "iat", "nbf"].contains(&name) {
+        return Err("times come from --expires".to_owned());
     }
+    Ok((name.to_owned(), value))
 }
 
 /// Reads `90`, `90s`, `15m`, `1h` or `7d`.
@@ -148,13 +160,14 @@ mod tests {
     #[tokio::test]
     async fn the_relay_with_the_same_settings_takes_the_token() {
         let now = SystemTime::now();
-        let claims = [("sub".to_owned(), "ann".to_owned())];
+        let claims = [claim("sub=ann").unwrap(), claim(r#"app:={"n":3}"#).unwrap()];
         let hour = Duration::from_hours(1);
         let token = make(&access(), Some("web_user"), &claims, hour, now).unwrap();
         let judge = access::authenticator(&access()).unwrap();
         let identity = judge.verify(&token, now).await.unwrap();
         assert_eq!(identity.role.as_deref(), Some("web_user"));
         assert!(identity.claims.contains(r#""sub":"ann""#));
+        assert!(identity.claims.contains(r#""n":3"#));
         assert!(judge.verify(&token, now + hour * 2).await.is_err());
     }
 
@@ -189,7 +202,8 @@ mod tests {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert_eq!(claim("a=b=c"), Ok(("a".into(), "b=c".into())));
-        for wrong in ["a", "=b", "exp=1"] {
+        assert_eq!(claim("a:=true"), Ok(("a".into(), true.into())));
+        for wrong in ["a", "=b", "exp=1", "exp:=1", "a:=b"] {
             assert!(claim(wrong).is_err(), "{wrong}");
         }
     }
