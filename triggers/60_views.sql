@@ -11,15 +11,6 @@ $$;
 alter function rowcast.position() owner to rowcast_owner;
 comment on function rowcast.position() is 'Where a state is that is read now';
 
--- The pairs have no key, so a publication for all tables would let nobody delete one.
-do $$
-begin
-  if (select relreplident from pg_class where oid = 'rowcast.dependency'::regclass) <> 'f' then
-    alter table rowcast.dependency replica identity full;
-  end if;
-end
-$$;
-
 -- Says what the policies of a table read besides its own rows, where PostgreSQL cannot know because
 -- it is in the body of a function: these tables, and nothing else. Without any: nothing at all.
 create or replace function rowcast.depends(rel regclass, variadic on_rels regclass[] default '{}') returns void

@@ -474,12 +474,14 @@ async fn a_partition_whose_columns_stand_in_another_order_tells_rows_as_reads_do
 #[tokio::test]
 async fn a_publication_of_all_tables_is_in_nobodys_way() {
     let database = database().await;
+    database
+        .sql("set client_min_messages = error; create publication everything for all tables")
+        .await;
     database.relay().await.kill().await;
     database
         .sql(
             "create table notes (id int primary key); select rowcast.watch('notes'); \
-             select rowcast.depends('notes', 'notes'); set client_min_messages = error; \
-             create publication everything for all tables",
+             select rowcast.depends('notes', 'notes')",
         )
         .await;
     for sql in [
