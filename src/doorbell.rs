@@ -42,6 +42,8 @@ const SETTINGS: &str = "set synchronous_commit = off";
 /// Notifications waiting to be handed on. Bare NOTIFYs beyond it are dropped: they are live only,
 /// and a listener that stops reading would hold up the whole cluster.
 const WAITING: usize = 1024;
+/// Channels that one request to the server names at most.
+const AT_ONCE: usize = 1000;
 
 /// Hands on a bare NOTIFY: channel and payload.
 pub type OnNotify = Arc<dyn Fn(&str, &str) + Send + Sync>;
@@ -179,7 +181,7 @@ impl Doorbell {
                 }
                 changed = self.wanted.changed() => {
                     changed.map_err(|_| DoorbellError::Closed(None))?;
-                    in_time(self.listen(&client)).await?;
+                    self.listen(&client).await?;
                 }
                 _tick = canary.tick() => {
                     silent_since.get_or_insert_with(tokio::time::Instant::now);
@@ -194,22 +196,22 @@ impl Doorbell {
         }
     }
 
-    /// Listens on what is wanted and no longer on what is not.
-    async fn listen(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
+    /// Listens on what is wanted and no longer on what is not. After a loss that is all at once, and a round trip for
+    /// each channel would take longer than the canary waits, again and again.
+    async fn listen(&mut self, client: &Client) -> Result<(), DoorbellError> {
         let wanted: BTreeSet<String> = self.wanted.borrow_and_update().iter().cloned().collect();
         let listening = self.listening.borrow().clone();
-        for channel in wanted.difference(&listening) {
-            client
-                .batch_execute(&format!("listen {}", quote::identifier(channel)))
-                .await?;
-        }
-        for channel in listening.difference(&wanted) {
-            if channel == DEFINITIONS {
-                continue;
-            }
-            client
-                .batch_execute(&format!("unlisten {}", quote::identifier(channel)))
-                .await?;
+        let begun = wanted.difference(&listening).map(|name| ("listen", name));
+        let ended = listening
+            .difference(&wanted)
+            .filter(|name| *name != DEFINITIONS)
+            .map(|name| ("unlisten", name));
+        let all: Vec<String> = begun
+            .chain(ended)
+            .map(|(verb, name)| format!("{verb} {}", quote::identifier(name)))
+            .collect();
+        for some in all.chunks(AT_ONCE) {
+            in_time(client.batch_execute(&some.join("; "))).await?;
         }
         self.listening.send_replace(wanted);
         Ok(())

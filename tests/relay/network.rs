@@ -1,6 +1,7 @@
 //! The way to the database fails without saying so, and others make noise on it.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ enum Way {
     Swallows,
     /// The same of connections that are made meanwhile, once they have got so many answers.
     SwallowsAfter(usize),
+    /// They come so much later.
+    Late(Duration),
 }
 
 /// The end of each answer.
@@ -73,7 +76,7 @@ impl Link {
                         let (mut some, mut answered) = (vec![0; 16 << 10], 0);
                         while let Ok(count @ 1..) = answers.read(&mut some).await {
                             let swallows = match *way.borrow() {
-                                Way::Open => false,
+                                Way::Open | Way::Late(_) => false,
                                 Way::Swallows => true,
                                 Way::SwallowsAfter(many) => !is_early && answered >= many,
                             };
@@ -85,6 +88,12 @@ impl Link {
                                 lost.fetch_add(1, Ordering::Relaxed);
                                 // For good: what comes after a hole would be nonsense.
                                 std::future::pending::<()>().await;
+                            }
+                            let way = *way.borrow();
+                            if let Way::Late(by) = way
+                                && concerned
+                            {
+                                tokio::time::sleep(by).await;
                             }
                             if to.write_all(&some[..count]).await.is_err() {
                                 break;
@@ -214,6 +223,18 @@ async fn a_listener_that_hears_nothing_any_more_delays_nobody() {
     .await;
 }
 
+/// Notifies until it is heard: a listener that is up has still to listen on the channels.
+async fn heard(database: &Database, channel: &str, stream: &mut Stream) {
+    let mut heard = pin!(stream.until(|event| event.data.contains("hello")));
+    loop {
+        database.sql(&format!("notify {channel}, 'hello'")).await;
+        tokio::select! {
+            _ = &mut heard => return,
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_listener_that_gets_no_answer_to_listen_listens_anew() {
     let (database, link, relay, ..) = behind("rowcast doorbell").await;
@@ -229,8 +250,27 @@ async fn a_listener_that_gets_no_answer_to_listen_listens_anew() {
         (relay.metric("rowcast_listener_connected").await >= 1.0).then_some(())
     })
     .await;
-    database.sql("notify hall, 'hello'").await;
-    stream.until(|event| event.data.contains("hello")).await;
+    heard(&database, "hall", &mut stream).await;
+}
+
+#[tokio::test]
+async fn a_listener_far_away_listens_on_many_channels_at_once() {
+    const CHANNELS: usize = 60;
+    let (database, link, relay, ..) = behind("rowcast doorbell").await;
+    database.sql("select rowcast.allow_channel('*')").await;
+    let mut streams = Vec::new();
+    for number in 10..10 + CHANNELS {
+        streams.push(relay.stream(&format!("/channels/hall_{number}")).await);
+    }
+    // One after the other they would take longer than the proof that the connection is alive.
+    link.way.send_replace(Way::Late(Duration::from_millis(100)));
+    database
+        .sql(
+            "select pg_terminate_backend(pid) from pg_stat_activity \
+             where datname = current_database() and application_name = 'rowcast doorbell'",
+        )
+        .await;
+    heard(&database, "hall_69", streams.last_mut().unwrap()).await;
 }
 
 #[tokio::test]
