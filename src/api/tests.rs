@@ -859,6 +859,23 @@ async fn the_catalogue_tells_kinds_keys_and_types() {
 }
 
 #[tokio::test]
+async fn a_view_has_its_tables_key_whatever_its_columns_are_called() {
+    let world = world!(
+        r#"
+        create table pairs (a int, b int, c int, primary key (b, a));
+        create view whole as select c as "a} :resno", a as "x:resno", b as " :resorigtbl 1" from pairs;
+        create view twice as select b, a, b as again from pairs;
+        create view half as select a, c from pairs;
+        create view computed as select a, b + 0 as b from pairs"#
+    );
+    let catalog = world.rows.catalog.reload().await.unwrap();
+    let key = |view: &str| catalog.table(view).unwrap().key.clone();
+    assert_eq!(key("whole"), [" :resorigtbl 1", "x:resno"]);
+    assert_eq!(key("twice"), ["b", "a"]);
+    assert!(key("half").is_empty() && key("computed").is_empty());
+}
+
+#[tokio::test]
 async fn a_picture_keeps_its_edition_until_it_differs_or_somebody_says_so() {
     let world = world!("create table tasks (id int primary key)");
     let catalog = &world.rows.catalog;
