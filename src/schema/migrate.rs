@@ -64,8 +64,9 @@ const OWNERS_DONE: &str = "revoke create on schema rowcast from rowcast_trigger;
 
 /// Opens a transaction that installs. Whoever may create in a schema of the login's search path could have a
 /// function there that suits a call better than PostgreSQL's own, and it would run as a superuser. Whoever makes a
-/// role from 16 on is a member of it as this setting says, and has to be one by both ways to make it an owner.
-const BEGIN: &str = "begin; set local search_path = pg_catalog, pg_temp; \
+/// role from 16 on is a member of it as this setting says, and has to be one by both ways to make it an owner. A limit
+/// that the database has for statements is one for people's; we may wait for another relay that upgrades.
+const BEGIN: &str = "begin; set local statement_timeout = 0; set local search_path = pg_catalog, pg_temp; \
                      do $$ begin if current_setting('server_version_num')::int >= 160000 then \
                      perform set_config('createrole_self_grant', 'set, inherit', true); end if; end $$";
 

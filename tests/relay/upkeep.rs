@@ -620,6 +620,32 @@ async fn where_transactions_only_read_by_default_the_log_is_looked_after_all_the
 }
 
 #[tokio::test]
+async fn a_limit_for_statements_is_none_for_waiting_until_another_relay_has_installed() {
+    let database = database().await;
+    database
+        .sql(
+            "do $$ begin execute format('alter database %I set statement_timeout = ''300ms''', \
+               current_database()); end $$",
+        )
+        .await;
+    let other = database.client().await;
+    let lock = "begin; select pg_advisory_xact_lock(7094114, 0)";
+    other.batch_execute(lock).await.unwrap();
+    let installed = async {
+        eventually("it waits for longer than that", async || {
+            let waits = "select count(*) from pg_stat_activity where datname = current_database() \
+                 and application_name = 'rowcast install' and wait_event_type = 'Lock' \
+                 and clock_timestamp() - query_start > interval '1 s'";
+            (database.one(waits).await == "1").then_some(())
+        })
+        .await;
+        other.batch_execute("commit").await.unwrap();
+    };
+    let (relay, ()) = tokio::join!(database.relay(), installed);
+    assert_eq!(relay.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_limit_for_statements_is_none_for_reading_the_catalogue() {
     let database = database().await;
     let relay = database.relay().await;
