@@ -799,7 +799,7 @@ class Stream {
 export const view = (url, options) => new Stream(url, options)
 
 /** A channel: messages that are not rows, by `on('message')`. By its name, or by its URL at a relay of another origin or below a path. */
-export const channel = (name, options) => new Stream(/\/channels\/./.test(name) ? name : '/channels/' + encodeURIComponent(name), options, true)
+export const channel = (name, options) => new Stream(/^(https?:\/)?\/(.*\/)?channels\/./.test(name) ? name : '/channels/' + encodeURIComponent(name), options, true)
 
 /** A text that nobody else has. A page that is not from a safe origin has no `randomUUID`. */
 export const unique = () => crypto.randomUUID?.() ?? Array.from(crypto.getRandomValues(new Uint8Array(16)), byte => byte.toString(16).padStart(2, '0')).join('')

@@ -227,8 +227,8 @@ test('where there is no page, what is missing is named', async () => {
 })
 
 test('a channel is opened by its name, and by its URL at a relay elsewhere or below a path', async () => {
-  const urls = ['lobby', 'a/b', 'http://relay.example/channels/lobby', '/live/channels/lobby', '/channels/lobby'].map(name => channel(name).url)
-  const here = ['lobby', 'a%2Fb'].map(name => `http://page.example/channels/${name}`)
+  const urls = ['lobby', 'a/b', 'tv/channels/7', 'http://relay.example/channels/lobby', '/live/channels/lobby', '/channels/lobby'].map(name => channel(name).url)
+  const here = ['lobby', 'a%2Fb', 'tv%2Fchannels%2F7'].map(name => `http://page.example/channels/${name}`)
   assert.deepEqual(urls, [...here, 'http://relay.example/channels/lobby', 'http://page.example/live/channels/lobby', here[0]])
 })
 
