@@ -689,8 +689,13 @@ class Stream {
       // Somebody else sits here now: it is not this stream that he should have.
       if (personOf(is) === this.#who) port.postMessage({ token: { is } })
       else if (this.#port === port) {
+        const { ready } = this.#facts
         this.#forget()
-        this.#reopen()
+        if (ready) return this.#reopen()
+        // Where each token is another's, a relay that is away would be asked without a pause.
+        port.onmessage = null
+        port.postMessage('bye')
+        setTimeout(() => this.#port === port && this.#reopen(), 2_000)
       }
     } catch ({ message, status, code }) {
       port.postMessage({ token: { error: { message, status, code } } })

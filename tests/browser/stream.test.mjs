@@ -188,6 +188,23 @@ test('a sign-in that names somebody in each token anew is opened with the one it
   assert.deepEqual([cards.status, shown], ['live', [['a']]])
 })
 
+test('a sign-in that names somebody in each token anew is not asked all the time while the relay is away', async () => {
+  let asked = 0
+  const { cards } = await look({ token: () => tokenOf(`session ${++asked}`) })
+  latest().show({ 1: 'a' })
+  await settle()
+  const { fetch } = globalThis
+  globalThis.fetch = async () => { throw new TypeError('nobody is there') }
+  latest().fail()
+  await pass(30_000)
+  assert.ok(asked < 40, `asked ${asked} times in 30 s`)
+  globalThis.fetch = fetch
+  await pass(5_000)
+  latest().show({ 1: 'b' })
+  await settle()
+  assert.equal(cards.status, 'live')
+})
+
 test('a token that is no text is told of', async () => {
   let asked = 0
   const token = async () => ++asked && { access_token: 'a.b.c' }
