@@ -332,7 +332,7 @@ class Source {
     const turn = this.#turn
     this.#timer = -1
     try {
-      const answer = await fetch(this.#address(), { headers: { accept: 'text/event-stream', ...(await this.#headers()) }, signal: stop.signal })
+      const answer = await this.#read(this.#address(), 'text/event-stream', stop.signal)
       if (this.#turn !== turn) return
       // A token that is no good any more is the next attempt's business.
       if (answer.status >= 400 && answer.status < 500 && !(this.who && answer.status === 401)) {
@@ -353,8 +353,11 @@ class Source {
     if (this.#turn === turn) this.#again()
   }
 
-  async #headers() {
-    return this.who ? bearer(await this.#token()) : {}
+  /** With the token of this connection: the next one may be somebody else's, and would end what is open. */
+  async #read(url, accept, signal) {
+    const ask = token => fetch(url, { headers: { accept, ...bearer(token) }, signal })
+    const answer = await ask(this.#used)
+    return this.who && answer.status === 401 ? ask(await this.#token(this.#used)) : answer
   }
 
   #again(soon) {
@@ -422,8 +425,7 @@ class Source {
     const turn = Symbol()
     this.#asked.set(key, turn)
     const url = more(this.url, [`${this.key}=eq.${encodeURIComponent(key)}`])
-    const { status, rows } = await this.#headers()
-      .then(headers => fetch(url, { headers: { accept: 'application/json', ...headers }, signal: AbortSignal.timeout?.(60_000) }))
+    const { status, rows } = await this.#read(url, 'application/json', AbortSignal.timeout?.(60_000))
       .then(async answer => ({ status: answer.status, rows: answer.ok ? await answer.json() : [] }))
       .catch(() => ({ rows: [] }))
     // A newer change of the same row, or a new snapshot, makes this answer old news.

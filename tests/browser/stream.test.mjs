@@ -368,6 +368,29 @@ test('a row whose question the relay does not understand is not asked for again'
   assert.equal(asked, 1)
 })
 
+test('a row that was too large is fetched with the token of its stream, unless that is no good any more', async () => {
+  let asked = 0
+  const refused = []
+  globalThis.fetch = async (url, { headers: { authorization } }) => {
+    if (url.endsWith('/tickets')) return Response.json({ ticket: 't' })
+    return refused.includes(authorization) ? Response.json({}, { status: 401 }) : Response.json([authorization])
+  }
+  // The next one is somebody else's.
+  const { cards } = await look({ key: 'id', token: () => tokenOf(`session ${++asked}`) })
+  latest().show({ 7: undefined })
+  await settle()
+  const first = `Bearer ${tokenOf('session 1')}`
+  assert.deepEqual([streams.length, asked, cards.rows.get('7')], [1, 1, first])
+  cards.close()
+  let n = 0
+  const ann = () => `${n++}.${btoa(JSON.stringify({ sub: 'ann' }))}.b`
+  const anns = await look({ key: 'id', token: ann })
+  refused.push(`Bearer 0.${btoa(JSON.stringify({ sub: 'ann' }))}.b`)
+  latest().show({ 7: undefined })
+  await settle()
+  assert.match(anns.cards.rows.get('7'), /^Bearer 1\./)
+})
+
 for (const how of ['the page says so', 'the stream finds out']) {
   test(`rows of one person are gone before the next one's are here, when ${how}`, async () => {
     let name = 'ann'
