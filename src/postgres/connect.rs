@@ -6,10 +6,13 @@
 //! is for.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::net::lookup_host;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
@@ -50,6 +53,11 @@ pub enum TargetError {
         /// The keyword.
         keyword: &'static str,
     },
+    /// Lists that do not belong to each other.
+    #[error(
+        "\"host\", \"hostaddr\" and \"port\" in the connection string must name as many servers each, or one port"
+    )]
+    Lists,
     /// Kerberos encryption was demanded.
     #[error("gssencmode=require is not supported")]
     Kerberos,
@@ -103,7 +111,10 @@ pub struct Target {
     /// What psql is told; holds no password.
     conninfo: Conninfo,
     password: Option<String>,
+    /// Without the servers.
     config: Config,
+    /// In the order in which they are tried.
+    servers: Vec<Server>,
     tls: MakeRustlsConnect,
     fence: Fence,
 }
@@ -194,68 +205,112 @@ impl Target {
         self.conninfo.get("dbname")
     }
 
-    /// Opens a connection that calls itself `application_name`. Where several servers are named, one
-    /// that lies behind is passed over.
+    /// Opens a connection that calls itself `application_name`. Where several servers are named, or a name has
+    /// several addresses, one that lies behind, refuses or says nothing is passed over.
     ///
     /// # Errors
-    /// When no server answers in time, or the one that answers refuses or must not be used.
+    /// When no server answers in time, or the last one that answers refuses or must not be used.
     pub async fn connect(
         &self,
         application_name: &str,
     ) -> Result<(Client, Connection), ConnectError> {
-        let mut config = self.config(application_name);
-        for _ in 1..self.attempts() {
-            match self.attempt(&config).await {
-                Err(ConnectError::Behind { .. }) => elsewhere(&mut config),
-                other => return other,
-            }
-        }
-        self.attempt(&config).await
-    }
-
-    /// How often to try before every server has been met, most likely.
-    pub(super) fn attempts(&self) -> u32 {
-        match self.places() {
-            1 => 1,
-            places => places * 3,
-        }
-    }
-
-    fn places(&self) -> u32 {
-        let (hosts, addresses) = (self.config.get_hosts(), self.config.get_hostaddrs());
-        u32::try_from(hosts.len().max(addresses.len()).max(1)).unwrap_or(1)
-    }
-
-    async fn attempt(&self, config: &Config) -> Result<(Client, Connection), ConnectError> {
-        let each = config.get_connect_timeout().copied().unwrap_or(CONNECT);
-        let after = each * self.places();
-        let connecting = async {
-            let (client, mut connection) = config.connect(self.tls.clone()).await?;
-            if let Some(sql) = self.fence.statement() {
-                // Somebody must drive the connection meanwhile.
-                tokio::select! {
-                    biased;
-                    checked = client.batch_execute(&sql) => checked?,
-                    ended = &mut connection => ended?,
-                }
-            }
-            Ok((client, connection))
-        };
-        // connect_timeout ends with the TCP handshake; a server that accepts and then is silent
-        // would hold us for ever.
-        match tokio::time::timeout(after, connecting).await {
-            Ok(Ok(connected)) => Ok(connected),
-            Ok(Err(source)) => Err(self.refused(source)),
-            Err(_elapsed) => Err(ConnectError::TimedOut {
+        let fence = self.fence.statement().unwrap_or_default();
+        let opened = self.open(application_name, &fence).await;
+        opened.map_err(|told| match told {
+            Some(source) => self.refused(source),
+            None => ConnectError::TimedOut {
                 target: self.to_string(),
-                after,
-            }),
+                after: self.patience(),
+            },
+        })
+    }
+
+    /// Longest wait for one server.
+    fn each(&self) -> Duration {
+        let each = self.config.get_connect_timeout();
+        each.copied().unwrap_or(CONNECT)
+    }
+
+    /// Longest wait for all of them.
+    pub(super) fn patience(&self) -> Duration {
+        let servers = u32::try_from(self.servers.len()).unwrap_or(u32::MAX);
+        self.each().saturating_mul(servers)
+    }
+
+    /// A connection to the first server that takes us, and on which `sql` succeeds. Where there is none, what is to be
+    /// told of it; nothing where none said anything.
+    pub(super) async fn open(
+        &self,
+        application_name: &str,
+        sql: &str,
+    ) -> Result<(Client, Connection), Option<tokio_postgres::Error>> {
+        let config = self.config(application_name);
+        let mut servers: Vec<&Server> = self.servers.iter().collect();
+        if is_any(&config) {
+            fastrand::shuffle(&mut servers);
         }
+        let mut told = None;
+        for server in servers {
+            let until = Instant::now() + self.each();
+            let Ok(addresses) = timeout_at(until, server.addresses()).await else {
+                continue;
+            };
+            match self.any_of(addresses, server, &config, until, sql).await {
+                Err(said) => told = weightier(told, said),
+                opened => return opened,
+            }
+        }
+        Err(told)
+    }
+
+    /// Likewise, at one of a server's addresses. They share its time: one that is dead leaves a part to the next.
+    async fn any_of(
+        &self,
+        mut addresses: Vec<Option<IpAddr>>,
+        server: &Server,
+        config: &Config,
+        until: Instant,
+        sql: &str,
+    ) -> Result<(Client, Connection), Option<tokio_postgres::Error>> {
+        if is_any(config) {
+            fastrand::shuffle(&mut addresses);
+        }
+        let mut told = None;
+        for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
+            let left = u32::try_from(left).unwrap_or(u32::MAX);
+            let share = until.saturating_duration_since(Instant::now()) / left;
+            let config = server.at(*address, config);
+            // connect_timeout ends with the TCP handshake; a server that accepts and then is silent
+            // would hold us for ever, and keep us from the others.
+            match timeout(share, self.session(&config, sql)).await {
+                Ok(Err(said)) => told = weightier(told, Some(said)),
+                Ok(Ok(opened)) => return Ok(opened),
+                Err(_elapsed) => {}
+            }
+        }
+        Err(told)
+    }
+
+    async fn session(
+        &self,
+        config: &Config,
+        sql: &str,
+    ) -> Result<(Client, Connection), tokio_postgres::Error> {
+        let (client, mut connection) = config.connect(self.tls.clone()).await?;
+        if !sql.is_empty() {
+            // Somebody must drive the connection meanwhile.
+            tokio::select! {
+                biased;
+                done = client.batch_execute(sql) => done?,
+                ended = &mut connection => ended?,
+            }
+        }
+        Ok((client, connection))
     }
 
     fn refused(&self, source: tokio_postgres::Error) -> ConnectError {
         match source.as_db_error() {
-            Some(error) if error.code().code() == fence::BEHIND => ConnectError::Behind {
+            Some(error) if is_behind(&source) => ConnectError::Behind {
                 message: error.message().to_owned(),
             },
             _ => ConnectError::Refused {
@@ -265,7 +320,7 @@ impl Target {
         }
     }
 
-    /// What tokio-postgres is told. It holds the password.
+    /// What tokio-postgres is told, but for where the servers are. It holds the password.
     pub(super) fn config(&self, application_name: &str) -> Config {
         let mut config = self.config.clone();
         config.application_name(application_name);
@@ -311,13 +366,14 @@ impl Target {
             key: conninfo.get("sslkey"),
             least: conninfo.get("ssl_min_protocol_version"),
         })?;
-        let mut config = config_of(conninfo.clone())?;
-        let is_local = config
-            .get_hosts()
-            .iter()
-            .all(|host| matches!(host, Host::Unix(_)));
+        let servers = servers(&config_of(conninfo.clone())?)?;
+        let mut elsewhere = conninfo.clone();
+        for place in ["host", "hostaddr", "port"] {
+            elsewhere.take(place);
+        }
+        let mut config = config_of(elsewhere)?;
         // As in libpq, sslmode says nothing about Unix sockets.
-        let mode = if is_local && config.get_hostaddrs().is_empty() {
+        let mode = if servers.iter().all(Server::is_local) {
             SslMode::Disable
         } else {
             mode
@@ -330,15 +386,102 @@ impl Target {
             conninfo,
             password,
             config,
+            servers,
             tls,
             fence: Fence::default(),
         })
     }
 }
 
-/// Any of the named servers, instead of always the same first one.
-pub(super) fn elsewhere(config: &mut Config) {
-    config.load_balance_hosts(LoadBalanceHosts::Random);
+/// A server that is named. tokio-postgres, given several, waits for the first one that accepts and then says nothing
+/// as long as we wait for all of them, again and again; so it is given one at a time, and one address.
+#[derive(Debug, Clone)]
+struct Server {
+    /// Its name, which is also what its certificate is for, or the directory of its socket.
+    host: Option<Host>,
+    /// Where it is, when the name is not to be asked for that.
+    address: Option<IpAddr>,
+    port: u16,
+}
+
+impl Server {
+    fn is_local(&self) -> bool {
+        self.address.is_none() && matches!(self.host, Some(Host::Unix(_)))
+    }
+
+    /// Where to try, one after the other; `None` is where the name alone says, as for a socket. Never empty.
+    async fn addresses(&self) -> Vec<Option<IpAddr>> {
+        let mut addresses = Vec::new();
+        if let (Some(Host::Tcp(name)), None) = (&self.host, self.address)
+            && let Ok(found) = lookup_host((name.as_str(), self.port)).await
+        {
+            addresses.extend(found.map(|address| Some(address.ip())));
+        }
+        if addresses.is_empty() {
+            // Why a name has none is told when it is tried.
+            addresses.push(self.address);
+        }
+        addresses
+    }
+
+    /// How to connect there.
+    fn at(&self, address: Option<IpAddr>, config: &Config) -> Config {
+        let mut config = config.clone();
+        match &self.host {
+            Some(Host::Tcp(name)) => {
+                config.host(name);
+            }
+            Some(Host::Unix(directory)) => {
+                config.host_path(directory);
+            }
+            None => {}
+        }
+        if let Some(address) = address {
+            config.hostaddr(address);
+        }
+        config.port(self.port);
+        config
+    }
+}
+
+/// The servers that are named in a connection string.
+fn servers(config: &Config) -> Result<Vec<Server>, TargetError> {
+    let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
+    let ports = config.get_ports();
+    let count = hosts.len().max(addresses.len());
+    let fits = |length: usize, few: usize| length <= few || length == count;
+    if !fits(hosts.len(), 0) || !fits(addresses.len(), 0) || !fits(ports.len(), 1) {
+        return Err(TargetError::Lists);
+    }
+    let servers = (0..count).map(|at| Server {
+        host: hosts.get(at).cloned(),
+        address: addresses.get(at).copied(),
+        port: *ports.get(at).or(ports.first()).unwrap_or(&5432),
+    });
+    Ok(servers.collect())
+}
+
+/// What to tell of two: what was said last, but for why a server that is there must not be used.
+fn weightier(
+    told: Option<tokio_postgres::Error>,
+    said: Option<tokio_postgres::Error>,
+) -> Option<tokio_postgres::Error> {
+    if told.as_ref().is_some_and(is_behind) {
+        told
+    } else {
+        said.or(told)
+    }
+}
+
+fn is_behind(error: &tokio_postgres::Error) -> bool {
+    error
+        .code()
+        .is_some_and(|code| code.code() == fence::BEHIND)
+}
+
+/// Whether the servers are to be tried in any order.
+fn is_any(config: &Config) -> bool {
+    config.get_load_balance_hosts() == LoadBalanceHosts::Random
 }
 
 /// The rest of the keywords as tokio-postgres wants them.
@@ -461,6 +604,8 @@ fn shell_quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::embedded::tests::throw_away;
+    use crate::postgres::pool::{Lease, pool};
 
     #[test]
     fn a_vanished_peer_is_noticed_in_seconds() {
@@ -563,8 +708,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_accepts_and_is_silent_is_given_up() {
-        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = silent.local_addr().unwrap().port();
+        let (_silent, port) = silent("127.0.0.1:0").await;
         let url = format!("postgres://ann:s3cret@127.0.0.1:{port}/app?connect_timeout=1");
         let error = Target::from_url(&url).unwrap().connect("rowcast").await;
         let error = error.err().unwrap();
@@ -573,5 +717,88 @@ mod tests {
             error.to_string(),
             format!("postgres://ann@127.0.0.1:{port}/app did not answer within 1 s")
         );
+    }
+    /// Accepts, and says nothing.
+    async fn silent(address: &str) -> (tokio::net::TcpListener, u16) {
+        let silent = tokio::net::TcpListener::bind(address).await.unwrap();
+        let port = silent.local_addr().unwrap().port();
+        (silent, port)
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_silent_keeps_nobody_from_the_next_one() {
+        let Some((_place, cluster)) = throw_away().await else {
+            return;
+        };
+        let (_silent, port) = silent("127.0.0.1:0").await;
+        let good = cluster.target("postgres").conninfo;
+        let named = |keyword| good.get(keyword).unwrap().to_owned();
+        let target = Target::from_url(&format!(
+            "host='127.0.0.1,{}' port={port},{} user=postgres dbname=postgres connect_timeout=2",
+            named("host"),
+            named("port"),
+        ));
+        let target = target.unwrap();
+        let (_client, _connection) = target.connect("rowcast test").await.unwrap();
+        let pool = pool(&target, "rowcast test", 1);
+        Lease::take(&pool).await.unwrap();
+        cluster.stop().await;
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_silent_keeps_nobody_from_the_next_one_of_the_same_name() {
+        let Some((_place, cluster)) = throw_away().await else {
+            return;
+        };
+        let (_silent, port) = silent("127.0.0.2:0").await;
+        let good = cluster.target("postgres").conninfo;
+        let socket = Path::new(good.get("host").unwrap()).join(".s.PGSQL.5432");
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port));
+        let listener = listener.await.unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut server = tokio::net::UnixStream::connect(&socket).await.unwrap();
+                tokio::spawn(async move {
+                    tokio::io::copy_bidirectional(&mut client, &mut server).await
+                });
+            }
+        });
+        let url = format!("postgres://postgres@db.example:{port}/postgres?sslmode=disable");
+        let target = Target::from_url(&url).unwrap();
+        let addresses = ["127.0.0.2", "127.0.0.1"].map(|text| Some(text.parse().unwrap()));
+        let until = Instant::now() + Duration::from_secs(4);
+        let config = target.config("rowcast test");
+        let opened = target.any_of(addresses.to_vec(), &target.servers[0], &config, until, "");
+        let (client, connection) = opened.await.unwrap();
+        tokio::spawn(connection);
+        client.batch_execute("select").await.unwrap();
+        cluster.stop().await;
+    }
+
+    #[test]
+    fn each_server_has_its_address_and_its_port() {
+        let servers = |text: &str| {
+            let target = Target::from_url(text).unwrap();
+            let told = target.servers.iter().map(|server| format!("{server:?}"));
+            told.collect::<Vec<_>>().join(" ")
+        };
+        let found = servers("host=a,b hostaddr=127.0.0.1,127.0.0.2 port=1,2");
+        assert_eq!(
+            found,
+            "Server { host: Some(Tcp(\"a\")), address: Some(127.0.0.1), port: 1 } \
+             Server { host: Some(Tcp(\"b\")), address: Some(127.0.0.2), port: 2 }"
+        );
+        let one_port = servers("host=a,b port=7");
+        assert_eq!(one_port.matches("port: 7").count(), 2, "{one_port}");
+        for text in [
+            "host=a,b port=1,2,3",
+            "host=a,b hostaddr=127.0.0.1",
+            "hostaddr=127.0.0.1 port=1,2",
+        ] {
+            assert!(
+                matches!(Target::from_url(text), Err(TargetError::Lists)),
+                "{text}"
+            );
+        }
     }
 }

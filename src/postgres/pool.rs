@@ -19,8 +19,7 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::{Client, Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::connect::{CONNECT, Target, elsewhere};
-use super::fence;
+use super::connect::{CONNECT, Target};
 use super::prepared::Prepared;
 use super::quote::literal;
 use super::turns::{Caller, Turn, Turns};
@@ -94,6 +93,7 @@ pub fn pool(target: &Target, application_name: &str, size: usize) -> Pool {
         target.config(application_name),
         PinnedConnect {
             target: target.clone(),
+            application_name: application_name.to_owned(),
         },
         ManagerConfig {
             // A lease gives back only what is known to be idle, so nothing needs to be asked.
@@ -103,7 +103,7 @@ pub fn pool(target: &Target, application_name: &str, size: usize) -> Pool {
     let connections = deadpool_postgres::Pool::builder(manager)
         .max_size(size)
         .wait_timeout(Some(WAIT))
-        .create_timeout(Some(CONNECT))
+        .create_timeout(Some(target.patience()))
         .runtime(Runtime::Tokio1)
         .build()
         .expect("a runtime is given");
@@ -133,48 +133,37 @@ impl Pool {
 /// limit on hooks, and a server may fall silent at any byte.
 struct PinnedConnect {
     target: Target,
+    application_name: String,
 }
 
 type Connected = Result<(Client, JoinHandle<()>), Error>;
 
 impl PinnedConnect {
-    async fn attempt(&self, config: &Config) -> Connected {
-        let (client, connection) = config.connect(self.target.tls()).await?;
+    async fn open(&self) -> Connected {
+        let mut sql = pinned();
+        if let Some(fence) = self.target.fence().statement() {
+            sql = format!("{sql}; {fence}");
+        }
+        let (client, connection) = match self.target.open(&self.application_name, &sql).await {
+            Ok(opened) => opened,
+            Err(Some(error)) => return Err(error),
+            // Nobody said anything, and whoever waits is told so by the pool, whose time is up as well.
+            Err(None) => std::future::pending().await,
+        };
         // Ends by itself when the client is dropped; the pool also holds its handle.
         let polling = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a pooled connection ended");
             }
         });
-        match self.target.fence().statement() {
-            None => client.batch_execute(&pinned()).await?,
-            Some(fence) => {
-                let settings = format!("{}; {fence}", pinned());
-                client.batch_execute(&settings).await?;
-            }
-        }
         Ok((client, polling))
     }
 }
 
 impl Connect for PinnedConnect {
-    fn connect(&self, config: &Config) -> Pin<Box<dyn Future<Output = Connected> + Send + '_>> {
-        let mut config = config.clone();
-        Box::pin(async move {
-            for _ in 1..self.target.attempts() {
-                match self.attempt(&config).await {
-                    Err(error)
-                        if error
-                            .code()
-                            .is_some_and(|code| code.code() == fence::BEHIND) =>
-                    {
-                        elsewhere(&mut config);
-                    }
-                    other => return other,
-                }
-            }
-            self.attempt(&config).await
-        })
+    /// What the pool knows of the servers is not needed: the target knows more.
+    fn connect(&self, _: &Config) -> Pin<Box<dyn Future<Output = Connected> + Send + '_>> {
+        Box::pin(self.open())
     }
 }
 
@@ -195,7 +184,8 @@ impl std::fmt::Debug for Lease {
 }
 
 impl Lease {
-    /// Waits for a connection for the relay itself, [`WAIT`] at most, and 5 s more when one must be opened.
+    /// Waits for a connection for the relay itself, [`WAIT`] at most, and 5 s more for each server that is named when
+    /// one must be opened.
     ///
     /// # Errors
     /// When none became free in time, or the database cannot be reached.
