@@ -51,6 +51,9 @@ use crate::view::snapshot;
 
 /// A named database may be started beside us; it is waited for this long.
 const DATABASE_PATIENCE: Duration = Duration::from_secs(30);
+/// Longest time for what is asked and installed before we serve: waiting for the database, for an upgrade that tries
+/// a minute, and some air.
+const SILENCE: Duration = Duration::from_mins(3);
 /// Streams end spread over at most this period.
 const GRACE: Duration = Duration::from_secs(10);
 /// Connections for reading the log for those who come back.
@@ -91,31 +94,27 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
         .as_ref()
         .map(TcpListener::local_addr)
         .transpose()?;
-    let (target, cluster) = database(&config).await?;
-    // A database that is waited for, or a schema that somebody holds, keeps nobody from stopping us.
-    let bell = tokio::select! {
-        prepared = prepare(&config, &target, cluster.is_some()) => prepared?,
+    // A server that recovers, a database that is waited for or says nothing, or a schema that somebody holds, keeps
+    // nobody from stopping us.
+    let (target, cluster) = tokio::select! {
+        found = database(&config) => found?,
+        // Its guardian stops a server that is only starting.
+        () = stop.asked() => return Ok(()),
+    };
+    let opened = async {
+        let bell = prepare(&config, &target, cluster.is_some()).await?;
+        Ok::<_, anyhow::Error>((
+            bell,
+            Door::open(&config, &target, auth, cluster.is_some()).await?,
+        ))
+    };
+    let (bell, door) = tokio::select! {
+        opened = tokio::time::timeout(SILENCE, opened) => opened.map_err(|_elapsed| silent(&target))??,
         () = stop.asked() => {
             if let Some(cluster) = cluster {
                 cluster.stop().await;
             }
             return Ok(());
-        }
-    };
-
-    let door = if cluster.is_some() && demo::is_wanted(&config) {
-        Door::of_demo(&config, &target)?
-    } else {
-        let login = database::api(&config, &target)?;
-        if config.api_url.is_some() {
-            one_database(&target, &login).await?;
-        }
-        may_take_roles(&config, &login).await?;
-        tell_missing(&config, &login).await;
-        Door {
-            login,
-            auth,
-            sign_in: None,
         }
     };
     let is_open = cluster.is_some() || access::is_open(&config.access);
@@ -250,6 +249,21 @@ async fn prepare(config: &Config, target: &Target, demo: bool) -> anyhow::Result
     Ok(bell)
 }
 
+/// What a person is told of a database that has taken our connections and answers no more.
+fn silent(target: &Target) -> Told {
+    Told::new(
+        format!("the database {target} has fallen silent, or what is in front of it"),
+        format!(
+            "it has not answered all that is asked at the start within {} s",
+            SILENCE.as_secs()
+        ),
+        format!(
+            "{} -c 'select 1', and the same for --api-url",
+            target.psql_line()
+        ),
+    )
+}
+
 /// Refuses a database behind a transaction pooler: nothing that belongs to a session would hold.
 async fn whole_sessions(target: &Target) -> Result<(), Told> {
     match pooler::found(target).await {
@@ -280,6 +294,28 @@ struct Door {
 }
 
 impl Door {
+    async fn open(
+        config: &Config,
+        target: &Target,
+        auth: Authenticator,
+        private: bool,
+    ) -> anyhow::Result<Self> {
+        if private && demo::is_wanted(config) {
+            return Ok(Self::of_demo(config, target)?);
+        }
+        let login = database::api(config, target)?;
+        if config.api_url.is_some() {
+            one_database(target, &login).await?;
+        }
+        may_take_roles(config, &login).await?;
+        tell_missing(config, &login).await;
+        Ok(Self {
+            login,
+            auth,
+            sign_in: None,
+        })
+    }
+
     fn of_demo(config: &Config, target: &Target) -> Result<Self, Told> {
         let access = demo::access(&config.access, &database::data_dir(config))?;
         let secret = access.jwt_secret.as_ref();

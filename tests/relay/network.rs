@@ -10,7 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
-use crate::harness::{Database, Relay, Screen, Server, Stream, command, database, eventually};
+use crate::harness::{
+    DEADLINE, Database, Relay, Screen, Server, Stream, command, database, eventually, signal,
+};
 use crate::wire::count;
 
 /// What becomes of bytes that the server sends.
@@ -334,6 +336,30 @@ async fn a_connection_of_the_bell_that_falls_silent_while_it_is_made_is_made_ane
 #[tokio::test]
 async fn a_connection_of_the_upkeep_that_falls_silent_while_it_is_made_is_made_anew() {
     given_up_while_it_is_made("rowcast upkeep", 2).await;
+}
+
+/// Whoever starts asks as the API's login too.
+#[tokio::test]
+async fn a_relay_that_is_not_answered_while_it_starts_ends_when_it_is_told_to() {
+    const LOGIN: &str = "unanswered_api";
+    let database = database().await;
+    database.role(LOGIN, "login").await;
+    let link = Link::to(&database, LOGIN).await;
+    link.way.send_replace(Way::SwallowsAfter(1));
+    let mut relay = command()
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .args(["--database-url", &database.url])
+        .args(["--api-url", &link.database.login(LOGIN)])
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    eventually("an answer vanishes", async || {
+        (link.swallowed.load(Ordering::Relaxed) > 0).then_some(())
+    })
+    .await;
+    signal(relay.id().unwrap(), "TERM").await;
+    let ended = tokio::time::timeout(DEADLINE, relay.wait()).await;
+    assert!(ended.expect("it ends").unwrap().success());
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! A relay that is told to stop says goodbye: no write is lost, no stream is torn.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -113,6 +115,44 @@ async fn a_relay_that_waits_for_its_database_ends_when_it_is_told_to() {
         let ended = tokio::time::timeout(DEADLINE, child.wait()).await;
         assert!(ended.expect("it ends").unwrap().success());
     }
+}
+
+/// As while it reads much of its log again after a crash.
+#[tokio::test]
+async fn a_relay_whose_own_database_takes_long_to_start_ends_when_it_is_told_to() {
+    let place = tempfile::Builder::new()
+        .prefix("rowcast-slow")
+        .tempdir_in("/tmp")
+        .unwrap();
+    let programs = place.path().join("bin");
+    std::fs::create_dir(&programs).unwrap();
+    for (name, script) in [
+        ("initdb", "echo 17 >\"$2/PG_VERSION\""),
+        (
+            "postgres",
+            "case $1 in -D) : >\"$2/begun\"; exec sleep 30 ;; esac; echo 'postgres (PostgreSQL) 17.0'",
+        ),
+    ] {
+        let program = programs.join(name);
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        // PostgreSQL's own user is to run it.
+        for path in [place.path(), &programs, &program] {
+            std::fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+    let data = place.path().join("data");
+    let mut child = command()
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(&data)
+        .env("ROWCAST_PG_BIN", &programs)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let begun = data.join("data").join("begun");
+    eventually("it starts", async || begun.exists().then_some(())).await;
+    signal(child.id().unwrap(), "TERM").await;
+    let ended = tokio::time::timeout(DEADLINE, child.wait()).await;
+    assert!(ended.expect("it ends").unwrap().success());
 }
 
 #[tokio::test]
