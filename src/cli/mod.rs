@@ -391,7 +391,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         match cli.command.unwrap_or(Command::Serve) {
             Command::Bench(options) => return bench::run(config, options).await,
             Command::Doctor { json } => return doctor::run(&config, json).await,
@@ -422,7 +422,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Psql { .. } => Ok(()),
         }
         .map(|()| ExitCode::SUCCESS)
-    })
+    });
+    // The system's own look-up of a name, or reading a file where the network holds its disk, cannot be broken off.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
 }
 
 fn psql_on(config: &Config, arguments: &[OsString]) -> anyhow::Result<ExitCode> {

@@ -3,7 +3,9 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -152,6 +154,35 @@ async fn a_relay_whose_own_database_takes_long_to_start_ends_when_it_is_told_to(
     eventually("it starts", async || begun.exists().then_some(())).await;
     signal(child.id().unwrap(), "TERM").await;
     let ended = tokio::time::timeout(DEADLINE, child.wait()).await;
+    assert!(ended.expect("it ends").unwrap().success());
+}
+
+/// A disk of the network that does not answer is as a pipe into which nobody writes: who opens the file waits in the
+/// system, which can be told nothing.
+#[tokio::test]
+async fn a_relay_whose_key_set_cannot_be_opened_ends_when_it_is_told_to() {
+    const KEYS: &str =
+        r#"{"keys":[{"kty":"oct","k":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
+    let database = database().await;
+    let place = tempfile::tempdir().unwrap();
+    let (file, pipe) = (place.path().join("keys"), place.path().join("pipe"));
+    std::fs::write(&file, KEYS).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let file = file.to_str().unwrap();
+    let mut relay = Relay::start(&database, &["--jwks-file", file, "--roles", "web_user"]).await;
+    std::fs::rename(&pipe, file).unwrap();
+    // Whoever brings a token has it read again, once it is old enough. Nobody may open a pipe to write into it, and not
+    // wait, before somebody reads; it is held open, and nothing is written.
+    let headers = [("authorization", "Bearer eyJhbGciOiJIUzI1NiJ9.e30.AAAA")];
+    let _held = eventually("it reads", async || {
+        let asks = relay.request(hyper::Method::GET, "/rest/v1/", &headers, "");
+        let _it_waits_too = tokio::time::timeout(Duration::from_millis(100), asks).await;
+        rustix::fs::open(file, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok()
+    })
+    .await;
+    relay.signal("TERM").await;
+    let ended = tokio::time::timeout(DEADLINE, relay.child.wait()).await;
     assert!(ended.expect("it ends").unwrap().success());
 }
 
