@@ -22,6 +22,8 @@ use crate::schema::migrate;
 /// Releases from which a listener survives that vacuum has removed the commit status of transactions
 /// which are still in the notification queue: those of February 2026, by the dates of the fixes.
 const NOTIFY_FIXED: [(u32, u32); 4] = [(15, 16), (16, 12), (17, 8), (18, 2)];
+/// Longest time for all that is asked of the database: who looks for what is wrong must not be held up by it.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Clocks that differ by more make tokens expire early or late.
 const CLOCKS: Duration = Duration::from_secs(2);
 /// Connections that a relay has besides those for requests.
@@ -85,9 +87,20 @@ impl Findings {
 pub(super) async fn run(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     let (target, _) = database::running(config)?;
     let mut findings = Findings::default();
-    match examine(config, &target, &mut findings).await {
-        Ok(()) => {}
-        Err(told) => findings.add(
+    let examined = tokio::time::timeout(PATIENCE, examine(config, &target, &mut findings)).await;
+    match examined {
+        Ok(Ok(())) => {}
+        Err(_elapsed) => findings.add(
+            Level::Problem,
+            "connection",
+            format!(
+                "the database has not answered all that is asked within {} s",
+                PATIENCE.as_secs()
+            ),
+            "it has fallen silent, or what is in front of it, or somebody holds what is asked for",
+            format!("{} -c 'table pg_stat_activity'", target.psql_line()),
+        ),
+        Ok(Err(told)) => findings.add(
             Level::Problem,
             "connection",
             told.to_string(),

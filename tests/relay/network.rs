@@ -458,6 +458,25 @@ async fn who_waits_for_a_locked_log_in_vain_leaves_no_session_behind() {
     screen.reach(&mut stream, &txid).await;
 }
 
+/// Who looks for what is wrong is not held up by it.
+#[tokio::test]
+async fn a_locked_log_is_told_by_doctor() {
+    let database = database().await;
+    database.relay().await.end().await;
+    let locking = database.client().await;
+    locking
+        .batch_execute("begin; lock table rowcast.log")
+        .await
+        .unwrap();
+    let mut doctor = command();
+    doctor.args(["doctor", "--database-url", &database.url]);
+    let told = tokio::time::timeout(2 * DEADLINE, doctor.kill_on_drop(true).output()).await;
+    let told = String::from_utf8(told.expect("it ends").unwrap().stdout).unwrap();
+    assert!(told.contains("somebody holds what is asked for"), "{told}");
+    // What was found before is told all the same.
+    assert!(told.contains("sessions are whole"), "{told}");
+}
+
 /// Whoever notifies waits until all who did before have committed.
 #[tokio::test]
 async fn commits_that_wait_for_a_standby_take_no_connections_and_stop_nobody_who_asks() {
