@@ -31,19 +31,25 @@ pub(super) async fn ready(listen: SocketAddr) -> Result<(bool, String), String> 
     if address.ip().is_unspecified() {
         address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
-    match tokio::time::timeout(PATIENCE, get(address, "/readyz")).await {
-        Ok(Ok((status @ (200 | 503), body))) => Ok((status == 200, body)),
-        Ok(Ok((0, _))) => Err("what listens there does not speak HTTP".to_owned()),
-        Ok(Ok((status, _))) => Err(format!(
+    match get(address, "/readyz").await {
+        Ok((status @ (200 | 503), body)) => Ok((status == 200, body)),
+        Ok((0, _)) => Err("what listens there does not speak HTTP".to_owned()),
+        Ok((status, _)) => Err(format!(
             "what listens there answers /readyz by {status}, as no relay does"
         )),
-        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Status and body of what a relay answers, or why there is none.
+pub(super) async fn get(address: SocketAddr, path: &str) -> Result<(u16, String), String> {
+    match tokio::time::timeout(PATIENCE, asked(address, path)).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_late) => Err(format!("nothing within {} s", PATIENCE.as_secs())),
     }
 }
 
-/// Status and body of what a relay answers.
-pub(super) async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+async fn asked(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let mut socket = TcpStream::connect(address).await?;
     // HTTP/1.0, so that the body ends with the connection and comes in one piece.
     let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\nconnection: close\r\n\r\n");
@@ -63,6 +69,14 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_says_nothing_is_not_waited_for() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let told = get(silent.local_addr().unwrap(), "/debug/trace?txid=7");
+        let told = tokio::time::timeout(2 * PATIENCE, told).await;
+        assert_eq!(told.unwrap().unwrap_err(), "nothing within 3 s");
+    }
 
     #[tokio::test]
     async fn who_is_no_relay_is_not_taken_for_one_that_is_not_ready() {
