@@ -70,8 +70,11 @@ const BEGIN: &str = "begin; set local statement_timeout = 0; set local search_pa
                      do $$ begin if current_setting('server_version_num')::int >= 160000 then \
                      perform set_config('createrole_self_grant', 'set, inherit', true); end if; end $$";
 
-/// Any number that nobody else uses; the second key tells what is locked.
-const LOCK: &str = "select pg_advisory_xact_lock(7094114, 0)";
+/// Any number that nobody else uses; the second key tells what is locked. Whoever upgrades sends one statement after
+/// the other, so one that says nothing is gone or cut off: the server ends it, or all who start would wait for it.
+const LOCK: &str = "set local idle_in_transaction_session_timeout = '10s'; \
+                    set local lock_timeout = '1min'; \
+                    select pg_advisory_xact_lock(7094114, 0)";
 
 /// How long one lock is waited for: whoever comes later queues behind us.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '50ms'";
@@ -310,7 +313,7 @@ fn is_passing(error: &tokio_postgres::Error) -> bool {
 }
 
 async fn steps(client: &Client, wanted: &str) -> Result<Installed, MigrateError> {
-    // Whoever upgrades now is waited for; nobody else.
+    // Whoever upgrades now is waited for, as long as we try; nobody else.
     client.batch_execute(LOCK).await?;
     client.batch_execute(LOCK_TIMEOUT).await?;
     client.batch_execute(ROWS).await?;
@@ -428,6 +431,27 @@ const UNINSTALL_TRIES: u32 = 100;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::embedded::tests::throw_away;
+
+    #[tokio::test]
+    async fn who_falls_silent_while_he_installs_keeps_nobody_from_it() {
+        let Some((_place, cluster)) = throw_away().await else {
+            return;
+        };
+        let target = cluster.target("postgres");
+        let connect = async || {
+            let (client, connection) = target.connect("rowcast test").await.unwrap();
+            tokio::spawn(connection);
+            client
+        };
+        let silent = connect().await;
+        silent.batch_execute(BEGIN).await.unwrap();
+        silent.batch_execute(LOCK).await.unwrap();
+        let next = connect().await;
+        let installed = tokio::time::timeout(PATIENCE, migrate(&next, Bell::Adaptive)).await;
+        assert_eq!(installed.unwrap().unwrap(), Installed::Now);
+        cluster.stop().await;
+    }
 
     #[test]
     fn functions_of_a_later_release_are_not_replaced_by_those_of_an_earlier_one() {
