@@ -16,4 +16,5 @@ pub mod untyped;
 #[cfg(test)]
 mod tests {
     mod contamination;
+    mod lost;
 }

@@ -312,11 +312,21 @@ where
                 }
             };
             // Deferred constraints and triggers run here, so COMMIT gets the whole time again.
-            match tokio::time::timeout(deadline, end(client, terms.end, CLEAN_ALL)).await {
-                Ok(ended) => give_back(lease, ended)?,
-                Err(_elapsed) => return Err(TransactionError::InDoubt(None).into()),
+            let ended =
+                match tokio::time::timeout(deadline, end(client, terms.end, CLEAN_ALL)).await {
+                    Ok(ended) => give_back(lease, ended),
+                    Err(_elapsed) => Err(TransactionError::InDoubt(None)),
+                };
+            match ended {
+                Ok(()) => Ok(value),
+                // There is no doubt where nothing was to hold.
+                Err(TransactionError::InDoubt(source))
+                    if terms.end == End::Rollback || terms.access == Access::Guarded =>
+                {
+                    Err(source.map_or_else(silent, |error| TransactionError::Failed(error).into()))
+                }
+                Err(error) => Err(error.into()),
             }
-            Ok(value)
         }
     }
 }
