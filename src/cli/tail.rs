@@ -82,8 +82,10 @@ pub(super) async fn run(
             Ok(Ok(response)) if AWAY.contains(&response.status()) => response.status().to_string(),
             Ok(Ok(response)) => {
                 let status = response.status();
-                let body = response.into_body().collect().await?.to_bytes();
-                return Err(refused(stream, status, &body).into());
+                match tokio::time::timeout(SILENCE, response.into_body().collect()).await {
+                    Err(_silent) => SILENT.to_owned(),
+                    Ok(body) => return Err(refused(stream, status, &body?.to_bytes()).into()),
+                }
             }
             Ok(Err(error)) => Causes(&error).to_string(),
         };

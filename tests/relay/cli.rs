@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::TcpListener;
 use tokio::process::{Child, ChildStdout};
 
 use crate::harness::{
@@ -341,6 +342,25 @@ async fn a_tail_does_not_try_again_and_again_where_no_relay_can_be() {
         assert!(!content);
         let what = format!("error: \"{url}\" is not the address of a relay\n");
         assert!(error.starts_with(&what), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_tail_whose_relay_falls_silent_in_the_middle_of_an_error_tries_again() {
+    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", relay.local_addr().unwrap());
+    let mut tail = command();
+    tail.args(["tail", "tasks", "--url", &url]);
+    let _tail = tail.kill_on_drop(true).spawn().unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        let asks = tokio::time::timeout(DEADLINE, relay.accept()).await;
+        let (mut socket, _) = asks.expect("it tries").unwrap();
+        let mut request = [0; 1024];
+        assert_ne!(socket.read(&mut request).await.unwrap(), 0);
+        let head = b"HTTP/1.1 404 Not Found\r\ncontent-length: 100\r\n\r\n{";
+        socket.write_all(head).await.unwrap();
+        silent.push(socket);
     }
 }
 
