@@ -23,7 +23,7 @@ use crate::schema::migrate;
 /// which are still in the notification queue: those of February 2026, by the dates of the fixes.
 const NOTIFY_FIXED: [(u32, u32); 4] = [(15, 16), (16, 12), (17, 8), (18, 2)];
 /// Longest time for all that is asked of the database: who looks for what is wrong must not be held up by it.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Clocks that differ by more make tokens expire early or late.
 const CLOCKS: Duration = Duration::from_secs(2);
 /// Connections that a relay has besides those for requests.
