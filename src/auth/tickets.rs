@@ -61,13 +61,13 @@ struct Waiting {
 struct Place {
     print: [u8; 32],
     end: Instant,
-    /// Whose it is: everybody with the same role and claims is one.
-    user: u64,
 }
 
 struct Ticket {
     identity: Identity,
     paths: Vec<String>,
+    /// Whose it is: everybody with the same role and claims is one.
+    user: u64,
 }
 
 impl fmt::Debug for Tickets {
@@ -109,9 +109,13 @@ impl Tickets {
         waiting.order.push_back(Place {
             print,
             end: now + LIFETIME,
-            user,
         });
-        waiting.tickets.insert(print, Ticket { identity, paths });
+        let ticket = Ticket {
+            identity,
+            paths,
+            user,
+        };
+        waiting.tickets.insert(print, ticket);
         Ok(text)
     }
 
@@ -134,13 +138,14 @@ impl Tickets {
 }
 
 impl Waiting {
+    /// One that was used waits for nothing: who comes back in a herd uses his at once.
     fn has_room_for(&self, user: u64) -> bool {
-        if self.order.len() < MOST_OF_ONE {
+        if self.tickets.len() < MOST_OF_ONE {
             // Nobody has so many while there are not so many in all.
             return true;
         }
-        let own = self.order.iter().filter(|place| place.user == user);
-        self.order.len() < MOST && own.count() < MOST_OF_ONE
+        let own = self.tickets.values().filter(|ticket| ticket.user == user);
+        self.tickets.len() < MOST && own.count() < MOST_OF_ONE
     }
 
     /// Drops what has ended. All live equally long, so the oldest is always in front.
@@ -149,6 +154,10 @@ impl Waiting {
             if let Some(place) = self.order.pop_front() {
                 self.tickets.remove(&place.print);
             }
+        }
+        if self.order.len() >= 2 * MOST {
+            let Self { tickets, order } = self;
+            order.retain(|place| tickets.contains_key(&place.print));
         }
     }
 }
@@ -238,5 +247,18 @@ mod tests {
         assert_eq!(issue("zed"), Err(IssueError::Full));
         tokio::time::advance(LIFETIME).await;
         assert!(issue("ann").is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tickets_that_were_used_leave_their_place_to_others() {
+        let tickets = Tickets::default();
+        let _waits = tickets.issue(ann(), Vec::new()).unwrap();
+        for _ in 0..3 * MOST {
+            let ticket = tickets.issue(ann(), Vec::new()).unwrap();
+            assert!(redeem(&tickets, &ticket, "/x"));
+        }
+        let waiting = tickets.lock();
+        assert_eq!(waiting.tickets.len(), 1);
+        assert!(waiting.order.len() <= 2 * MOST, "{}", waiting.order.len());
     }
 }
