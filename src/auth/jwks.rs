@@ -22,6 +22,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::time::Instant;
 
 use super::keys::{self, KeyError, KeySet, Print};
+use crate::backoff::Backoff;
 use crate::causes::Causes;
 
 /// Largest key set, in bytes.
@@ -112,6 +113,8 @@ struct State {
     failed: Option<Instant>,
     /// The reading that is under way.
     reading: Option<Shared<BoxFuture<'static, ()>>>,
+    /// Remembers what was told of failures.
+    news: Backoff,
 }
 
 impl fmt::Debug for Source {
@@ -206,9 +209,9 @@ impl Source {
             let taken = read.and_then(|bytes| state.take(&bytes, published, now));
             state.failed = taken.is_err().then(Instant::now);
             state.reading = None;
-            if let Err(error) = taken {
-                let error = Causes(&error);
-                tracing::warn!(%error, "the key set could not be read; the last one serves on");
+            match taken {
+                Ok(()) => state.news.reset(),
+                Err(error) => state.tell(&Causes(&error).to_string()),
             }
         });
         state.reading = Some(task.map(|_| ()).boxed().shared());
@@ -224,6 +227,21 @@ impl State {
     fn serving(&self) -> Option<&Arc<KeySet>> {
         let (keys, read) = self.good.as_ref()?;
         (read.elapsed() < OLDEST).then_some(keys)
+    }
+
+    /// Tells why a set could not be read. It is tried again every few seconds, and an issuer may be away for hours.
+    fn tell(&mut self, error: &str) {
+        let what = match self.serving() {
+            Some(_) => "the key set could not be read; the last one serves on",
+            None => {
+                "the key set could not be read, and there is no other: its tokens cannot be judged"
+            }
+        };
+        if self.news.is_news(&format!("{what}: {error}")) {
+            tracing::warn!(error, "{what}");
+        } else {
+            tracing::debug!(error, "{what}");
+        }
     }
 
     /// Takes in what was read. Its age counts from when the reading began.
@@ -476,6 +494,55 @@ mod tests {
         issuer.say(Says::Set(TWO));
         advance(seconds(10)).await;
         assert_eq!(has(&source, Want::Current).await, Some("two"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_a_set_cannot_be_read_is_told_once_and_whether_one_serves() {
+        let text = Arc::<Mutex<Vec<u8>>>::default();
+        let writer = Arc::clone(&text);
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || Log(Arc::clone(&writer)))
+            .finish();
+        let _told = tracing::subscriber::set_default(subscriber);
+        let told = || {
+            let text = String::from_utf8(std::mem::take(&mut *text.lock().unwrap())).unwrap();
+            let lines = text
+                .lines()
+                .map(|line| line.contains("the last one serves"));
+            lines.collect::<Vec<_>>()
+        };
+        let (issuer, source) = Issuer::saying(ONE);
+        let look = async |minutes: u64| {
+            for _ in 0..minutes {
+                advance(seconds(60)).await;
+                let _keys = has(&source, Want::Current).await;
+            }
+        };
+        issuer.say(Says::Broken);
+        look(10).await;
+        assert_eq!(told(), [false], "there was none yet");
+        issuer.say(Says::Set(ONE));
+        look(1).await;
+        issuer.say(Says::Broken);
+        look(59).await;
+        assert_eq!(told(), [true]);
+        look(10).await;
+        assert_eq!(told(), [false], "it is too old");
+    }
+
+    /// Keeps what is written.
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let Self(text) = self;
+            text.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 
     #[tokio::test(start_paused = true)]
