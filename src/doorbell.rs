@@ -39,11 +39,12 @@ const CANARY_DEADLINE: Duration = Duration::from_secs(5);
 /// What we notify is nothing that could be lost, and whoever notifies waits for whoever did before: with a standby that
 /// is slow to answer, or gone, each of our notifications would hold up the writers that ring.
 const SETTINGS: &str = "set synchronous_commit = off";
+/// Channels that are named in one statement. Thousands come back at once to a listener that was lost, and each alone
+/// would wait for an answer of its own, all of them for longer than the proof that the connection is alive may take.
+const AT_ONCE: usize = 250;
 /// Notifications waiting to be handed on. Bare NOTIFYs beyond it are dropped: they are live only,
 /// and a listener that stops reading would hold up the whole cluster.
 const WAITING: usize = 1024;
-/// Channels that one request to the server names at most.
-const AT_ONCE: usize = 1000;
 
 /// Hands on a bare NOTIFY: channel and payload.
 pub type OnNotify = Arc<dyn Fn(&str, &str) + Send + Sync>;
@@ -61,7 +62,7 @@ pub struct Doorbell {
     /// Told when somebody says that definitions changed, or may have said so.
     pub definitions: Arc<Word>,
     /// Channels to listen on besides.
-    pub wanted: watch::Receiver<Vec<String>>,
+    pub wanted: watch::Receiver<BTreeSet<String>>,
     /// Channels listened on.
     pub listening: watch::Sender<BTreeSet<String>>,
     /// Receives bare NOTIFYs.
@@ -196,24 +197,28 @@ impl Doorbell {
         }
     }
 
-    /// Listens on what is wanted and no longer on what is not. After a loss that is all at once, and a round trip for
-    /// each channel would take longer than the canary waits, again and again.
+    /// Listens on what is wanted and no longer on what is not.
     async fn listen(&mut self, client: &Client) -> Result<(), DoorbellError> {
-        let wanted: BTreeSet<String> = self.wanted.borrow_and_update().iter().cloned().collect();
-        let listening = self.listening.borrow().clone();
-        let begun = wanted.difference(&listening).map(|name| ("listen", name));
-        let ended = listening
-            .difference(&wanted)
-            .filter(|name| *name != DEFINITIONS)
-            .map(|name| ("unlisten", name));
-        let all: Vec<String> = begun
-            .chain(ended)
-            .map(|(verb, name)| format!("{verb} {}", quote::identifier(name)))
-            .collect();
-        for some in all.chunks(AT_ONCE) {
+        let (come, gone) = {
+            let (wanted, listening) = (self.wanted.borrow_and_update(), self.listening.borrow());
+            let come: Vec<String> = wanted.difference(&listening).cloned().collect();
+            let gone: Vec<String> = listening.difference(&wanted).cloned().collect();
+            (come, gone)
+        };
+        let say = |word, channel: &String| format!("{word} {}", quote::identifier(channel));
+        let listen = come.iter().map(|channel| say("listen", channel));
+        let unlisten = gone.iter().filter(|channel| *channel != DEFINITIONS);
+        let unlisten = unlisten.map(|channel| say("unlisten", channel));
+        let statements: Vec<String> = listen.chain(unlisten).collect();
+        for some in statements.chunks(AT_ONCE) {
             in_time(client.batch_execute(&some.join("; "))).await?;
         }
-        self.listening.send_replace(wanted);
+        self.listening.send_modify(|listening| {
+            for channel in &gone {
+                listening.remove(channel);
+            }
+            listening.extend(come);
+        });
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 //! computation under one lock, which is never held across an await. It knows neither connections
 //! nor SQL; the feed reads and tells it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
@@ -40,7 +40,7 @@ pub struct Stage {
     /// A view that asks was registered.
     pub(super) asked_anew: Notify,
     position: watch::Sender<Option<Position>>,
-    wanted: watch::Sender<Vec<String>>,
+    wanted: watch::Sender<BTreeSet<String>>,
     pub(super) metrics: Arc<Metrics>,
     memory: usize,
     /// Where those are called who are to take something; without it, by whoever publishes.
@@ -156,7 +156,7 @@ impl Stage {
             asked: Asked::default(),
             asked_anew: Notify::new(),
             position: watch::Sender::new(None),
-            wanted: watch::Sender::new(Vec::new()),
+            wanted: watch::Sender::default(),
             metrics,
             memory: MEMORY,
             crier: OnceLock::new(),
@@ -196,7 +196,7 @@ impl Stage {
 
     /// Channels that somebody subscribes to, for the doorbell to listen on.
     #[must_use]
-    pub fn wanted(&self) -> watch::Receiver<Vec<String>> {
+    pub fn wanted(&self) -> watch::Receiver<BTreeSet<String>> {
         self.wanted.subscribe()
     }
 
@@ -264,7 +264,10 @@ impl Stage {
             .entry(channel.to_owned())
             .or_insert_with(|| Arc::new(Channel::new(channel)));
         let joined = (Arc::clone(joined), at.join(joined.topic.subscribe(), from));
-        self.tell_wanted(live);
+        // One name and not a list of all: thousands come back at once, each to a channel of its own.
+        self.wanted.send_if_modified(|wanted| {
+            !wanted.contains(channel) && wanted.insert(channel.to_owned())
+        });
         Ok(joined)
     }
 
@@ -286,9 +289,10 @@ impl Stage {
     pub fn leave_channel(&self, name: &str) {
         let mut live = self.lock();
         let channel = live.channels.get(name);
-        if channel.is_some_and(|channel| channel.topic.subscribers() == 0) {
+        // After a reset there is none until somebody joins it again.
+        if channel.is_none_or(|channel| channel.topic.subscribers() == 0) {
             live.channels.remove(name);
-            self.tell_wanted(&live);
+            self.wanted.send_if_modified(|wanted| wanted.remove(name));
         }
     }
 
@@ -303,16 +307,6 @@ impl Stage {
             let weight = body.len();
             channel.topic.publish(Delivery::Notify(body), weight);
         }
-    }
-
-    fn tell_wanted(&self, live: &Live) {
-        let mut wanted: Vec<String> = live.channels.keys().cloned().collect();
-        wanted.sort_unstable();
-        self.wanted.send_if_modified(|known| {
-            let changed = *known != wanted;
-            *known = wanted;
-            changed
-        });
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Live> {
@@ -613,5 +607,27 @@ pub(super) mod tests {
         drop(other);
         stage.leave_view(shown.name());
         assert_eq!(stage.lock().views.len(), 0);
+    }
+
+    #[test]
+    fn many_channels_are_joined_and_left_in_no_time() {
+        const MANY: usize = 10_000;
+        let stage = stage();
+        let begun = std::time::Instant::now();
+        let join = |n| stage.join_channel(&format!("room-{n}"), None).unwrap();
+        let joined: Vec<_> = (0..MANY).map(join).collect();
+        assert_eq!(stage.wanted().borrow().len(), MANY);
+        // Who has to join again is not there for a moment, and some have left meanwhile.
+        let batch = batch(10, Scope::Unknown, Vec::new());
+        stage.skip(&batch);
+        drop(joined);
+        let _again = join(0);
+        for n in 1..MANY {
+            stage.leave_channel(&format!("room-{n}"));
+        }
+        let wanted: Vec<String> = stage.wanted().borrow().iter().cloned().collect();
+        assert_eq!(wanted, ["room-0"]);
+        // Where each makes a list of all, it takes minutes.
+        assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
     }
 }

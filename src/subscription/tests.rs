@@ -333,7 +333,7 @@ async fn a_channel_is_listened_to_from_before_its_stream_opens_until_the_last_on
     };
     // Gone while it waits, and gone before anybody has looked at the stream.
     let waits = held();
-    assert_eq!(*wanted.borrow(), ["lobby"]);
+    assert!(wanted.borrow().iter().eq(["lobby"]));
     drop(waits);
     assert!(wanted.borrow().is_empty());
     drop(stream());
@@ -341,13 +341,13 @@ async fn a_channel_is_listened_to_from_before_its_stream_opens_until_the_last_on
 
     let opens = stream();
     drop(held());
-    assert_eq!(*wanted.borrow(), ["lobby"]);
+    assert!(wanted.borrow().iter().eq(["lobby"]));
     let mut controls = pin!(controls_of(opens));
     assert!(next(&mut controls).await.contains("event: control"));
     drop(held());
-    assert_eq!(*wanted.borrow(), ["lobby"]);
+    assert!(wanted.borrow().iter().eq(["lobby"]));
     drop(stream());
-    assert_eq!(*wanted.borrow(), ["lobby"]);
+    assert!(wanted.borrow().iter().eq(["lobby"]));
 }
 
 #[tokio::test(start_paused = true)]
