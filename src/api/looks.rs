@@ -22,11 +22,22 @@ const FAILED: Duration = Duration::from_millis(500);
 /// Answers that are kept before the old ones are looked for.
 const MANY: usize = 1000;
 
+/// The old ones are looked for no sooner than this after the last time.
+const APART: Duration = Duration::from_secs(1);
+
 /// Answers of a moment ago.
 #[derive(Debug)]
 pub struct Looks<T, E> {
-    /// A standard mutex: held for one look-up. The inner one is held while somebody asks.
-    slots: Mutex<HashMap<Name, Slot<T, E>>>,
+    /// A standard mutex: held for one look-up, but where the old ones are looked for. The inner one is held while
+    /// somebody asks.
+    slots: Mutex<Slots<T, E>>,
+}
+
+#[derive(Debug)]
+struct Slots<T, E> {
+    by_name: HashMap<Name, Slot<T, E>>,
+    /// When the old ones were looked for.
+    tidied: Option<Instant>,
 }
 
 type Slot<T, E> = Arc<tokio::sync::Mutex<Option<Answer<T, E>>>>;
@@ -40,8 +51,12 @@ struct Answer<T, E> {
 
 impl<T, E> Default for Looks<T, E> {
     fn default() -> Self {
+        let slots = Slots {
+            by_name: HashMap::new(),
+            tidied: None,
+        };
         Self {
-            slots: Mutex::default(),
+            slots: Mutex::new(slots),
         }
     }
 }
@@ -79,8 +94,11 @@ impl<T, E: Clone> Looks<T, E> {
 
     fn slot(&self, name: Name) -> Slot<T, E> {
         let mut slots = self.slots.lock().expect("no panic while held");
-        if slots.len() > MANY {
-            slots.retain(|_, slot| {
+        let Slots { by_name, tidied } = &mut *slots;
+        // Not at each call where so many are young: thousands who come back at once would look through each other.
+        if by_name.len() > MANY && tidied.is_none_or(|tidied| tidied.elapsed() >= APART) {
+            *tidied = Some(Instant::now());
+            by_name.retain(|_, slot| {
                 // Held ones are being asked, or about to be.
                 Arc::strong_count(slot) > 1
                     || slot.try_lock().is_ok_and(|answer| {
@@ -89,7 +107,7 @@ impl<T, E: Clone> Looks<T, E> {
                     })
             });
         }
-        Arc::clone(slots.entry(name).or_default())
+        Arc::clone(by_name.entry(name).or_default())
     }
 }
 
@@ -148,6 +166,21 @@ mod tests {
         }
         tokio::time::sleep(FRESH).await;
         drop(looks.slot(name("b")));
-        assert_eq!(looks.slots.lock().unwrap().len(), 1);
+        assert_eq!(looks.slots.lock().unwrap().by_name.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_different_questions_are_not_looked_through_at_each() {
+        let looks: Looks<u32, ()> = Looks::default();
+        let begun = std::time::Instant::now();
+        for n in 0..20 * MANY {
+            let said = looks.look(name(&n.to_string()), 1, async { Ok(7) }).await;
+            assert!(said.is_ok());
+        }
+        // Where each looks through all that came before, it takes a minute.
+        assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+        tokio::time::sleep(FRESH).await;
+        drop(looks.slot(name("later")));
+        assert_eq!(looks.slots.lock().unwrap().by_name.len(), 1);
     }
 }
