@@ -1,9 +1,10 @@
 //! Asks PostgreSQL for the views that ask: the connection that [`round`] asks with.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tracing::{debug, warn};
@@ -23,6 +24,10 @@ use crate::view::asking::{Answer, AskError};
 
 /// Longest time for one question.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is told that views cannot be asked for: each is tried several times a second, and there are up to a
+/// thousand.
+const AGAIN: Duration = Duration::from_mins(1);
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +91,7 @@ impl Feed {
             parts: &self.parts,
             place: Place::of(&client).await?,
             client,
+            in_vain: Mutex::default(),
         };
         round::ask(&asker, &self.stage, || backoff.reset()).await
     }
@@ -96,6 +102,31 @@ struct Connection<'a> {
     parts: &'a Parts,
     client: Client,
     place: Place,
+    in_vain: Mutex<InVain>,
+}
+
+/// What was asked in vain.
+#[derive(Default)]
+struct InVain {
+    /// How often, since that was told.
+    times: u64,
+    told: Option<Instant>,
+}
+
+impl InVain {
+    fn tell(&mut self, error: &NoAnswer) {
+        self.times += 1;
+        let (error, times) = (Causes(error), self.times);
+        if self.told.is_none_or(|told| told.elapsed() >= AGAIN) {
+            warn!(%error, times, "views could not be asked for");
+            *self = Self {
+                times: 0,
+                told: Some(Instant::now()),
+            };
+        } else {
+            debug!(%error, "a view could not be asked for");
+        }
+    }
 }
 
 impl Connection<'_> {
@@ -164,7 +195,8 @@ impl Asker for Connection<'_> {
                 debug!(error = %Causes(&error), "a view is to be made anew");
                 Unanswered::Anew
             } else {
-                warn!(error = %Causes(&error), "a view could not be asked for");
+                let mut in_vain = self.in_vain.lock().expect("no panic while held");
+                in_vain.tell(&error);
                 Unanswered::Failed
             }
         })

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::harness::{Relay, Screen, Server, command, database, eventually};
+use crate::policies::ROLES;
 
 const TASKS: &str = "create table tasks (id int primary key, title text);
     insert into tasks values (7, 'seven'); select rowcast.watch('tasks')";
@@ -489,4 +490,48 @@ async fn a_wish_for_the_log_that_cannot_be_read_is_told_in_the_log() {
         let said = String::from_utf8(output.await.unwrap().stderr).unwrap();
         assert_eq!(said.contains("RUST_LOG cannot be read"), told, "{said}");
     }
+}
+
+#[tokio::test]
+async fn views_that_cannot_be_asked_for_do_not_fill_the_log() {
+    let database = database().await;
+    database.sql(ROLES).await;
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let api = database.login("api_login");
+    let settings = ["--api-url", api.as_str(), "--anon-role", "visitor"];
+    let relay = Relay::logged(&database, &settings, log.path()).await;
+    database
+        .sql(
+            "create table weather (bad boolean); insert into weather values (false);
+             create function is_good() returns boolean language plpgsql stable as $$
+               begin
+                 if (select bad from weather) then raise 'not now' using errcode = '55000'; end if;
+                 return true;
+               end $$;
+             create table notes (id int primary key); alter table notes enable row level security;
+             create policy good on notes to visitor using (is_good());
+             grant select on notes, weather to visitor; select rowcast.watch('notes')",
+        )
+        .await;
+    let (mut stream, mut screen) = relay.shown("/rest/v1/notes").await;
+    // The reset that watching logs may still come, to a stream this new. What is told live comes after it.
+    for change in ["insert into notes values (0)", "delete from notes"] {
+        let txid = database.commit(change).await;
+        screen.reach(&mut stream, &txid).await;
+    }
+    database
+        .sql("update weather set bad = true; insert into notes values (1)")
+        .await;
+    eventually("it is asked for in vain, again and again", async || {
+        let failed = relay.metric("rowcast_asked_total{result=\"failed\"}").await;
+        (failed >= 8.0).then_some(())
+    })
+    .await;
+    let text = std::fs::read_to_string(log.path()).unwrap();
+    let told = text.lines().filter(|line| line.contains("asked for"));
+    assert_eq!(told.count(), 1, "{text}");
+    database.sql("update weather set bad = false").await;
+    screen
+        .follow(&mut stream, |screen| screen.rows.len() == 1)
+        .await;
 }
