@@ -90,7 +90,8 @@ impl Observer {
             if given.is_none() || self.kind == Kind::Liar {
                 id = None;
             }
-            let (end, retry) = self.listen(body, &mut id, notes).await;
+            let lied = self.kind == Kind::Liar && given.is_some();
+            let (end, retry) = self.listen(body, &mut id, lied, notes).await;
             if old.is_none() || self.random.u8(..3) == 0 {
                 old.clone_from(&id);
             }
@@ -186,6 +187,7 @@ impl Observer {
         &mut self,
         mut body: Incoming,
         id: &mut Option<String>,
+        lied: bool,
         notes: &mut Vec<(u64, Note)>,
     ) -> (End, u64) {
         let mut parser = Parser::new(id.clone().unwrap_or_default());
@@ -197,11 +199,10 @@ impl Observer {
         let leaves = Instant::now() + leaves_after;
         let mut stop = self.watching.stop.clone();
         let mut heard = Instant::now();
-        let came_to_settle = self.is_settling();
         loop {
             let settling = self.is_settling();
-            if settling && !came_to_settle && self.kind == Kind::Liar {
-                // In the end it is an honest screen.
+            if settling && lied {
+                // In the end it is an honest screen, also where the end began while it came.
                 return (End::Left, 0);
             }
             let patience = if settling {
