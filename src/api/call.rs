@@ -10,10 +10,8 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
 use super::problem::{JSON, Problem, logged};
-use super::reply::Reply;
-use super::rows::{
-    OBJECT, Rows, applied, content_range, ended, looked_up, rows_body, strictly, terms,
-};
+use super::reply::{Reply, content_range};
+use super::rows::{OBJECT, Rows, applied, ended, looked_up, rows_body, strictly, terms};
 use super::{once, profile};
 use crate::auth::Identity;
 use crate::http::Response;

@@ -17,7 +17,6 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::reply;
-use super::rows::content_range;
 use crate::auth::Identity;
 use crate::causes::Causes;
 use crate::http::refusal::PROXY_STATUS;
@@ -268,7 +267,7 @@ impl Problem {
             headers.insert(ETAG, etag(row));
         }
         if let Some(total) = more.and_then(|more| more.total) {
-            headers.insert(CONTENT_RANGE, content_range(0, 0, Some(total)));
+            headers.insert(CONTENT_RANGE, reply::content_range(0, 0, Some(total)));
         }
         if self.is_passing() || self.code == "RCR24" {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));

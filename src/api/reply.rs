@@ -192,6 +192,20 @@ fn is_bodiless(status: StatusCode) -> bool {
     .contains(&status)
 }
 
+/// `0-14/*`, or `*/*` without rows.
+///
+/// # Panics
+/// Never: it is digits and signs.
+#[must_use]
+pub(super) fn content_range(offset: u64, rows: u64, total: Option<u64>) -> HeaderValue {
+    let total = total.map_or_else(|| "*".to_owned(), |total| total.to_string());
+    let text = match rows.checked_sub(1) {
+        Some(before_last) => format!("{offset}-{}/{total}", offset + before_last),
+        None => format!("*/{total}"),
+    };
+    HeaderValue::from_str(&text).expect("digits and signs are a header's")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::looks::Looks;
 use super::problem::{JSON, Problem, etag, logged};
-use super::reply::Reply;
+use super::reply::{Reply, content_range};
 use super::watch::{Cannot, Seen};
 use super::{context, once, profile};
 use crate::auth::Identity;
@@ -752,20 +752,6 @@ pub(super) fn location(table: &Table, key: &[Option<String>]) -> HeaderValue {
         .collect();
     let place = format!("/rest/v1/{}?{}", encoded(&table.name), filters.join("&"));
     HeaderValue::from_str(&place).expect("what is not ASCII is encoded")
-}
-
-/// `0-14/*`, or `*/*` without rows.
-///
-/// # Panics
-/// Never: it is digits and signs.
-#[must_use]
-pub fn content_range(offset: u64, rows: u64, total: Option<u64>) -> HeaderValue {
-    let total = total.map_or_else(|| "*".to_owned(), |total| total.to_string());
-    let text = match rows.checked_sub(1) {
-        Some(before_last) => format!("{offset}-{}/{total}", offset + before_last),
-        None => format!("*/{total}"),
-    };
-    HeaderValue::from_str(&text).expect("digits and signs are a header's")
 }
 
 /// Tells the preferences that were honoured, in this order.
