@@ -718,6 +718,7 @@ mod tests {
             format!("postgres://ann@127.0.0.1:{port}/app did not answer within 1 s")
         );
     }
+
     /// Accepts, and says nothing.
     async fn silent(address: &str) -> (tokio::net::TcpListener, u16) {
         let silent = tokio::net::TcpListener::bind(address).await.unwrap();

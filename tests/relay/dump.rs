@@ -4,10 +4,8 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::harness::{
-    DEADLINE, Database, Relay, Screen, Server, Stream, command, database, eventually,
-};
-use crate::policies::{SECRET, token};
+use crate::harness::{DEADLINE, Database, Relay, Screen, Server, command, database, eventually};
+use crate::policies::{SECRET, Watcher, token};
 
 /// Copies a database as operators do. Roles are the cluster's own and come first.
 async fn dumped(from: &Database, into: &Database) {
@@ -155,10 +153,11 @@ async fn a_dump_without_owners_and_privileges_is_put_right_by_who_restored_it() 
     let open = "select has_function_privilege('member', 'rowcast.reset(oid)', 'execute')::text";
     assert_eq!(copy.one(open).await, "false");
 
-    let ann = format!("Bearer {}", token("member", &["sub=ann"]).await);
-    let url = format!("{}/rest/v1/notes", relay.url);
-    let mut stream = Stream::with(&url, None, &[("authorization", &ann)]).await;
-    let mut screen = Screen::default();
+    let ann = token("member", &["sub=ann"]).await;
+    let Watcher {
+        mut stream,
+        mut screen,
+    } = Watcher::of(&relay, "/rest/v1/notes", &ann, None).await;
     screen
         .follow(&mut stream, |screen| screen.rows.len() == 1)
         .await;

@@ -229,6 +229,13 @@ impl Database {
             .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
+    /// Sets something for every session that begins from here on, e.g. `statement_timeout = 500`.
+    pub async fn set(&self, setting: &str) {
+        let name = self.one("select quote_ident(current_database())").await;
+        self.sql(&format!("alter database {name} set {setting}"))
+            .await;
+    }
+
     /// Makes a role; they are the cluster's, and every test may find it there.
     pub async fn role(&self, name: &str, how: &str) {
         self.sql(&format!(

@@ -192,11 +192,7 @@ async fn around_a_huge_one(prepared: &str) {
 #[tokio::test]
 async fn a_limit_for_statements_stops_nobody_from_reading_the_log() {
     let database = database().await;
-    database
-        .sql(
-            "do $$ begin execute format('alter database %I set statement_timeout = 500', current_database()); end $$",
-        )
-        .await;
+    database.set("statement_timeout = 500").await;
     let relay = database.relay().await;
     database
         .sql(

@@ -6,8 +6,8 @@
 use hyper::Method;
 use tokio_postgres::Client;
 
-use crate::harness::{Database, Screen, Stream, database, eventually};
-use crate::policies::{self, ROLES, token};
+use crate::harness::{Database, Screen, database, eventually};
+use crate::policies::{self, ROLES, Watcher, token};
 
 /// Holds `table` rewritten, and not yet committed.
 async fn rewrite(database: &Database, table: &str, column: &str) -> Client {
@@ -89,10 +89,11 @@ async fn a_policy_that_reads_a_table_being_rewritten_takes_no_row_away() {
              select rowcast.watch('teams'), rowcast.watch('cards')",
         )
         .await;
-    let bearer = format!("Bearer {}", token("member", &[]).await);
-    let url = format!("{}/rest/v1/cards", relay.url);
-    let mut stream = Stream::with(&url, None, &[("authorization", &bearer)]).await;
-    let mut screen = Screen::default();
+    let member = token("member", &[]).await;
+    let Watcher {
+        mut stream,
+        mut screen,
+    } = Watcher::of(&relay, "/rest/v1/cards", &member, None).await;
     screen
         .follow(&mut stream, |screen| screen.rows.len() == 2)
         .await;
@@ -136,10 +137,11 @@ async fn a_policy_whose_function_finds_another_table_by_the_name_it_knows_goes_o
                     rowcast.depends('cards', 'teams')",
         )
         .await;
-    let bearer = format!("Bearer {}", token("member", &[]).await);
-    let url = format!("{}/rest/v1/cards", relay.url);
-    let mut stream = Stream::with(&url, None, &[("authorization", &bearer)]).await;
-    let mut screen = Screen::default();
+    let member = token("member", &[]).await;
+    let Watcher {
+        mut stream,
+        mut screen,
+    } = Watcher::of(&relay, "/rest/v1/cards", &member, None).await;
     screen
         .follow(&mut stream, |screen| screen.rows.len() == 1)
         .await;

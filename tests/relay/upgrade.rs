@@ -250,11 +250,7 @@ async fn functions_of_an_earlier_build_keep_the_log_under_the_trigger_of_a_later
     }
     trims().await;
     // By which the functions are known by longer names.
-    database
-        .sql(
-            "do $$ begin execute format('alter database %I set quote_all_identifiers = on', current_database()); end $$",
-        )
-        .await;
+    database.set("quote_all_identifiers = on").await;
     trims().await;
     let made = database.one("select rowcast.new_epoch()").await;
     assert_ne!(made, before);

@@ -530,10 +530,7 @@ async fn a_transaction_that_is_open_for_long_is_told_of() {
 async fn no_serializable_writer_fails_because_the_log_is_looked_after() {
     let database = database().await;
     database
-        .sql(
-            "do $$ begin execute format('alter database %I set default_transaction_isolation = serializable', \
-               current_database()); end $$",
-        )
+        .set("default_transaction_isolation = serializable")
         .await;
     let log = tempfile::NamedTempFile::new().unwrap();
     let relay = Relay::logged(&database, &[], log.path()).await;
@@ -589,12 +586,7 @@ async fn where_transactions_only_read_by_default_the_log_is_looked_after_all_the
     let relay = database.relay().await;
     database.sql(TASKS).await;
     relay.kill().await;
-    database
-        .sql(
-            "do $$ begin execute format('alter database %I set default_transaction_read_only = on', \
-               current_database()); end $$",
-        )
-        .await;
+    database.set("default_transaction_read_only = on").await;
     let relay = database.relay().await;
     let (mut stream, mut screen) = relay.shown(PATH).await;
     let writer = database.client().await;
@@ -622,12 +614,7 @@ async fn where_transactions_only_read_by_default_the_log_is_looked_after_all_the
 #[tokio::test]
 async fn a_limit_for_statements_is_none_for_waiting_until_another_relay_has_installed() {
     let database = database().await;
-    database
-        .sql(
-            "do $$ begin execute format('alter database %I set statement_timeout = ''300ms''', \
-               current_database()); end $$",
-        )
-        .await;
+    database.set("statement_timeout = '300ms'").await;
     let other = database.client().await;
     let lock = "begin; select pg_advisory_xact_lock(7094114, 0)";
     other.batch_execute(lock).await.unwrap();
@@ -660,10 +647,10 @@ async fn a_limit_for_statements_is_none_for_reading_the_catalogue() {
                  perform rowcast.expose(format('many_%s', i)::regclass);
                  if i % 500 = 0 then commit; end if;
                end loop;
-               execute format('alter database %I set statement_timeout = ''100ms''', current_database());
              end $$",
         )
         .await;
+    database.set("statement_timeout = '100ms'").await;
     let relay = database.relay().await;
     let (_stream, screen) = relay.shown(PATH).await;
     shows_what_is_there(&relay, PATH, &screen).await;
